@@ -1,0 +1,1 @@
+"""Frames and requests in and out. The only package that imports Autobahn's server side."""
