@@ -1,0 +1,1 @@
+"""What several tests need, and nothing that decides whether a test passes."""

