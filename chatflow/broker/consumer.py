@@ -1,0 +1,116 @@
+"""Receive → writer → hub and fan-out → done, in each lane strictly one after the other.
+
+A crash anywhere before *done* means redelivery, which changes nothing: the room's head remembers the envelope, and
+only the head is announced again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from chatflow.broker.interfaces import Delivery, IFanout, IRoomQueue
+from chatflow.errors import Unavailable
+from chatflow.lifecycle import Backoff
+from chatflow.rooms.hub import Hub
+from chatflow.rooms.interfaces import IBatchWriter, SetAside, Stored, StoredBefore
+from chatflow.rooms.messages import StoredMessage
+
+
+class Consumer:
+    """One worker per lane of the queue. Runs on the reactor thread.
+
+    :param backoff: makes the pauses of one worker while the queue does not answer.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        queue: IRoomQueue,
+        writer: IBatchWriter,
+        hub: Hub,
+        fanout: IFanout,
+        backoff: Callable[[], Backoff] = Backoff,
+    ) -> None:
+        self._clock = clock
+        self._queue = queue
+        self._writer = writer
+        self._hub = hub
+        self._fanout = fanout
+        self._backoff = backoff
+        self._waiting: set[Deferred[Sequence[Delivery]]] = set()
+        self._workers: list[Deferred[None]] = []
+        self.running = False
+        self.processed = 0
+        self.redelivered = 0
+        self.set_aside = 0
+
+    def start(self) -> None:
+        """Begin to receive in every lane."""
+        self.running = True
+        self._workers = [Deferred.fromCoroutine(self._work(lane)) for lane in self._queue.lanes]
+
+    def stop(self) -> Deferred[object]:
+        """Receive nothing more. Fires when what is in hand is settled or given back."""
+        self.running = False
+        for receive in tuple(self._waiting):
+            receive.cancel()
+        return DeferredList(self._workers, consumeErrors=True)
+
+    async def _work(self, lane: object) -> None:
+        backoff = self._backoff()
+        while self.running:
+            try:
+                deliveries = await self._receive(lane)
+                if deliveries:
+                    await self._process(deliveries)
+                backoff.reset()
+            except CancelledError:
+                return
+            except Unavailable as error:
+                self._log.warn("lane {lane} pauses: {reason}", lane=lane, reason=str(error))
+                await deferLater(self._clock, backoff.next_delay_seconds())
+            except Exception:
+                self._log.failure("lane {lane} failed and goes on", lane=lane)
+                await deferLater(self._clock, backoff.next_delay_seconds())
+
+    async def _receive(self, lane: object) -> Sequence[Delivery]:
+        receive = self._queue.receive(lane)
+        self._waiting.add(receive)
+        try:
+            return await receive
+        finally:
+            self._waiting.discard(receive)
+
+    async def _process(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            outcomes = await self._writer.write([delivery.envelope for delivery in deliveries])
+        except Exception:
+            await self._queue.again(deliveries)
+            raise
+        settled: list[Delivery] = []
+        news: list[StoredMessage] = []
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
+            if isinstance(outcome, Stored):
+                messages = outcome.messages()
+                self._hub.deliver(messages)
+                news += messages
+            elif isinstance(outcome, StoredBefore):
+                self.redelivered += 1
+                self._hub.announce(outcome.room, outcome.head)
+            elif isinstance(outcome, SetAside):
+                self.set_aside += 1
+                await self._queue.refused(delivery, outcome.reason)
+                continue
+            settled.append(delivery)
+        if news:
+            self.processed += len(news)
+            await self._fanout.publish(news)
+        await self._queue.done(settled)

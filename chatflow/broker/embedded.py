@@ -1,0 +1,130 @@
+"""The room queue and fan-out of a daemon that runs alone: in this process, durable through the database.
+
+An envelope counts as published when it is committed, since nothing outlives this process but PostgreSQL. So
+``publish`` fires with the consumer's ``done``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from attrs import Factory, define
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from chatflow.broker.interfaces import Delivery, IFanout, IRoomQueue
+from chatflow.errors import NotStored, Unavailable
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.messages import StoredMessage
+
+_MAX_DELIVERIES = 10
+
+
+@define
+class _Room:
+    #: Envelopes in order; the first ``held`` of them are with the consumer.
+    envelopes: deque[Envelope] = Factory(deque)
+    held: int = 0
+    receiver: Deferred[Sequence[Delivery]] | None = None
+
+
+@implementer(IRoomQueue)
+class EmbeddedRoomQueue:
+    """One lane per room. Runs on the reactor thread.
+
+    :param rooms: how many rooms there are, numbered from 1.
+    """
+
+    def __init__(self, rooms: int) -> None:
+        self.lanes = range(1, rooms + 1)
+        self._rooms = {room: _Room() for room in self.lanes}
+        self._published: dict[str, list[Deferred[None]]] = {}
+        self._closed = False
+
+    def publish(self, envelope: Envelope) -> Deferred[None]:
+        """See :class:`IRoomQueue`. The same id while the first is under way waits for the same commit."""
+        result: Deferred[None] = Deferred()
+        if self._closed:
+            result.errback(Unavailable("the room queue is closed"))
+            return result
+        waiting = self._published.setdefault(envelope.envelope_id, [])
+        waiting.append(result)
+        if len(waiting) == 1:
+            room = self._rooms[envelope.room]
+            room.envelopes.append(envelope)
+            self._hand_over(room)
+        return result
+
+    def receive(self, lane: object) -> Deferred[Sequence[Delivery]]:
+        """See :class:`IRoomQueue`. One receiver per lane at a time."""
+        room = self._rooms[lane]  # type: ignore[index]
+        if room.receiver is not None:
+            raise RuntimeError(f"lane {lane} has a receiver already")
+
+        def forget(_: object) -> None:
+            room.receiver = None
+
+        room.receiver = receiver = Deferred(forget)
+        self._hand_over(room)
+        return receiver
+
+    def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`."""
+        for delivery in deliveries:
+            self._settle(delivery.envelope, None)
+        return succeed(None)
+
+    def refused(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
+        """See :class:`IRoomQueue`. The publisher is told."""
+        self._settle(delivery.envelope, reason)
+        return succeed(None)
+
+    def again(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`."""
+        for room in {delivery.envelope.room for delivery in deliveries}:
+            self._rooms[room].held = 0
+            self._hand_over(self._rooms[room])
+        return succeed(None)
+
+    def backlog(self) -> dict[int, int]:
+        """Envelopes that are not settled, by room."""
+        return {number: len(room.envelopes) for number, room in self._rooms.items() if room.envelopes}
+
+    def close(self) -> None:
+        """Refuse further envelopes, and those that are not settled."""
+        self._closed = True
+        published, self._published = self._published, {}
+        for waiting in published.values():
+            for deferred in waiting:
+                deferred.errback(Unavailable("the room queue was closed"))
+
+    def _hand_over(self, room: _Room) -> None:
+        if room.receiver is None or room.held or not room.envelopes:
+            return
+        receiver, room.receiver = room.receiver, None
+        held = [Delivery(envelope) for envelope, _ in zip(room.envelopes, range(_MAX_DELIVERIES), strict=False)]
+        room.held = len(held)
+        receiver.callback(held)
+
+    def _settle(self, envelope: Envelope, reason: NotStored | None) -> None:
+        room = self._rooms[envelope.room]
+        if envelope not in room.envelopes:
+            return
+        room.envelopes.remove(envelope)
+        room.held -= 1
+        for deferred in self._published.pop(envelope.envelope_id, ()):
+            if reason is None:
+                deferred.callback(None)
+            else:
+                deferred.errback(reason)
+        self._hand_over(room)
+
+
+@implementer(IFanout)
+class NoFanout:
+    """There are no other instances to tell."""
+
+    def publish(self, messages: Sequence[StoredMessage]) -> Deferred[None]:
+        """See :class:`IFanout`."""
+        return succeed(None)

@@ -1,0 +1,67 @@
+"""The contracts of the broker: room queue and fan-out. One contract test suite holds every implementation to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from chatflow.errors import NotStored
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.interfaces import IPublish
+from chatflow.rooms.messages import StoredMessage
+
+
+@frozen
+class Delivery:
+    """An envelope that a consumer holds. ``receipt`` belongs to the queue that made it."""
+
+    envelope: Envelope
+    receipt: Any = None
+
+
+class IRoomQueue(IPublish):
+    """Each room's ordered log of envelopes.
+
+    Promises: envelopes of a room are received in the order in which they were published; while a consumer holds
+    deliveries of a room, nobody else is given any of that room; what is not settled is delivered again, in order.
+    """
+
+    lanes = Attribute("What a consumer receives from, one worker each: a sequence of names.")
+
+    def publish(envelope: Envelope) -> Deferred[None]:
+        """Fires when the envelope is durable.
+
+        Fails with :class:`~chatflow.errors.Unavailable` when it is certainly not queued, or with
+        :class:`~chatflow.errors.NotStored` when the database refused it (embedded queue only). Publishing the same
+        ``envelope_id`` again within five minutes changes nothing.
+        """
+
+    def receive(lane: object) -> Deferred[Sequence[Delivery]]:
+        """Wait for the lane's next deliveries, at most 10 per room, and hold their rooms.
+
+        May fire with none, to be asked again. Fails with :class:`~chatflow.errors.Unavailable`. Cancelling it is
+        safe: nothing is lost.
+        """
+
+    def done(deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """These are stored and announced: forget them and release their rooms. Repeating it is harmless."""
+
+    def refused(delivery: Delivery, reason: NotStored) -> Deferred[None]:
+        """This one will never be stored and lies among the dead letters: forget it and release its room."""
+
+    def again(deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """Not now: deliver these again, in order, to whoever asks."""
+
+
+class IFanout(Interface):
+    """How committed messages reach the hubs of the other instances."""
+
+    def publish(messages: Sequence[StoredMessage]) -> Deferred[None]:
+        """Tell the others of one flush's messages. Losing some is allowed: hubs find gaps and heal them.
+
+        Fires when handed over; does not fail.
+        """

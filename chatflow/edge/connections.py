@@ -1,0 +1,184 @@
+"""All connections of this instance: their limits, counters, heartbeat and end."""
+
+from __future__ import annotations
+
+
+from attrs import define, frozen
+from autobahn.twisted.websocket import WebSocketServerFactory
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from chatflow.edge.websocket import CLOSE_RESTART, ChatProtocol
+from chatflow.rooms.hub import Hub
+from chatflow.rooms.ingress import Ingress
+
+_CLOSE_HANDSHAKE_SECONDS = 5
+_OPEN_HANDSHAKE_SECONDS = 10
+
+# A drain closes connections in this many slices, so that clients do not come back all at once.
+_DRAIN_SLICES = 20
+_DRAIN_PAUSE_SECONDS = 0.05
+
+
+@frozen
+class EdgeLimits:
+    """What connections may cost; see the options of the same names in ``docs/configuration.rst``."""
+
+    max_frame_bytes: int
+    max_connections: int
+    max_pending_per_connection: int
+    max_client_buffer_bytes: int
+
+
+@define
+class EdgeCounters:
+    """Since the start, over all connections."""
+
+    messages_received: int = 0
+    messages_refused: int = 0
+    acks_sent: int = 0
+    connections_opened: int = 0
+    connections_refused: int = 0
+    slow_clients_closed: int = 0
+    silent_clients_dropped: int = 0
+    reads_paused: int = 0
+
+
+class ChatFactory(WebSocketServerFactory):
+    """Makes the protocols and knows those that are open.
+
+    :param rooms: rooms are numbered from 1 to this.
+    """
+
+    protocol = ChatProtocol
+    _log = Logger()
+
+    def __init__(
+        self, *, clock: IReactorTime, rooms: int, ingress: Ingress, hub: Hub, limits: EdgeLimits
+    ) -> None:
+        super().__init__(server="ChatFlow", reactor=clock)
+        self.clock = clock
+        self.rooms = rooms
+        self.ingress = ingress
+        self.hub = hub
+        self.limits = limits
+        self.counters = EdgeCounters()
+        self.draining = False
+        #: Open connections, oldest first.
+        self.protocols: dict[ChatProtocol, None] = {}
+        self._empty: list[Deferred[None]] = []
+        self.setProtocolOptions(
+            webStatus=False,
+            versions=[13],
+            maxConnections=0,  # chatflow.edge.http counts the open ones
+            maxFramePayloadSize=0,  # ChatProtocol reads over what is too large, and answers it
+            maxMessagePayloadSize=0,
+            requireMaskedClientFrames=True,
+            utf8validateIncoming=True,
+            failByDrop=False,
+            echoCloseCodeReason=False,
+            openHandshakeTimeout=_OPEN_HANDSHAKE_SECONDS,
+            closeHandshakeTimeout=_CLOSE_HANDSHAKE_SECONDS,
+            tcpNoDelay=True,
+            autoPingInterval=0,  # Heartbeat
+            perMessageCompressionAccept=lambda offers: None,
+            allowedOrigins=["*"],  # chatflow.edge.http knows which host was asked for
+            allowNullOrigin=True,
+            trustXForwardedFor=0,
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no place for another connection."""
+        return len(self.protocols) >= self.limits.max_connections
+
+    def opened(self, protocol: ChatProtocol) -> None:
+        """A handshake is done."""
+        self.protocols[protocol] = None
+        self.counters.connections_opened += 1
+
+    def closed(self, protocol: ChatProtocol) -> None:
+        """A connection ended, whether or not it was ever open."""
+        self.protocols.pop(protocol, None)
+        if not self.protocols:
+            waiting, self._empty = self._empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def stop_reading(self) -> None:
+        """Take no more connections, and leave what clients still send in their sockets."""
+        self.draining = True
+        for protocol in tuple(self.protocols):
+            protocol.stop_reading()
+
+    async def close_all(self) -> None:
+        """Close every connection with 1012, in slices; done when all are gone. Silent ones are dropped by Autobahn."""
+        waiting = list(self.protocols)
+        size = max(1, -(-len(waiting) // _DRAIN_SLICES))
+        for begin in range(0, len(waiting), size):
+            for protocol in waiting[begin : begin + size]:
+                protocol.leave(CLOSE_RESTART, "the server restarts: reconnect and resume")
+            await deferLater(self.clock, _DRAIN_PAUSE_SECONDS)
+        if self.protocols:
+            empty: Deferred[None] = Deferred()
+            self._empty.append(empty)
+            await empty
+
+    def drop_all(self) -> None:
+        """End every connection at once."""
+        for protocol in tuple(self.protocols):
+            protocol.drop()
+
+
+class Heartbeat:
+    """Pings silent connections, and drops those that stay silent until their next turn.
+
+    Only bytes received count as life. One timer serves all: each second it looks at those whose turn it is, so that
+    5,000 connections cost neither 5,000 timers nor a burst of pings.
+
+    :param interval_seconds: how often each connection has its turn; 0 turns the heartbeat off.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, clock: IReactorTime, factory: ChatFactory, interval_seconds: int) -> None:
+        self._factory = factory
+        self._interval_seconds = interval_seconds
+        self._turns: list[list[ChatProtocol]] = []
+        self._loop = LoopingCall(self._beat)
+        self._loop.clock = clock
+
+    def start(self) -> None:
+        """Begin to beat."""
+        if self._interval_seconds:
+            self._loop.start(1.0, now=False)
+
+    def stop(self) -> None:
+        """Stop beating."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def _beat(self) -> None:
+        if not self._turns:
+            protocols = list(self._factory.protocols)
+            step = self._interval_seconds
+            self._turns = [protocols[turn::step] for turn in range(step)]
+        for protocol in self._turns.pop():
+            try:
+                self._look_at(protocol)
+            except Exception:
+                self._log.failure("a heartbeat failed")
+
+    def _look_at(self, protocol: ChatProtocol) -> None:
+        if protocol.state != protocol.STATE_OPEN or protocol.reading_paused:
+            return
+        if protocol.heard:
+            protocol.heard = protocol.pinged = False
+        elif protocol.pinged:
+            self._factory.counters.silent_clients_dropped += 1
+            protocol.drop()
+        else:
+            protocol.pinged = True
+            protocol.sendPing()

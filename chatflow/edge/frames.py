@@ -1,0 +1,80 @@
+"""WebSocket frames (RFC 6455, 5.2): a broadcast framed once and written many times, and client frames read quickly.
+
+Autobahn's reader costs about 15 µs per frame, which is most of what a message costs. :func:`take_text_frames` reads
+what clients nearly always send, small unfragmented text frames, in a tenth of that; the rest is left to Autobahn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chatflow.rooms.messages import StoredMessage, encode_broadcast
+
+_TEXT_FINAL = 0x81
+_MASKED = 0x80
+_LENGTH_16 = 126
+_LENGTH_64 = 127
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One final, unmasked text frame, as a server sends it."""
+    length = len(payload)
+    if length < _LENGTH_16:
+        return b"\x81" + length.to_bytes(1, "big") + payload
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+
+
+def broadcast_block(messages: Sequence[StoredMessage]) -> bytes:
+    """A frame per message, in one piece: what every member of the room is given."""
+    return b"".join([text_frame(encode_broadcast(message)) for message in messages])
+
+
+def take_text_frames(data: bytes, max_payload_bytes: int) -> tuple[list[bytes], int]:
+    """The payloads of the complete client text frames that ``data`` begins with, and how many bytes they took.
+
+    Stops at the first frame that is anything else: incomplete, fragmented, a control frame, unmasked, longer than
+    ``max_payload_bytes``, or not encoded as RFC 6455 asks. Payloads are unmasked, but not checked to be UTF-8.
+    """
+    payloads = []
+    position = 0
+    available = len(data)
+    while available - position >= 6 and data[position] == _TEXT_FINAL:
+        length = data[position + 1] - _MASKED
+        start = position + 6
+        if not 0 <= length < _LENGTH_16:
+            if length != _LENGTH_16 or available - position < 8:
+                break
+            length = data[position + 2] << 8 | data[position + 3]
+            if length < _LENGTH_16:
+                break
+            start = position + 8
+        end = start + length
+        if end > available or length > max_payload_bytes:
+            break
+        key = data[start - 4 : start]
+        # XOR of the whole payload as one large integer; the key is repeated and cut to the payload's length.
+        mask = int.from_bytes((key * (length // 4 + 1))[:length], "little")
+        payloads.append((int.from_bytes(data[start:end], "little") ^ mask).to_bytes(length, "little"))
+        position = end
+    return payloads, position
+
+
+def is_incomplete_text_frame(data: bytes, max_payload_bytes: int) -> bool:
+    """Whether ``data`` is the beginning of a frame that :func:`take_text_frames` will take once it is whole."""
+    if not data:
+        return False
+    if data[0] != _TEXT_FINAL:
+        return False
+    if len(data) < 2:
+        return True
+    length = data[1] - _MASKED
+    if 0 <= length < _LENGTH_16:
+        return len(data) < 6 + length and length <= max_payload_bytes
+    if length != _LENGTH_16:
+        return False
+    if len(data) < 4:
+        return True
+    length = data[2] << 8 | data[3]
+    return _LENGTH_16 <= length <= max_payload_bytes and len(data) < 8 + length

@@ -1,0 +1,209 @@
+"""HTTP on the chat's port: who may connect to a room, health, metrics and the page.
+
+Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one that a room can take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from autobahn.twisted.resource import WebSocketResource
+from klein import Klein
+from twisted.web.http import Request
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request as SiteRequest
+from twisted.web.server import Site
+
+from chatflow.edge.connections import ChatFactory
+from chatflow.rooms.messages import parse_room
+
+#: No request needs a body; twisted.web would otherwise keep any length on disk.
+_MAX_BODY_BYTES = 64 * 1024
+_REQUEST_SECONDS = 30
+
+
+def json_response(request: Any, status: int, body: object) -> bytes:
+    """Set status and headers for ``body``, and return it as JSON."""
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"cache-control", b"no-store")
+    return msgspec.json.encode(body) + b"\n"
+
+
+class _Error(Resource):
+    """An answer to anything below it."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__()
+        self._status = status
+        self._body = {"status": "ERROR", "code": code, "errorMessage": message}
+        self._headers = headers
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return self
+
+    def render(self, request: Any) -> bytes:
+        for name, value in self._headers:
+            request.setHeader(name, value)
+        return json_response(request, self._status, self._body)
+
+
+class ChatResource(Resource):
+    """``/chat/{roomId}``: refuses, or hands the connection to Autobahn.
+
+    :param allowed_origins: origins whose pages may connect, besides the page's own host; ``*`` for every one.
+    """
+
+    def __init__(self, factory: ChatFactory, allowed_origins: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._factory = factory
+        self._allowed_origins = {origin.lower().rstrip("/") for origin in allowed_origins}
+        self._websocket = WebSocketResource(factory)
+
+    def render(self, request: Any) -> bytes:
+        return self._no_room().render(request)
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
+        """Judge the request before a protocol is made for it."""
+        factory = self._factory
+        if parse_room(path.decode("latin-1"), factory.rooms) is None or request.postpath:
+            return self._no_room()
+        if b"websocket" not in (request.getHeader(b"upgrade") or b"").lower():
+            return _Error(
+                426,
+                "upgrade_required",
+                "this is a WebSocket address: connect to it with ws://",
+                [(b"upgrade", b"websocket"), (b"connection", b"upgrade")],
+            )
+        if not self._origin_is_allowed(request):
+            factory.counters.connections_refused += 1
+            return _Error(403, "origin_not_allowed", "pages of this origin may not connect: see --allowed-origins")
+        if factory.draining or factory.full:
+            factory.counters.connections_refused += 1
+            reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
+            return _Error(503, "no_more_connections", reason, [(b"retry-after", b"1")])
+        return self._websocket  # type: ignore[no-any-return]
+
+    def _no_room(self) -> _Error:
+        return _Error(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}")
+
+    def _origin_is_allowed(self, request: Any) -> bool:
+        # RFC 6455 10.2: browsers always send Origin, other clients need not.
+        origin = request.getHeader(b"origin")
+        if origin is None or "*" in self._allowed_origins:
+            return True
+        text = origin.decode("latin-1").lower()
+        if text in self._allowed_origins:
+            return True
+        host = (request.getHeader(b"host") or b"").decode("latin-1").lower()
+        return bool(host) and urlsplit(text).netloc == host
+
+
+class Status:
+    """What the HTTP routes tell of this instance; see :mod:`chatflow.metrics`."""
+
+    def __init__(
+        self,
+        *,
+        health: Callable[[], dict[str, object]],
+        ready: Callable[[], bool],
+        metrics: Callable[[], dict[str, object]],
+        database_metrics: Callable[[], dict[str, object]],
+        prometheus: Callable[[], tuple[bytes, str]],
+    ) -> None:
+        self.health = health
+        self.ready = ready
+        self.metrics = metrics
+        self.database_metrics = database_metrics
+        self.prometheus = prometheus
+
+
+def routes(status: Status) -> Klein:
+    """Everything but ``/chat/``."""
+    app = Klein()
+    page = files("chatflow.edge").joinpath("pages/index.html").read_bytes()
+
+    @app.route("/", methods=["GET", "HEAD"])
+    def index(request: Any) -> bytes:
+        request.setHeader(b"content-type", b"text/html; charset=utf-8")
+        request.setHeader(b"content-security-policy", b"default-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss:")
+        return page
+
+    @app.route("/health", methods=["GET", "HEAD"])
+    def health(request: Any) -> bytes:
+        body = status.health()
+        return json_response(request, 200 if body["status"] == "UP" else 503, body)
+
+    @app.route("/health/live", methods=["GET", "HEAD"])
+    def live(request: Any) -> bytes:
+        return json_response(request, 200, {"status": "UP"})
+
+    @app.route("/health/ready", methods=["GET", "HEAD"])
+    def ready(request: Any) -> bytes:
+        is_ready = status.ready()
+        return json_response(request, 200 if is_ready else 503, {"status": "UP" if is_ready else "DOWN"})
+
+    @app.route("/metrics", methods=["GET", "HEAD"])
+    def metrics(request: Any) -> bytes:
+        accept = (request.getHeader(b"accept") or b"").lower()
+        if b"text/plain" in accept or b"openmetrics" in accept:
+            text, content_type = status.prometheus()
+            request.setHeader(b"content-type", content_type.encode())
+            return text
+        return json_response(request, 200, status.metrics())
+
+    @app.route("/db-metrics", methods=["GET", "HEAD"])
+    def database_metrics(request: Any) -> bytes:
+        return json_response(request, 200, status.database_metrics())
+
+    @app.route("/", branch=True)
+    def not_found(request: Any) -> bytes:
+        return json_response(
+            request, 404, {"status": "ERROR", "code": "not_found", "errorMessage": "there is nothing here: see /"}
+        )
+
+    return app
+
+
+class _Root(Resource):
+    """``/chat`` and, for all else, Klein's routes."""
+
+    def __init__(self, chat: ChatResource, app: Klein) -> None:
+        super().__init__()
+        self.putChild(b"chat", chat)
+        self._app = app.resource()
+
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        # Klein reads the whole path: give back the part that was taken off it.
+        request.postpath.insert(0, request.prepath.pop())
+        return self._app  # type: ignore[no-any-return]
+
+
+class _BoundedRequest(SiteRequest):
+    """Refuses bodies before they are read."""
+
+    def gotLength(self, length: int | None) -> None:
+        if length is not None and length <= _MAX_BODY_BYTES:
+            super().gotLength(length)
+            return
+        super().gotLength(0)
+        if length is not None or self.requestHeaders.hasHeader(b"transfer-encoding"):
+            self.channel.transport.write(b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n\r\n")
+            self.channel.loseConnection()
+
+
+class ChatSite(Site):
+    """The site of one port. Writes no access log: requests are counted, and bodies and addresses are private."""
+
+    requestFactory = _BoundedRequest
+
+    def __init__(self, chat: ChatResource, app: Klein, reactor: Any) -> None:
+        super().__init__(_Root(chat, app), timeout=_REQUEST_SECONDS, reactor=reactor)
+        self.displayTracebacks = False
+
+    def log(self, request: Any) -> None:
+        """Nothing; see the class."""

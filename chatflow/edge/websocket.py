@@ -1,0 +1,262 @@
+"""One Autobahn protocol per connection: frames in, frames out. No rules of chat here.
+
+Whether a client may connect was decided by :mod:`chatflow.edge.http` before its protocol is made. All of it runs on
+the reactor thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, text_frame
+from chatflow.errors import Refused
+from chatflow.rooms.interfaces import Accepted, IMember, ISender
+from chatflow.rooms.messages import decode, encode_ack, encode_error, parse_room
+
+if TYPE_CHECKING:
+    from chatflow.edge.connections import ChatFactory
+
+# RFC 6455 7.4.1 and the IANA registry of close codes. Autobahn's sendClose refuses these, sendCloseFrame sends them.
+CLOSE_RESTART = 1012
+CLOSE_TRY_AGAIN_LATER = 1013
+
+# A message over the limit is read over and answered, so that the connection lives on; beyond this it is closed.
+_SKIPPED_BYTES = 4 * 1024 * 1024
+# Fragments cost memory even when they are empty.
+_MAX_FRAGMENTS = 1024
+
+
+@implementer(ISender, IMember, IPushProducer)
+class ChatProtocol(WebSocketServerProtocol):
+    """A connection to one room: a sender of messages and a member."""
+
+    _log = Logger()
+    factory: ChatFactory
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room = 0
+        self._ip: str | None = None
+        self._joined = False
+        # What was accepted from here and is not answered yet; beyond the limit this connection is not read.
+        self._pending = 0
+        self._reading_paused = False
+        # Bytes written while the transport's own buffer was over its mark: nobody has taken these yet.
+        self._writing_paused = False
+        self._unsent_bytes = 0
+        self._leaving = False
+        self._oversized = False
+        self._fragments = 0
+        #: Whether anything came since the heartbeat looked last.
+        self.heard = True
+        #: Whether the heartbeat sent a ping since then.
+        self.pinged = False
+
+    # Opening and closing
+
+    def onConnect(self, request: ConnectionRequest) -> None:
+        room = parse_room(request.path.removeprefix("/chat/"), self.factory.rooms)
+        if room is None:
+            raise ConnectionDeny(404, "there is no such room")
+        self._room = room
+        self._ip = getattr(self.transport.getPeer(), "host", None)
+
+    def onOpen(self) -> None:
+        factory = self.factory
+        if factory.draining:
+            self.leave(CLOSE_RESTART, "the server restarts")
+            return
+        factory.opened(self)
+        self._joined = True
+        factory.hub.join(self._room, self)
+        self.transport.registerProducer(self, True)
+        self._forget_handshake()
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if self._joined:
+            self._joined = False
+            self.factory.hub.leave(self._room, self)
+        self.factory.closed(self)
+
+    def leave(self, code: int, reason: str) -> None:
+        """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
+        if self._leaving or self.state != self.STATE_OPEN:
+            return
+        self._leaving = True
+        self.factory.hub.leave(self._room, self)
+        self._joined = False
+        # A producer that is paused would keep the connection from closing.
+        self.transport.unregisterProducer()
+        self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
+        self._resume_reading()
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        self.dropConnection(abort=True)
+
+    def _forget_handshake(self) -> None:
+        # Kilobytes per connection that nobody reads again.
+        self.http_request_data = b""
+        self.http_headers = {}
+        self.http_request_params = {}
+
+    # Frames in
+
+    def dataReceived(self, data: bytes) -> None:
+        # Autobahn's own formats a log line for each chunk, whether or not it is logged.
+        self.heard = True
+        if self.state != self.STATE_OPEN or self.current_frame is not None or self.inside_message:
+            self._dataReceived(data)
+            return
+        if self.data:
+            data = self.data + data
+            self.data = b""
+        limit = self.factory.limits.max_frame_bytes
+        payloads, taken = take_text_frames(data, limit)
+        for payload in payloads:
+            if self.state != self.STATE_OPEN:
+                return
+            self._text(payload)
+        rest = data[taken:]
+        if is_incomplete_text_frame(rest, limit):
+            self.data = rest
+        elif rest:
+            self._dataReceived(rest)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        self._fragments += 1
+        if self.message_data_total_length > self.factory.limits.max_frame_bytes or self._fragments > _MAX_FRAGMENTS:
+            self._oversized = True
+            self.message_data = []
+            if self.message_data_total_length > _SKIPPED_BYTES:
+                self._max_message_size_exceeded(
+                    self.message_data_total_length, _SKIPPED_BYTES, "the message is far too large"
+                )
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if not self._oversized:
+            super().onMessageFrameData(payload)
+
+    def onMessageEnd(self) -> None:
+        oversized, self._oversized, self._fragments = self._oversized, False, 0
+        if not oversized:
+            super().onMessageEnd()
+            return
+        self.message_data = []
+        if not self.failedByMe:
+            limit = self.factory.limits.max_frame_bytes
+            self._refused(Refused("too_large", f"the message must be at most {limit} bytes"))
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if isBinary:
+            self._refused(Refused("binary_frame", "messages are JSON in text frames, not binary frames"))
+        else:
+            self._text(payload)
+
+    def _text(self, payload: bytes) -> None:
+        if self._leaving:
+            return
+        factory = self.factory
+        factory.counters.messages_received += 1
+        if not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self._invalid_payload("a text frame must be UTF-8")  # RFC 6455 8.1: close with 1007
+                return
+        try:
+            factory.ingress.accept(self._room, decode(payload), self, self._ip)
+        except Refused as refused:
+            self._refused(refused)
+            return
+        except Exception:
+            self._log.failure("a message in room {room} failed", room=self._room)
+            self._refused(Refused("internal_error", "the server failed on this message"))
+            return
+        self._pending += 1
+        if self._pending >= factory.limits.max_pending_per_connection:
+            self._pause_reading()
+
+    # Frames out
+
+    def acknowledge(self, accepted: Sequence[Accepted]) -> None:
+        self._pending -= len(accepted)
+        if self._reading_paused:
+            self._maybe_resume()
+        if self.state == self.STATE_OPEN and not self._leaving:
+            self.factory.counters.acks_sent += len(accepted)
+            self._write(b"".join([text_frame(encode_ack(message, original)) for message, original in accepted]))
+
+    def refuse(self, refused: Refused, count: int) -> None:
+        self._pending -= count
+        if self._reading_paused:
+            self._maybe_resume()
+        for _ in range(count):
+            self._refused(refused)
+
+    def deliver(self, block: bytes) -> None:
+        self._write(block)
+
+    def _refused(self, refused: Refused) -> None:
+        factory = self.factory
+        factory.counters.messages_refused += 1
+        if self.state == self.STATE_OPEN and not self._leaving:
+            self._write(text_frame(encode_error(refused, int(factory.clock.seconds() * 1e6))))
+
+    def _write(self, frames: bytes) -> None:
+        if self._leaving:
+            return
+        if self._writing_paused:
+            self._unsent_bytes += len(frames)
+            if self._unsent_bytes > self.factory.limits.max_client_buffer_bytes:
+                self.factory.counters.slow_clients_closed += 1
+                self.leave(CLOSE_TRY_AGAIN_LATER, "this client reads too slowly: reconnect and resume")
+                return
+        self.transport.write(frames)
+
+    # Back-pressure
+
+    def pauseProducing(self) -> None:
+        """The transport holds more than it likes (64 KiB) for this client."""
+        self._writing_paused = True
+
+    def resumeProducing(self) -> None:
+        """The client took everything."""
+        self._writing_paused = False
+        self._unsent_bytes = 0
+
+    def stopProducing(self) -> None:
+        """The transport is gone; ``onClose`` follows."""
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and self.state == self.STATE_OPEN:
+            self._reading_paused = True
+            self.factory.counters.reads_paused += 1
+            self.transport.pauseProducing()
+
+    def _maybe_resume(self) -> None:
+        if self._pending <= self.factory.limits.max_pending_per_connection // 2 and not self.factory.draining:
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self.state != self.STATE_CLOSED:
+            self._reading_paused = False
+            self.heard = True
+            self.transport.resumeProducing()
+
+    def stop_reading(self) -> None:
+        """Leave what the client still sends in its socket: this instance will not answer it."""
+        self._pause_reading()
+
+    @property
+    def reading_paused(self) -> bool:
+        """Whether this client is not listened to, so that its silence means nothing."""
+        return self._reading_paused

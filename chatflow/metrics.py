@@ -1,0 +1,211 @@
+"""What this instance tells of itself: as Prometheus text, and as the reference's JSON.
+
+Counters are plain integers of the parts that count, read when somebody asks: nothing is paid per message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from twisted.internet.interfaces import IReactorTime
+
+from chatflow.broker.consumer import Consumer
+from chatflow.edge.connections import ChatFactory
+from chatflow.persistence.database import Database
+from chatflow.persistence.writer import BatchWriter
+from chatflow.rooms.hub import Hub
+from chatflow.rooms.ingress import Ingress
+
+_COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_BATCH_MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+
+
+class Reading(NamedTuple):
+    """A figure that a part keeps: how it is called and where it is read."""
+
+    name: str
+    help: str
+    read: Callable[[], float]
+    is_counter: bool = True
+
+
+class _Readings(Collector):
+    def __init__(self, readings: Iterable[Reading], hub: Hub) -> None:
+        self._readings = tuple(readings)
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        for reading in self._readings:
+            family = CounterMetricFamily if reading.is_counter else GaugeMetricFamily
+            yield family(reading.name, reading.help, value=reading.read())
+        members = GaugeMetricFamily("chatflow_room_members", "Members on this instance", labels=["room"])
+        for room, count in self._hub.members().items():
+            members.add_metric([str(room)], count)
+        yield members
+
+
+class Metrics:
+    """The figures of one daemon. ``observe_batch`` is given to the batch writer."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._commit_seconds = Histogram(
+            "chatflow_commit_seconds",
+            "From the start of a flush to its commit",
+            buckets=_COMMIT_SECONDS,
+            registry=self._registry,
+        )
+        self._batch_messages = Histogram(
+            "chatflow_batch_messages", "Messages per commit", buckets=_BATCH_MESSAGES, registry=self._registry
+        )
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def observe_batch(self, messages: int, seconds: float) -> None:
+        """A batch was committed."""
+        self._batch_messages.observe(messages)
+        self._commit_seconds.observe(seconds)
+
+    def add(self, readings: Iterable[Reading], hub: Hub) -> None:
+        """Show these figures too."""
+        self._registry.register(_Readings(readings, hub))
+
+    def prometheus(self) -> tuple[bytes, str]:
+        """The text and its content type."""
+        encode, content_type = choose_encoder("")
+        return encode(self._registry), content_type
+
+
+class Instance:
+    """The parts of one daemon, as far as the HTTP routes speak of them."""
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        server_id: str,
+        edge: ChatFactory,
+        ingress: Ingress,
+        hub: Hub,
+        consumer: Consumer,
+        writer: BatchWriter,
+        databases: Iterable[Database],
+    ) -> None:
+        self._clock = clock
+        self._server_id = server_id
+        self._edge = edge
+        self._ingress = ingress
+        self._hub = hub
+        self._consumer = consumer
+        self._writer = writer
+        self._databases = tuple(databases)
+        self.started = False
+
+    def ready(self) -> bool:
+        """Whether a load balancer should send clients here. The database's state is not part of it: a failover
+        must not take every instance out at once."""
+        return self.started and not self._edge.draining
+
+    def health(self) -> dict[str, object]:
+        """``/health`` in the reference's shape."""
+        running = self._consumer.running
+        return {
+            **self._who(),
+            "sqsHealthy": running,
+            "consumerHealthy": running,
+            "writeManagerHealthy": not self._edge.draining,
+            "databaseHealthy": self._database_available(),
+            "databaseConfigured": True,
+            "status": "UP" if running and not self._edge.draining else "DOWN",
+        }
+
+    def metrics(self) -> dict[str, object]:
+        """``/metrics`` in the reference's shape; ``messagesBroadcast`` counts deliveries."""
+        edge, ingress, hub = self._edge.counters, self._ingress, self._hub
+        members = hub.members()
+        return {
+            **self._who(),
+            "handler": {
+                "messagesReceived": edge.messages_received,
+                "messagesPublished": ingress.acknowledged,
+                "messagesFailed": edge.messages_refused,
+                "acksSent": edge.acks_sent,
+                "acksFailed": ingress.acknowledged - edge.acks_sent,
+            },
+            "sqs": {"messagesSent": ingress.envelopes},
+            "consumer": {
+                "messagesProcessed": self._consumer.processed,
+                "messagesFailed": self._consumer.set_aside,
+                "messagesDeletedWithoutBroadcast": self._consumer.redelivered,
+                "isRunning": self._consumer.running,
+            },
+            "rooms": {
+                "totalSessions": sum(members.values()),
+                "activeRooms": len(members),
+                "messagesBroadcast": hub.delivered,
+                "broadcastFailures": hub.failed,
+                "roomStats": {str(room): count for room, count in members.items()},
+            },
+            "writeManager": {
+                "messagesSent": hub.delivered + edge.acks_sent,
+                "messagesQueued": ingress.pending,
+                "messagesDropped": 0,
+                "writeErrors": hub.failed,
+                "activeSessions": len(self._edge.protocols),
+                "activeWriterThreads": 1,
+            },
+        }
+
+    def database_metrics(self) -> dict[str, object]:
+        """``/db-metrics`` in the reference's shape."""
+        return {
+            **self._who(),
+            "persistence": {
+                "messages_inserted": self._writer.stored,
+                "insert_errors": self._writer.set_aside,
+                "user_activity_updates": self._writer.stored,
+            },
+        }
+
+    def readings(self) -> list[Reading]:
+        """Every figure for Prometheus."""
+        edge, ingress, hub, writer = self._edge.counters, self._ingress, self._hub, self._writer
+        counter, gauge = True, False
+        return [
+            Reading("chatflow_connections", "Open connections", lambda: len(self._edge.protocols), gauge),
+            Reading("chatflow_connections_opened", "Handshakes done", lambda: edge.connections_opened, counter),
+            Reading("chatflow_connections_refused", "Handshakes refused", lambda: edge.connections_refused, counter),
+            Reading("chatflow_slow_clients_closed", "Closed with 1013", lambda: edge.slow_clients_closed, counter),
+            Reading("chatflow_silent_clients_dropped", "No pong in time", lambda: edge.silent_clients_dropped, counter),
+            Reading("chatflow_reads_paused", "Times a client was not read", lambda: edge.reads_paused, counter),
+            Reading("chatflow_messages_received", "Text messages read", lambda: edge.messages_received, counter),
+            Reading("chatflow_messages_refused", "Answered with an error", lambda: edge.messages_refused, counter),
+            Reading("chatflow_messages_accepted", "Validated and stamped", lambda: ingress.accepted, counter),
+            Reading("chatflow_messages_acknowledged", "Durable", lambda: ingress.acknowledged, counter),
+            Reading("chatflow_messages_pending", "Accepted, not yet answered", lambda: ingress.pending, gauge),
+            Reading("chatflow_envelopes_published", "Room queue publishes", lambda: ingress.envelopes, counter),
+            Reading("chatflow_messages_stored", "Committed rows", lambda: writer.stored, counter),
+            Reading("chatflow_batches_committed", "Transactions of messages", lambda: writer.batches, counter),
+            Reading("chatflow_envelopes_set_aside", "Dead letters", lambda: writer.set_aside, counter),
+            Reading("chatflow_writer_waiting_messages", "Wait for a flush", writer.pending_messages, gauge),
+            Reading("chatflow_envelopes_redelivered", "Stored before", lambda: self._consumer.redelivered, counter),
+            Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
+            Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
+            Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),
+            Reading("chatflow_database_retries", "Transactions tried again", self._retries, counter),
+            Reading("chatflow_database_available", "1 if the last try worked", self._database_available, gauge),
+        ]
+
+    def _who(self) -> dict[str, object]:
+        return {"serverId": self._server_id, "timestamp": int(self._clock.seconds() * 1000)}
+
+    def _retries(self) -> int:
+        return sum(database.retries for database in self._databases)
+
+    def _database_available(self) -> bool:
+        return all(database.available for database in self._databases)

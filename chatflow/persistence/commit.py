@@ -1,0 +1,158 @@
+"""One batch of envelopes → numbered rows, in one transaction. Blocking: runs in a thread of the pool.
+
+The heads of the batch's rooms are locked in sorted order, so that two instances never wait for each other in a
+circle. A head remembers its room's last 64 envelopes, in the same transaction as their rows, so that a redelivered
+envelope is left out: a FIFO group can only redeliver what was not deleted yet, and that is at most 10.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define
+
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.messages import iso_timestamp
+
+_REMEMBERED_ENVELOPES = 64
+
+_LOCK_HEADS = """
+SELECT room_id, last_seq, recent_envelopes::text[] FROM rooms
+WHERE room_id = ANY(%s) ORDER BY room_id FOR UPDATE
+"""
+
+_CREATE_ROOMS = "INSERT INTO rooms (room_id) SELECT unnest(%s::int[]) ON CONFLICT DO NOTHING"
+
+_COPY = """
+COPY messages (room_id, seq, created_at, message_id, user_id, username, message_text, message_type,
+               server_id, client_ip, client_timestamp, client_message_id) FROM STDIN
+"""
+
+# The rollups are made from the rows just stored, so they cannot differ from them. Sorted, so that instances which
+# count the same user lock the rows in one order.
+_ROLL_UP = """
+WITH head AS MATERIALIZED (
+    SELECT * FROM unnest(%(rooms)s::int[], %(before)s::bigint[], %(after)s::bigint[])
+           AS head (room_id, before, after)
+), fresh AS MATERIALIZED (
+    SELECT m.room_id, m.seq, m.user_id, m.username, m.message_type, m.created_at
+    FROM head JOIN messages AS m
+      ON m.room_id = head.room_id AND m.seq > head.before AND m.seq <= head.after
+     AND m.created_at BETWEEN %(earliest)s::timestamptz AND %(latest)s::timestamptz
+), activity AS (
+    INSERT INTO user_activity AS known
+           (user_id, room_id, username, message_count, text_count, join_count, leave_count,
+            first_activity, last_activity)
+    SELECT user_id, room_id, (array_agg(username ORDER BY seq DESC))[1], count(*),
+           count(*) FILTER (WHERE message_type = 'TEXT'), count(*) FILTER (WHERE message_type = 'JOIN'),
+           count(*) FILTER (WHERE message_type = 'LEAVE'), min(created_at), max(created_at)
+    FROM fresh GROUP BY user_id, room_id ORDER BY user_id, room_id
+    ON CONFLICT (user_id, room_id) DO UPDATE SET
+           username = excluded.username,
+           message_count = known.message_count + excluded.message_count,
+           text_count = known.text_count + excluded.text_count,
+           join_count = known.join_count + excluded.join_count,
+           leave_count = known.leave_count + excluded.leave_count,
+           first_activity = least(known.first_activity, excluded.first_activity),
+           last_activity = greatest(known.last_activity, excluded.last_activity)
+), minutes AS (
+    INSERT INTO message_stats_minute AS known
+           (room_id, minute, message_count, text_count, join_count, leave_count)
+    SELECT room_id, date_trunc('minute', created_at), count(*),
+           count(*) FILTER (WHERE message_type = 'TEXT'), count(*) FILTER (WHERE message_type = 'JOIN'),
+           count(*) FILTER (WHERE message_type = 'LEAVE')
+    FROM fresh GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (room_id, minute) DO UPDATE SET
+           message_count = known.message_count + excluded.message_count,
+           text_count = known.text_count + excluded.text_count,
+           join_count = known.join_count + excluded.join_count,
+           leave_count = known.leave_count + excluded.leave_count
+)
+UPDATE rooms SET last_seq = head.after, last_activity = %(latest)s::timestamptz, recent_envelopes =
+       (string_to_array(remembered.ids, ' '))::uuid[]
+FROM head JOIN unnest(%(rooms)s::int[], %(remembered)s::text[]) AS remembered (room_id, ids) USING (room_id)
+WHERE rooms.room_id = head.room_id
+"""
+
+
+@define
+class _Head:
+    before: int
+    after: int
+    recent: list[str]
+
+
+def commit_in_thread(cursor: Any, envelopes: Sequence[Envelope]) -> list[tuple[int | None, int]]:
+    """Store the envelopes that are new, in the order given.
+
+    :returns: for each envelope its first seq, or None if it was stored before, and its room's head afterwards.
+    """
+    heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
+    placed: list[tuple[int | None, int]] = []
+    rows = io.StringIO()
+    earliest, latest = _time_range(envelopes)
+    for envelope in envelopes:
+        head = heads[envelope.room]
+        if envelope.envelope_id in head.recent:
+            placed.append((None, head.after))
+            continue
+        placed.append((head.after + 1, head.after + len(envelope.messages)))
+        _write_rows(rows, envelope, head.after + 1)
+        head.after += len(envelope.messages)
+        head.recent.append(envelope.envelope_id)
+    changed = {room: head for room, head in heads.items() if head.after > head.before}
+    if changed:
+        rows.seek(0)
+        # The size makes psycopg2 take the buffer in one read, hence the interpreter's lock once.
+        cursor.copy_expert(_COPY, rows, size=1 << 24)
+        cursor.execute(
+            _ROLL_UP,
+            {
+                "rooms": list(changed),
+                "before": [head.before for head in changed.values()],
+                "after": [head.after for head in changed.values()],
+                "remembered": [" ".join(head.recent[-_REMEMBERED_ENVELOPES:]) for head in changed.values()],
+                "earliest": iso_timestamp(earliest),
+                "latest": iso_timestamp(latest),
+            },
+        )
+    return placed
+
+
+def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
+    cursor.execute(_LOCK_HEADS, (rooms,))
+    found = cursor.fetchall()
+    if len(found) < len(rooms):
+        cursor.execute(_CREATE_ROOMS, (rooms,))
+        cursor.execute(_LOCK_HEADS, (rooms,))
+        found = cursor.fetchall()
+    return {room: _Head(seq, seq, recent) for room, seq, recent in found}
+
+
+def _time_range(envelopes: Sequence[Envelope]) -> tuple[int, int]:
+    """The earliest and latest creation: it tells PostgreSQL which partitions the batch can be in."""
+    times = [message.created_at_us for envelope in envelopes for message in envelope.messages]
+    return min(times), max(times)
+
+
+# What has a meaning in COPY's text format.
+_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+def _write_rows(rows: io.StringIO, envelope: Envelope, first_seq: int) -> None:
+    room, server_id = envelope.room, envelope.server_id
+    for seq, message in enumerate(envelope.messages, first_seq):
+        text = message.text
+        if not text.isprintable() or "\\" in text:
+            text = text.translate(_ESCAPES)
+        own_id = message.client_message_id
+        rows.write(
+            f"{room}\t{seq}\t{iso_timestamp(message.created_at_us)}\t{message.message_id}\t{message.user_id}\t"
+            f"{message.username}\t{text}\t{message.message_type}\t{server_id}\t{message.client_ip or _NULL}\t"
+            f"{message.client_timestamp}\t{_NULL if own_id is None else own_id.translate(_ESCAPES)}\n"
+        )
+
+
+_NULL = r"\N"

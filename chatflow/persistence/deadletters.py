@@ -1,0 +1,23 @@
+"""Envelopes that PostgreSQL refused, set aside in a table so that they never block their room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from chatflow.rooms.envelope import Envelope
+
+_KEEP = """
+INSERT INTO dead_letters AS known
+       (room_id, envelope_id, payload, reason, attempts, first_failed_at, last_failed_at)
+VALUES (%s, %s, %s, %s, 1, now(), now())
+ON CONFLICT (envelope_id) DO UPDATE SET
+       reason = excluded.reason, attempts = known.attempts + 1, last_failed_at = excluded.last_failed_at
+"""
+
+
+def keep_in_thread(cursor: Any, envelope: Envelope, reason: str) -> None:
+    """Add the envelope, or count another attempt. The payload is its JSON, in which NUL is written as an escape."""
+    payload = msgspec.json.encode(envelope).decode()
+    cursor.execute(_KEEP, (envelope.room, envelope.envelope_id, payload, reason))

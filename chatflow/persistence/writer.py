@@ -1,0 +1,168 @@
+"""The batch: which envelopes go into the next transaction and when, and what to do when PostgreSQL refuses it.
+
+A flush begins when the previous one is done (and a linger has passed), with what has come meanwhile: a batch never
+waits for messages which cannot come, and grows under load by itself, up to the batch size.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from chatflow.errors import NotStored, Unavailable
+from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.database import Database, is_refusal
+from chatflow.persistence.deadletters import keep_in_thread
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.interfaces import IBatchWriter, Outcome, SetAside, Stored, StoredBefore
+
+
+@frozen(eq=False)
+class _Waiting:
+    envelope: Envelope
+    outcome: Deferred[Outcome]
+
+
+@implementer(IBatchWriter)
+class BatchWriter:
+    """Envelopes of all rooms, one transaction at a time. Runs on the reactor thread; commits run in the database's.
+
+    What waits here is bounded by those who hand it over: each awaits its envelopes before it brings more.
+
+    :param batch_messages: a flush takes envelopes up to this many messages (and at least one envelope).
+    :param observe: called with the messages and the seconds of each flush.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        database: Database,
+        batch_messages: int,
+        linger_seconds: float = 0.0,
+        observe: Callable[[int, float], object] = lambda messages, seconds: None,
+    ) -> None:
+        self._clock = clock
+        self._database = database
+        self._batch_messages = batch_messages
+        self._linger_seconds = linger_seconds
+        self._observe = observe
+        self._waiting: deque[_Waiting] = deque()
+        self._flushing: Deferred[None] | None = None
+        self._stopped = False
+        self.stored = 0
+        self.batches = 0
+        self.set_aside = 0
+
+    def write(self, envelopes: Sequence[Envelope]) -> Deferred[Sequence[Outcome]]:
+        """See :class:`IBatchWriter`."""
+        waiting = [_Waiting(envelope, Deferred()) for envelope in envelopes]
+        if self._stopped:
+            for one in waiting:
+                one.outcome.errback(Unavailable("the batch writer has stopped"))
+        else:
+            self._waiting += waiting
+            self._schedule()
+        return gatherResults([one.outcome for one in waiting], consumeErrors=True).addErrback(_first_error)
+
+    def pending_messages(self) -> int:
+        """Messages that wait for a flush."""
+        return sum(len(one.envelope.messages) for one in self._waiting)
+
+    def stop(self) -> None:
+        """Fail what waits, and all that comes. Call it when nobody needs a flush any more."""
+        self._stopped = True
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            one.outcome.errback(Unavailable("the batch writer has stopped"))
+
+    def _schedule(self) -> None:
+        if self._flushing is None:
+            self._flushing = Deferred.fromCoroutine(self._flush_all())
+            self._flushing.addErrback(lambda failure: self._log.failure("the batch writer ended", failure))
+
+    async def _flush_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._linger()
+                await self._flush(self._next_batch())
+        finally:
+            self._flushing = None
+
+    async def _linger(self) -> None:
+        # Zero seconds is one turn of the reactor: the envelopes of other rooms that are about to come join this flush.
+        elapsed: Deferred[None] = Deferred()
+        self._clock.callLater(self._linger_seconds, elapsed.callback, None)
+        await elapsed
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        messages = 0
+        while self._waiting:
+            messages += len(self._waiting[0].envelope.messages)
+            if batch and messages > self._batch_messages:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _flush(self, batch: list[_Waiting]) -> None:
+        if not batch:
+            return
+        began = self._clock.seconds()
+        try:
+            placed = await self._database.run(
+                "commit messages", commit_in_thread, [one.envelope for one in batch]
+            )
+        except Exception as error:
+            await self._flush_failed(batch, error)
+            return
+        messages = 0
+        for one, (first_seq, head) in zip(batch, placed, strict=True):
+            if first_seq is None:
+                one.outcome.callback(StoredBefore(one.envelope.room, head))
+            else:
+                messages += len(one.envelope.messages)
+                one.outcome.callback(Stored(one.envelope, first_seq))
+        self.stored += messages
+        self.batches += 1
+        self._observe(messages, self._clock.seconds() - began)
+
+    async def _flush_failed(self, batch: list[_Waiting], error: Exception) -> None:
+        """Split a refused batch until the envelope at fault is alone, and set that aside."""
+        if not is_refusal(error):
+            for one in batch:
+                one.outcome.errback(error)
+        elif len(batch) > 1:
+            middle = len(batch) // 2
+            await self._flush(batch[:middle])
+            await self._flush(batch[middle:])
+        else:
+            (one,) = batch
+            reason = " ".join(str(error).split())
+            self._log.error(
+                "envelope {envelope_id} of room {room} is refused and set aside: {sqlstate}",
+                envelope_id=one.envelope.envelope_id,
+                room=one.envelope.room,
+                sqlstate=getattr(error, "pgcode", None),
+            )
+            try:
+                await self._database.run("keep a dead letter", keep_in_thread, one.envelope, reason)
+            except Exception as failed:
+                one.outcome.errback(failed)
+            else:
+                self.set_aside += 1
+                one.outcome.callback(SetAside(NotStored(reason)))
+
+
+def _first_error(failure: Any) -> Any:
+    """``gatherResults`` wraps what failed; hand on the failure itself."""
+    return failure.value.subFailure

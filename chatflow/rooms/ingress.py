@@ -1,0 +1,162 @@
+"""A validated message becomes part of its room's open envelope, is published, and is acknowledged.
+
+Messages of a room that arrive while the room's previous publish is under way travel together as the next envelope
+(natural batching): no timer when idle, and under load envelopes grow by themselves. One publish in flight per room
+keeps the order in which messages were accepted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from attrs import Factory, define
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from chatflow.errors import NotStored, Refused, Unavailable
+from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
+from chatflow.rooms.identifiers import uuid7
+from chatflow.rooms.interfaces import Accepted, IPublish, ISender
+from chatflow.rooms.messages import ClientMessage, Message
+
+_OVERLOADED = "the server has too many messages under way: send this one again later"
+_DRAINING = "the server is stopping: reconnect and send this message again"
+
+
+@define
+class _Room:
+    """Messages of a room that wait for its next envelope, oldest first."""
+
+    waiting: deque[tuple[ISender, Accepted]] = Factory(deque)
+    publishing: bool = False
+
+
+class Ingress:
+    """Where accepted messages enter. All of it runs on the reactor thread.
+
+    :param queue: where envelopes go.
+    :param max_pending_messages: accepted but unanswered messages; beyond them clients are refused (``overloaded``).
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, *, clock: IReactorTime, queue: IPublish, server_id: str, max_pending_messages: int
+    ) -> None:
+        self._clock = clock
+        self._queue = queue
+        self._server_id = server_id
+        self._max_pending = max_pending_messages
+        self._rooms: dict[int, _Room] = {}
+        self._draining = False
+        self._drained: list[Deferred[None]] = []
+        self.pending = 0
+        self.accepted = 0
+        self.acknowledged = 0
+        self.failed = 0
+        self.envelopes = 0
+
+    def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> None:
+        """Take a message; its sender is answered through :class:`ISender` later.
+
+        :raises Refused: ``overloaded`` or ``draining``; then the sender is not called.
+        """
+        if self._draining:
+            raise Refused("draining", _DRAINING)
+        if self.pending >= self._max_pending:
+            raise Refused("overloaded", _OVERLOADED)
+        now = self._clock.seconds()
+        message = Message(
+            uuid7(int(now * 1e3)),
+            int(now * 1e6),
+            int(original.userId),
+            original.username,
+            original.message,
+            original.messageType,
+            original.timestamp,
+            client_ip,
+            original.clientMessageId or None,
+        )
+        self.pending += 1
+        self.accepted += 1
+        state = self._rooms.get(room)
+        if state is None:
+            state = self._rooms[room] = _Room()
+        state.waiting.append((sender, Accepted(message, original)))
+        if not state.publishing:
+            state.publishing = True
+            # Not at once: the other messages of the chunk that is being read belong into the same envelope.
+            self._clock.callLater(0, self._start_publishing, room, state)
+
+    def drain(self) -> Deferred[None]:
+        """Accept nothing more. Fires when every accepted message is answered."""
+        self._draining = True
+        drained: Deferred[None] = Deferred()
+        if self.pending:
+            self._drained.append(drained)
+        else:
+            drained.callback(None)
+        return drained
+
+    def _start_publishing(self, room: int, state: _Room) -> None:
+        Deferred.fromCoroutine(self._publish_all(room, state)).addErrback(
+            lambda failure: self._log.failure("publishing in room {room} ended", failure, room=room)
+        )
+
+    async def _publish_all(self, room: int, state: _Room) -> None:
+        try:
+            while state.waiting:
+                await self._publish(room, _take(state.waiting))
+        finally:
+            state.publishing = False
+
+    async def _publish(self, room: int, batch: Sequence[tuple[ISender, Accepted]]) -> None:
+        milliseconds = int(self._clock.seconds() * 1e3)
+        envelope = Envelope(
+            uuid7(milliseconds), room, self._server_id, tuple(accepted.message for _, accepted in batch)
+        )
+        self.envelopes += 1
+        refused: Refused | None = None
+        try:
+            await self._queue.publish(envelope)
+        except NotStored:
+            refused = Refused("not_stored", "the database refused this message: it was set aside for the operator")
+        except Unavailable:
+            refused = Refused("unavailable", "the server cannot store messages now: send this one again later")
+        except Exception:
+            self._log.failure("envelope {envelope_id} was not published", envelope_id=envelope.envelope_id)
+            refused = Refused("internal_error", "the server failed on this message")
+        self._answer(batch, refused)
+
+    def _answer(self, batch: Sequence[tuple[ISender, Accepted]], refused: Refused | None) -> None:
+        by_sender: dict[ISender, list[Accepted]] = {}
+        for sender, accepted in batch:
+            by_sender.setdefault(sender, []).append(accepted)
+        for sender, own in by_sender.items():
+            if refused is None:
+                sender.acknowledge(own)
+            else:
+                sender.refuse(refused, len(own))
+        self.pending -= len(batch)
+        if refused is None:
+            self.acknowledged += len(batch)
+        else:
+            self.failed += len(batch)
+        if not self.pending:
+            drained, self._drained = self._drained, []
+            for deferred in drained:
+                deferred.callback(None)
+
+
+def _take(waiting: deque[tuple[ISender, Accepted]]) -> list[tuple[ISender, Accepted]]:
+    """The oldest messages that fit one envelope, removed from ``waiting``; at least one."""
+    taken = []
+    room_bytes = MAX_CONTENT_BYTES
+    while waiting:
+        room_bytes -= content_bytes(waiting[0][1].message)
+        if room_bytes < 0 and taken:
+            break
+        taken.append(waiting.popleft())
+    return taken

@@ -1,0 +1,103 @@
+"""What the parts promise each other about rooms: member, publisher, store. Implemented by edge, broker, persistence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from chatflow.errors import NotStored, Refused
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.messages import ClientMessage, Message, StoredMessage
+
+
+class Accepted(NamedTuple):
+    """A message on its way, with the client's original of it for the acknowledgement."""
+
+    message: Message
+    original: ClientMessage
+
+
+class ISender(Interface):
+    """Who sent a message and waits for its answer. Each accepted message gets exactly one of the two calls."""
+
+    def acknowledge(accepted: Sequence[Accepted]) -> None:
+        """These messages, in the order in which they were accepted, are durable. Does not raise."""
+
+    def refuse(refused: Refused, count: int) -> None:
+        """The last ``count`` unanswered messages that this names will not be stored. Does not raise."""
+
+
+class IMember(Interface):
+    """Who listens in a room."""
+
+    def deliver(block: bytes) -> None:
+        """Write what the hub's encoder made of one or more messages. Does not block and does not raise."""
+
+
+class IPublish(Interface):
+    """Where ingress puts its envelopes; a part of :class:`chatflow.broker.interfaces.IRoomQueue`."""
+
+    def publish(envelope: Envelope) -> Deferred[None]:
+        """Fires when the envelope is durable. See ``IRoomQueue``."""
+
+
+@frozen
+class Stored:
+    """An envelope's messages are committed, numbered from ``first_seq`` on."""
+
+    envelope: Envelope
+    first_seq: int
+
+    def messages(self) -> list[StoredMessage]:
+        """The messages with their places."""
+        room, server_id = self.envelope.room, self.envelope.server_id
+        return [
+            StoredMessage(room, seq, server_id, message)
+            for seq, message in enumerate(self.envelope.messages, self.first_seq)
+        ]
+
+
+@frozen
+class StoredBefore:
+    """The room's head remembers this envelope: a redelivery. ``head``: the room's last committed seq."""
+
+    room: int
+    head: int
+
+
+@frozen
+class SetAside:
+    """The database refused the envelope for good; it is among the dead letters."""
+
+    reason: NotStored
+
+
+Outcome = Stored | StoredBefore | SetAside
+
+
+class IBatchWriter(Interface):
+    """Commits envelopes of all rooms in large transactions."""
+
+    def write(envelopes: Sequence[Envelope]) -> Deferred[Sequence[Outcome]]:
+        """Fires with an outcome per envelope once all are settled. Envelopes of a room keep their order.
+
+        Waits while the database is away. Fails with :class:`chatflow.errors.Unavailable` only when the writer
+        stops; then nothing is known of these envelopes, and they may be written again.
+        """
+
+
+class IHistory(Interface):
+    """Stored messages by room and seq."""
+
+    def after(room: int, seq: int, limit: int) -> Deferred[Sequence[StoredMessage]]:
+        """The room's first messages with a larger seq, ascending, at most ``limit``.
+
+        Fails with :class:`chatflow.errors.Unavailable` when the database does not answer in time.
+        """
+
+    def heads() -> Deferred[Mapping[int, int]]:
+        """The last seq of every room that has one. Fails like ``after``."""
