@@ -7,6 +7,7 @@ only the head is announced again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -57,7 +58,7 @@ class Consumer:
         self.running = True
         self._workers = [Deferred.fromCoroutine(self._work(lane)) for lane in self._queue.lanes]
 
-    def stop(self) -> Deferred[object]:
+    def stop(self) -> Deferred[Any]:
         """Receive nothing more. Fires when what is in hand is settled or given back."""
         self.running = False
         for receive in tuple(self._waiting):

@@ -65,7 +65,8 @@ class EmbeddedRoomQueue:
         def forget(_: object) -> None:
             room.receiver = None
 
-        room.receiver = receiver = Deferred(forget)
+        receiver: Deferred[Sequence[Delivery]] = Deferred(forget)
+        room.receiver = receiver
         self._hand_over(room)
         return receiver
 

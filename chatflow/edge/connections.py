@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from attrs import define, frozen
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
@@ -20,6 +19,8 @@ _OPEN_HANDSHAKE_SECONDS = 10
 # A drain closes connections in this many slices, so that clients do not come back all at once.
 _DRAIN_SLICES = 20
 _DRAIN_PAUSE_SECONDS = 0.05
+
+_HEARTBEAT_SLICES = 20
 
 
 @frozen
@@ -52,12 +53,10 @@ class ChatFactory(WebSocketServerFactory):
     :param rooms: rooms are numbered from 1 to this.
     """
 
-    protocol = ChatProtocol
+    protocol = ChatProtocol  # type: ignore[assignment]
     _log = Logger()
 
-    def __init__(
-        self, *, clock: IReactorTime, rooms: int, ingress: Ingress, hub: Hub, limits: EdgeLimits
-    ) -> None:
+    def __init__(self, *, clock: IReactorTime, rooms: int, ingress: Ingress, hub: Hub, limits: EdgeLimits) -> None:
         super().__init__(server="ChatFlow", reactor=clock)
         self.clock = clock
         self.rooms = rooms
@@ -135,7 +134,7 @@ class ChatFactory(WebSocketServerFactory):
 class Heartbeat:
     """Pings silent connections, and drops those that stay silent until their next turn.
 
-    Only bytes received count as life. One timer serves all: each second it looks at those whose turn it is, so that
+    Only bytes received count as life. One timer serves all: at each beat it looks at those whose turn it is, so that
     5,000 connections cost neither 5,000 timers nor a burst of pings.
 
     :param interval_seconds: how often each connection has its turn; 0 turns the heartbeat off.
@@ -143,7 +142,7 @@ class Heartbeat:
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, factory: ChatFactory, interval_seconds: int) -> None:
+    def __init__(self, *, clock: IReactorTime, factory: ChatFactory, interval_seconds: float) -> None:
         self._factory = factory
         self._interval_seconds = interval_seconds
         self._turns: list[list[ChatProtocol]] = []
@@ -153,7 +152,7 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat."""
         if self._interval_seconds:
-            self._loop.start(1.0, now=False)
+            self._loop.start(self._interval_seconds / _HEARTBEAT_SLICES, now=False)
 
     def stop(self) -> None:
         """Stop beating."""
@@ -163,8 +162,7 @@ class Heartbeat:
     def _beat(self) -> None:
         if not self._turns:
             protocols = list(self._factory.protocols)
-            step = self._interval_seconds
-            self._turns = [protocols[turn::step] for turn in range(step)]
+            self._turns = [protocols[turn::_HEARTBEAT_SLICES] for turn in range(_HEARTBEAT_SLICES)]
         for protocol in self._turns.pop():
             try:
                 self._look_at(protocol)

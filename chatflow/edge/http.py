@@ -6,6 +6,7 @@ Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ _REQUEST_SECONDS = 30
 
 def json_response(request: Any, status: int, body: object) -> bytes:
     """Set status and headers for ``body``, and return it as JSON."""
-    request.setResponseCode(status)
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
     request.setHeader(b"content-type", b"application/json")
     request.setHeader(b"cache-control", b"no-store")
     return msgspec.json.encode(body) + b"\n"
@@ -86,7 +87,7 @@ class ChatResource(Resource):
             factory.counters.connections_refused += 1
             reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
             return _Error(503, "no_more_connections", reason, [(b"retry-after", b"1")])
-        return self._websocket  # type: ignore[no-any-return]
+        return self._websocket
 
     def _no_room(self) -> _Error:
         return _Error(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}")
@@ -130,7 +131,9 @@ def routes(status: Status) -> Klein:
     @app.route("/", methods=["GET", "HEAD"])
     def index(request: Any) -> bytes:
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        request.setHeader(b"content-security-policy", b"default-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss:")
+        request.setHeader(
+            b"content-security-policy", b"default-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss:"
+        )
         return page
 
     @app.route("/health", methods=["GET", "HEAD"])
@@ -180,11 +183,13 @@ class _Root(Resource):
     def getChild(self, path: bytes, request: Any) -> Resource:
         # Klein reads the whole path: give back the part that was taken off it.
         request.postpath.insert(0, request.prepath.pop())
-        return self._app  # type: ignore[no-any-return]
+        return self._app
 
 
 class _BoundedRequest(SiteRequest):
     """Refuses bodies before they are read."""
+
+    channel: Any
 
     def gotLength(self, length: int | None) -> None:
         if length is not None and length <= _MAX_BODY_BYTES:

@@ -7,7 +7,7 @@ the reactor thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
@@ -39,6 +39,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     _log = Logger()
     factory: ChatFactory
+    transport: Any
 
     def __init__(self) -> None:
         super().__init__()

@@ -211,8 +211,6 @@ class Database:
         if self._recover_in_thread is None:
             return
         try:
-            await maybeDeferred(
-                deferToThreadPool, self._reactor, self._pool.threadpool, self._recover_in_thread
-            )
+            await maybeDeferred(deferToThreadPool, self._reactor, self._pool.threadpool, self._recover_in_thread)
         except Exception:
             self._log.failure("the database server was not brought back")

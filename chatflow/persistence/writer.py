@@ -119,9 +119,7 @@ class BatchWriter:
             return
         began = self._clock.seconds()
         try:
-            placed = await self._database.run(
-                "commit messages", commit_in_thread, [one.envelope for one in batch]
-            )
+            placed = await self._database.run("commit messages", commit_in_thread, [one.envelope for one in batch])
         except Exception as error:
             await self._flush_failed(batch, error)
             return

@@ -42,9 +42,7 @@ class Ingress:
 
     _log = Logger()
 
-    def __init__(
-        self, *, clock: IReactorTime, queue: IPublish, server_id: str, max_pending_messages: int
-    ) -> None:
+    def __init__(self, *, clock: IReactorTime, queue: IPublish, server_id: str, max_pending_messages: int) -> None:
         self._clock = clock
         self._queue = queue
         self._server_id = server_id
@@ -152,7 +150,7 @@ class Ingress:
 
 def _take(waiting: deque[tuple[ISender, Accepted]]) -> list[tuple[ISender, Accepted]]:
     """The oldest messages that fit one envelope, removed from ``waiting``; at least one."""
-    taken = []
+    taken: list[tuple[ISender, Accepted]] = []
     room_bytes = MAX_CONTENT_BYTES
     while waiting:
         room_bytes -= content_bytes(waiting[0][1].message)

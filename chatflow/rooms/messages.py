@@ -186,4 +186,3 @@ def parse_room(text: str, rooms: int) -> int | None:
         room = int(text)
         return room if room <= rooms else None
     return None
-

@@ -1,0 +1,49 @@
+"""The end of the clients' service: what was accepted is answered, then everyone is asked to come back elsewhere."""
+
+from __future__ import annotations
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from chatflow.edge.connections import ChatFactory
+from chatflow.metrics import Instance
+from chatflow.rooms.ingress import Ingress
+
+
+class Drain(Service):
+    """Ready from its start on. Its stop fires when no client is left.
+
+    The ports stay open until then: a load balancer has to see ``/health/ready`` turn 503, and new chat connections
+    are refused with 503.
+    """
+
+    _log = Logger()
+
+    def __init__(self, *, clock: IReactorTime, edge: ChatFactory, ingress: Ingress, instance: Instance) -> None:
+        self._clock = clock
+        self._edge = edge
+        self._ingress = ingress
+        self._instance = instance
+
+    def startService(self) -> None:
+        super().startService()
+        self._instance.started = True
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._drain())
+
+    async def _drain(self) -> None:
+        began = self._clock.seconds()
+        clients, pending = len(self._edge.protocols), self._ingress.pending
+        self._edge.stop_reading()
+        await self._ingress.drain()
+        await self._edge.close_all()
+        self._log.info(
+            "drained {clients} clients and {pending} messages in {seconds:.3f} s",
+            clients=clients,
+            pending=pending,
+            seconds=self._clock.seconds() - began,
+        )
