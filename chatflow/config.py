@@ -1,0 +1,331 @@
+"""Every setting of the daemon: the table, and the configuration that the rest of ChatFlow is handed.
+
+``python -m chatflow.config`` prints ``docs/configuration.rst``.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+from twisted.internet.endpoints import serverFromString
+
+from chatflow.errors import ConfigError
+from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, mask_password
+from chatflow.options.kinds import Plain
+
+SERVER_ID_CHARACTERS = 20
+"""Bound by the column ``server_id`` and by what SQS leaves of a queue name's 80 characters."""
+
+
+@attrs.frozen
+class Endpoint(Plain):
+    """A Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
+
+    placeholder: str = "ENDPOINT"
+    allowed: str = (
+        "a Twisted server endpoint such as tcp:8080, tcp:8080:interface=127.0.0.1 or unix:/run/chatflow"
+    )
+
+    def parse(self, text: str) -> str:
+        if text.startswith("ssl:"):  # to make this one means to read its certificate
+            return text
+        try:
+            serverFromString(None, text)
+        except (ValueError, TypeError, LookupError):
+            raise ValueError from None
+        port = re.match(r"tcp6?:(?:port=)?([0-9]+)", text)
+        if port and int(port[1]) > 65535:
+            raise ValueError("a port is at most 65535")
+        return text
+
+
+@attrs.frozen
+class Origin(Plain):
+    """The ASCII form of a web origin (RFC 6454, section 6.2), or ``*``."""
+
+    placeholder: str = "ORIGIN"
+    allowed: str = "* or an origin such as https://chat.example.com or http://localhost:3000, without a path"
+
+    def parse(self, text: str) -> str:
+        if text == "*":
+            return text
+        text = text.lower()
+        if not re.fullmatch(r"https?://[!-.0-~]+", text) or not urlsplit(text).hostname or "@" in text:
+            raise ValueError
+        _port = urlsplit(text).port  # raises ValueError beyond 65535
+        return text
+
+
+def default_server_id(host_name: str) -> str:
+    """The host's name without its domain, with what a server id may not contain made a dash.
+
+    Of a long name the end is kept: that is where Kubernetes writes what tells its pods apart.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", host_name.partition(".")[0])
+    return safe[-SERVER_ID_CHARACTERS:].strip("-") or "server"
+
+
+_NETWORK = "Listening and clients"
+_ROOMS = "Rooms and the queue"
+_DATABASE = "Database"
+_LIMITS = "Limits: what happens when something is too much"
+_STOP = "Starting and stopping"
+
+TABLE = Table(
+    name="chatflow",
+    siblings=("chatflow-load", "chatflow-test"),  # the load client, and ChatFlow's own tests
+    summary=(
+        "ChatFlow is a chat server. Clients hold WebSocket connections to /chat/ROOM; every message is "
+        "stored in PostgreSQL, numbered within its room and then delivered to everyone in the room, exactly "
+        "once and in one order. Without any option it runs alone: it starts a PostgreSQL of its own and "
+        "keeps everything below ./chatflow-data."
+    ),
+    examples=(
+        ("Try it in the foreground on http://localhost:8080/", "twistd -n chatflow"),
+        (
+            "Another port, an existing PostgreSQL, its password kept out of `ps`",
+            "CHATFLOW_DATABASE=postgresql://chat:secret@db/chat twistd -n chatflow --listen tcp:80",
+        ),
+        (
+            "In the background, settings from a file",
+            "twistd --pidfile=/run/chatflow.pid chatflow --config chatflow.ini",
+        ),
+        ("What would apply, and why", "twistd -n chatflow --config chatflow.ini --show-config"),
+    ),
+    own_options=(
+        Option(
+            name="listen",
+            kind=Endpoint(),
+            default=("tcp:8080",),
+            repeatable=True,
+            group=_NETWORK,
+            help="Where clients connect, for WebSocket and HTTP alike. Port 0 takes a free port, which is "
+            "logged. An address in use ends the start.",
+        ),
+        Option(
+            name="allowed-origins",
+            kind=Origin(),
+            default=(),
+            default_text="only pages from the same host",
+            repeatable=True,
+            group=_NETWORK,
+            help="The web pages that may connect, by the Origin header that browsers send; * allows all. "
+            "Others are refused with HTTP 403. Programs send no Origin and may always connect.",
+        ),
+        Option(
+            name="ping-interval-seconds",
+            kind=Number(0, 3600, "seconds"),
+            default=20.0,
+            group=_NETWORK,
+            help="How often a client is sent a WebSocket ping. One that has not answered when the next is "
+            "due is disconnected. 0 sends none, and dead connections stay until the system notices.",
+        ),
+        Option(
+            name="rooms",
+            kind=Integer(1, 10_000),
+            default=20,
+            group=_ROOMS,
+            help="How many rooms there are; they are called 1, 2, 3 and so on. Any other is refused with "
+            "HTTP 404. With fewer than before, the messages of the others stay in the database.",
+        ),
+        Option(
+            name="broker",
+            kind=Choice(("embedded",)),
+            default="embedded",
+            group=_ROOMS,
+            help="The queue that keeps each room's messages in order. `embedded` lives in this process, for "
+            "a single instance; a message is acknowledged once it is in the database.",
+        ),
+        Option(
+            name="server-id",
+            kind=Text(
+                f"1 to {SERVER_ID_CHARACTERS} letters, digits, _ or -",
+                f"[A-Za-z0-9_-]{{1,{SERVER_ID_CHARACTERS}}}",
+                "ID",
+            ),
+            default=lambda: default_server_id(socket.gethostname()),
+            default_text="the host's name, shortened",
+            group=_ROOMS,
+            help="Names this instance in messages, logs and queues. Different for each instance of a "
+            "cluster.",
+        ),
+        Option(
+            name="database",
+            kind=Url(
+                schemes=("postgresql", "postgres"),
+                words=("embedded",),
+                example="postgresql://user:password@host:5432/database",
+                needs_host=False,
+            ),
+            default="embedded",
+            group=_DATABASE,
+            help="Where messages are stored. `embedded` starts a PostgreSQL of its own in --data-dir (needs "
+            "the extra chatflow[embedded]). A URL names a PostgreSQL 15 or newer whose schema "
+            "`chatflow-admin migrate` has made. When the database is away, nothing is acknowledged, and "
+            "beyond --max-pending-messages clients are told.",
+        ),
+        Option(
+            name="data-dir",
+            kind=Text("the path of a directory", placeholder="DIRECTORY"),
+            default="./chatflow-data",
+            group=_DATABASE,
+            help="Holds the embedded PostgreSQL, and its address in the file database.url. Made when "
+            "missing. Two daemons cannot share one.",
+        ),
+        Option(
+            name="database-connections",
+            kind=Integer(1, 100),
+            default=4,
+            group=_DATABASE,
+            help="Connections, each with a thread, for history and statistics; the writer has its own "
+            "besides. When all are busy, further requests wait for one.",
+        ),
+        Option(
+            name="batch-size",
+            kind=Integer(1, 10_000, "messages"),
+            default=1000,
+            group=_DATABASE,
+            help="The most messages that one transaction stores. Further ones wait for the next.",
+        ),
+        Option(
+            name="linger-ms",
+            kind=Number(0, 1000, "ms"),
+            default=0.0,
+            group=_DATABASE,
+            help="Milliseconds that a batch which is not full waits for more messages. Batches fill by "
+            "themselves while the one before is stored; so waiting adds latency and only helps a database "
+            "that charges by the transaction.",
+        ),
+        Option(
+            name="partitions-ahead-days",
+            kind=Integer(1, 366, "days"),
+            default=7,
+            group=_DATABASE,
+            help="How many days ahead the daily partitions of the messages are made. A message of a day "
+            "without one is stored all the same, in the default partition.",
+        ),
+        Option(
+            name="retention-days",
+            kind=Integer(0, 36_500, "days"),
+            default=0,
+            default_text="0, for ever",
+            group=_DATABASE,
+            help="Messages older than this many whole days are deleted, a day at a time, and cannot be "
+            "resumed from. 0 keeps them for ever.",
+        ),
+        Option(
+            name="max-connections",
+            kind=Integer(1, 1_000_000),
+            default=10_000,
+            group=_LIMITS,
+            help="The most WebSocket connections at a time. Further ones are refused with HTTP 503. The "
+            "limit of open files (ulimit -n) must be higher.",
+        ),
+        Option(
+            name="max-frame-bytes",
+            kind=Integer(1024, 1_048_576, "bytes"),
+            default=16_384,
+            group=_LIMITS,
+            help="The largest frame, and the largest message of several frames, that a client may send. One "
+            "that sends a larger one is closed with code 1009.",
+        ),
+        Option(
+            name="max-pending-messages",
+            kind=Integer(1, 10_000_000, "messages"),
+            default=20_000,
+            group=_LIMITS,
+            help="The most messages of this instance that are accepted but not yet acknowledged. Each "
+            "further one is refused with an error frame of code `overloaded`; its connection lives on.",
+        ),
+        Option(
+            name="max-pending-per-connection",
+            kind=Integer(1, 1_000_000, "messages"),
+            default=500,
+            group=_LIMITS,
+            help="The same of one connection. Beyond it nothing more is read from the connection until half "
+            "of them are acknowledged, so that the client's own sending slows down; nothing is refused.",
+        ),
+        Option(
+            name="max-client-buffer-bytes",
+            kind=Integer(1024, 1_073_741_824, "bytes"),
+            default=4_194_304,
+            group=_LIMITS,
+            help="The most bytes that wait to be sent to one client. A client that reads more slowly is "
+            "closed with code 1013; it can connect again and resume where it was. Others do not notice.",
+        ),
+        Option(
+            name="drain-seconds",
+            kind=Number(0, 3600, "seconds"),
+            default=20.0,
+            group=_STOP,
+            help="How long stopping (SIGTERM, SIGINT) may take: no new connections, accepted messages are "
+            "stored and acknowledged, clients are closed with code 1012. What is not done by then is given "
+            "up; a message that was not acknowledged may be lost with it, an acknowledged one is stored "
+            "already.",
+        ),
+    ),
+)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """The settings of the daemon, valid and in agreement. The options' help says what each one means."""
+
+    listen: tuple[str, ...]
+    allowed_origins: tuple[str, ...]
+    ping_interval_seconds: float
+    rooms: int
+    broker: str
+    server_id: str
+    database: str = attrs.field(repr=mask_password)
+    data_dir: Path = attrs.field(converter=Path)
+    database_connections: int
+    batch_size: int
+    linger_ms: float
+    partitions_ahead_days: int
+    retention_days: int
+    max_connections: int
+    max_frame_bytes: int
+    max_pending_messages: int
+    max_pending_per_connection: int
+    max_client_buffer_bytes: int
+    drain_seconds: float
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Setting]) -> Config:
+        """
+        :param settings: what :func:`chatflow.options.load` returned for :data:`TABLE`.
+        :raises ConfigError: settings that are right by themselves contradict each other.
+        """
+        _check(settings)
+        names = {field.name: field.name.replace("_", "-") for field in attrs.fields(cls)}
+        values: dict[str, Any] = {field: settings[name].value for field, name in names.items()}
+        return cls(**values)
+
+
+def _check(settings: Mapping[str, Setting]) -> None:
+    listen = settings["listen"]
+    if not listen.value:
+        raise ConfigError(f"listen ({listen.source}): must be at least one endpoint")
+    for low, high in (
+        # A batch could never be full: with a linger, each one would wait for messages that cannot come.
+        ("batch-size", "max-pending-messages"),
+        ("max-pending-per-connection", "max-pending-messages"),
+        # What one client may send, another must be able to be sent.
+        ("max-frame-bytes", "max-client-buffer-bytes"),
+    ):
+        if settings[low].value > settings[high].value:
+            at_most = f"must be at most {high} = {settings[high].value} ({settings[high].source})"
+            raise ConfigError(f"{low} = {settings[low].value} ({settings[low].source}): {at_most}")
+
+
+if __name__ == "__main__":
+    from chatflow.options.manual import as_page
+
+    print(as_page(TABLE, "Configuration of the daemon"), end="")

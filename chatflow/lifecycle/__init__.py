@@ -1,0 +1,14 @@
+"""How parts of ChatFlow start, work in the background and stop.
+
+- :mod:`~chatflow.lifecycle.services`: services that start in order and stop in reverse order, one by one
+- :mod:`~chatflow.lifecycle.process`: the service that twistd runs: signals, exit status, failures in one line
+- :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts
+- :mod:`~chatflow.lifecycle.threads`: threads of one's own
+"""
+
+from chatflow.lifecycle.process import TopService
+from chatflow.lifecycle.services import OrderedServices
+from chatflow.lifecycle.threads import NamedThreadPool
+from chatflow.lifecycle.work import Backoff, Outstanding, Repeating
+
+__all__ = ["Backoff", "NamedThreadPool", "OrderedServices", "Outstanding", "Repeating", "TopService"]

@@ -1,0 +1,29 @@
+"""One table of options becomes a command line for twistd, environment variables, INI keys and a manual.
+
+- :mod:`~chatflow.options.kinds`: what a value may be
+- :mod:`~chatflow.options.table`: an option, a table of them, their names in each source
+- :mod:`~chatflow.options.load`: values from command line, environment and file, each with its source (pure)
+- :mod:`~chatflow.options.manual`: the table for people, as help and as a page of the documentation (pure)
+- :mod:`~chatflow.options.command`: the :class:`twisted.python.usage.Options` that twistd asks for
+"""
+
+from chatflow.options.command import CommandLine
+from chatflow.options.kinds import Choice, Flag, Integer, Kind, Number, Text, Url, mask_password
+from chatflow.options.load import load
+from chatflow.options.table import Option, Setting, Table
+
+__all__ = [
+    "Choice",
+    "CommandLine",
+    "Flag",
+    "Integer",
+    "Kind",
+    "Number",
+    "Option",
+    "Setting",
+    "Table",
+    "Text",
+    "Url",
+    "load",
+    "mask_password",
+]

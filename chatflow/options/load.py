@@ -1,0 +1,168 @@
+"""The value of every option, from command line > environment > file > default.
+
+Pure: what it reads is handed to it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from chatflow.errors import ConfigError
+from chatflow.options.table import COMMAND_LINE, CONFIG, ENVIRONMENT, FILE, Option, Setting, Table
+
+_QUOTED_CHARACTERS = 80
+"""How much of a wrong value an error repeats."""
+
+
+@attrs.frozen
+class _Given:
+    """What one source says about one option: the texts, not yet judged."""
+
+    texts: tuple[str, ...]
+    source: str
+
+
+def load(
+    table: Table,
+    argv_values: Mapping[str, Sequence[str]],
+    environ: Mapping[str, str],
+    read_file: Callable[[str], str],
+) -> dict[str, Setting]:
+    """Every option of ``table`` by name, with its value and where that came from.
+
+    Values are judged where they count: a wrong one that a stronger source overrides is not looked at.
+
+    :param argv_values: option name → texts as on the command line, in order; of an option that cannot be
+        repeated the last one counts.
+    :param environ: all of the environment; what does not begin with the table's prefix is ignored.
+    :param read_file: path → text; called at most once, for ``config``. May raise OSError or UnicodeError.
+    :raises ConfigError: one line that names the key, its source and what is allowed.
+    """
+    command_line = {name: _Given(tuple(texts), COMMAND_LINE) for name, texts in argv_values.items()}
+    for name in command_line:
+        if name not in table.given_by(COMMAND_LINE):
+            known_options = [f"--{known}" for known in table.given_by(COMMAND_LINE)]
+            raise ConfigError(unknown(f"option --{name} (command line)", f"--{name}", known_options))
+    environment = _read_environment(table, environ)
+    config = command_line.get(CONFIG.name) or environment.get(CONFIG.name)
+    file = _read_ini(table, _value(CONFIG, config), config.source, read_file) if config else {}
+
+    settings = {}
+    for option in table.options:
+        given = command_line.get(option.name) or environment.get(option.name) or file.get(option.name)
+        if given is None:
+            settings[option.name] = Setting(option.default_value(), "default")
+        else:
+            settings[option.name] = Setting(_value(option, given), given.source)
+    return settings
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The line about ``what``, whose ``name`` does not exist: the nearest one that does, else all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"unknown {what}: " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}")
+
+
+def _value(option: Option, given: _Given) -> Any:
+    if not option.repeatable:
+        return _parse(option, given.texts[-1], given.source)
+    texts = list(given.texts)
+    if given.source != COMMAND_LINE:
+        texts = [each.strip() for text in texts for each in re.split(r"[,\n]", text) if each.strip()]
+    return tuple(_parse(option, text, given.source) for text in texts)
+
+
+def _parse(option: Option, text: str, source: str) -> Any:
+    try:
+        return option.kind.parse(text)
+    except ValueError as error:
+        quoted = ""
+        if not option.secret and option.kind.may_quote(text):
+            quoted = (
+                f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
+            )
+        detail = "".join(f"; {argument}" for argument in error.args[:1])
+        raise ConfigError(
+            f"{option.name}{quoted} ({source}): must be {option.kind.allowed}{detail}"
+        ) from None
+
+
+def _read_environment(table: Table, environ: Mapping[str, str]) -> dict[str, _Given]:
+    variables = {table.variable(option): name for name, option in table.given_by(ENVIRONMENT).items()}
+    given = {}
+    for variable, text in sorted(environ.items()):
+        if not table.owns_variable(variable) or _is_service_link(variable, text):
+            continue
+        if variable not in variables:
+            raise ConfigError(unknown(f"environment variable {variable}", variable, variables))
+        given[variables[variable]] = _Given((text,), f"environment variable {variable}")
+    return given
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes set it: a Service called ``chatflow`` puts CHATFLOW_PORT and more into all pods.
+
+    https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+    """
+    if re.search(
+        r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", variable
+    ):
+        return True
+    # A person who writes this one means a number, and has to learn that it is not called so.
+    return variable.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+
+
+def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str], str]) -> dict[str, _Given]:
+    parser = configparser.RawConfigParser(
+        delimiters=("=",),
+        comment_prefixes=("#", ";"),
+        default_section="",  # no section lends its keys to others
+        empty_lines_in_values=False,
+    )
+    try:
+        parser.read_string(read_file(path))
+    except OSError as error:
+        raise ConfigError(
+            f"config ({named_by}): cannot read file {path}: {error.strerror or error}"
+        ) from None
+    except UnicodeError:
+        raise ConfigError(f"config ({named_by}): file {path} is not UTF-8 text") from None
+    except configparser.Error as error:
+        raise ConfigError(f"file {path}{_what_is_wrong(error)}") from None
+
+    known = table.given_by(FILE)
+    for section in parser.sections():
+        if section not in (table.name, *table.siblings):
+            raise ConfigError(
+                unknown(f"section [{section}] (file {path})", f"[{section}]", [f"[{table.name}]"])
+            )
+    if not parser.has_section(table.name):
+        return {}
+    given = {}
+    for key, text in parser.items(table.name):
+        if key not in known:
+            raise ConfigError(unknown(f"key {key} (file {path})", key, known))
+        given[key] = _Given((text,), f"file {path}")
+    return given
+
+
+def _what_is_wrong(error: configparser.Error) -> str:
+    """In our words, since configparser's span lines and repeat the file's text, which may be a secret."""
+    match error:
+        case configparser.DuplicateOptionError():
+            return f", line {error.lineno}: the key {error.option} is there twice"
+        case configparser.DuplicateSectionError():
+            return f", line {error.lineno}: the section [{error.section}] is there twice"
+        case configparser.MissingSectionHeaderError():
+            return f", line {error.lineno}: a section such as [chatflow] must come first"
+        case configparser.ParsingError() if error.errors:
+            return f", line {error.errors[0][0]}: must be 'key = value'"
+        case _:
+            return ": is not an INI file"
