@@ -28,9 +28,7 @@ class Endpoint(Plain):
     """A Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
 
     placeholder: str = "ENDPOINT"
-    allowed: str = (
-        "a Twisted server endpoint such as tcp:8080, tcp:8080:interface=127.0.0.1 or unix:/run/chatflow"
-    )
+    allowed: str = "a Twisted server endpoint such as tcp:8080, tcp:8080:interface=127.0.0.1 or unix:/run/chatflow"
 
     def parse(self, text: str) -> str:
         if text.startswith("ssl:"):  # to make this one means to read its certificate
@@ -152,8 +150,7 @@ TABLE = Table(
             default=lambda: default_server_id(socket.gethostname()),
             default_text="the host's name, shortened",
             group=_ROOMS,
-            help="Names this instance in messages, logs and queues. Different for each instance of a "
-            "cluster.",
+            help="Names this instance in messages, logs and queues. Different for each instance of a cluster.",
         ),
         Option(
             name="database",

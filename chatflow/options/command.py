@@ -50,9 +50,7 @@ class CommandLine(usage.Options):
         # Twisted looks these two up on the class; zsh's completion reads them, too.
         cls.optFlags = [[option.name, None, option.help] for option in options if option.is_flag]
         cls.optFlags += [[f"no-{option.name}", None, ""] for option in options if can_be_negated(option)]
-        cls.optParameters = [
-            [option.name, None, None, option.help] for option in options if not option.is_flag
-        ]
+        cls.optParameters = [[option.name, None, None, option.help] for option in options if not option.is_flag]
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read every source; then :attr:`config` is there.

@@ -85,13 +85,9 @@ def _parse(option: Option, text: str, source: str) -> Any:
     except ValueError as error:
         quoted = ""
         if not option.secret and option.kind.may_quote(text):
-            quoted = (
-                f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
-            )
+            quoted = f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
         detail = "".join(f"; {argument}" for argument in error.args[:1])
-        raise ConfigError(
-            f"{option.name}{quoted} ({source}): must be {option.kind.allowed}{detail}"
-        ) from None
+        raise ConfigError(f"{option.name}{quoted} ({source}): must be {option.kind.allowed}{detail}") from None
 
 
 def _read_environment(table: Table, environ: Mapping[str, str]) -> dict[str, _Given]:
@@ -111,9 +107,7 @@ def _is_service_link(variable: str, text: str) -> bool:
 
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
     """
-    if re.search(
-        r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", variable
-    ):
+    if re.search(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$", variable):
         return True
     # A person who writes this one means a number, and has to learn that it is not called so.
     return variable.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
@@ -129,9 +123,7 @@ def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str],
     try:
         parser.read_string(read_file(path))
     except OSError as error:
-        raise ConfigError(
-            f"config ({named_by}): cannot read file {path}: {error.strerror or error}"
-        ) from None
+        raise ConfigError(f"config ({named_by}): cannot read file {path}: {error.strerror or error}") from None
     except UnicodeError:
         raise ConfigError(f"config ({named_by}): file {path} is not UTF-8 text") from None
     except configparser.Error as error:
@@ -140,9 +132,7 @@ def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str],
     known = table.given_by(FILE)
     for section in parser.sections():
         if section not in (table.name, *table.siblings):
-            raise ConfigError(
-                unknown(f"section [{section}] (file {path})", f"[{section}]", [f"[{table.name}]"])
-            )
+            raise ConfigError(unknown(f"section [{section}] (file {path})", f"[{section}]", [f"[{table.name}]"]))
     if not parser.has_section(table.name):
         return {}
     given = {}
