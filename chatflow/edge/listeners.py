@@ -48,7 +48,8 @@ class Listener(Service):
             case _:
                 raise StartupError(f"cannot listen on {self._description}: this kind of endpoint is not bound at once")
         super().startService()
-        self._log.info("listening on {address}", address=_text(self._port.getHost()))  # type: ignore[union-attr]
+        address = self._port.getHost()  # type: ignore[union-attr]
+        self._log.info("listening on {address}, the page is {page}", address=address, page=_page(address))
 
     def stopService(self) -> Deferred[Any] | None:
         """Take no further connections; those that are open stay."""
@@ -57,9 +58,11 @@ class Listener(Service):
         return port.stopListening() if port is not None else None
 
 
-def _text(address: Any) -> str:
-    """``http://0.0.0.0:8080/`` for TCP, else what Twisted calls it."""
+def _page(address: Any) -> str:
+    """Where a person on this machine finds the page, if the address is one of TCP."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None or port is None:
-        return str(address)
+        return "not on a port of its own"
+    if host in ("0.0.0.0", "::", "127.0.0.1"):
+        host = "localhost"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
