@@ -75,8 +75,12 @@ class Cluster:
             self._account.own(unfinished)
         # Trust: by the mode of the socket's directory, only the account and root reach it.
         options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
-        process = self._run("initdb", f"--pgdata={unfinished}", *options, stdout=subprocess.PIPE)
-        output, _ = process.communicate()
+        with self._run("initdb", f"--pgdata={unfinished}", *options, stdout=subprocess.PIPE) as process:
+            try:
+                output, _ = process.communicate()
+            except BaseException:  # a signal
+                process.terminate()
+                raise
         if process.returncode:
             raise StartupError(f"initdb failed in {self._pgdata.parent}: {_reason(output)}")
         unfinished.rename(self._pgdata)
@@ -101,9 +105,7 @@ class Cluster:
             if server is None:
                 log_offset = self._launch()
             if time.monotonic() > deadline:
-                raise StartupError(
-                    f"PostgreSQL was not ready in {_READY_SECONDS:.0f} s, see {self._log_path}"
-                )
+                raise StartupError(f"PostgreSQL was not ready in {_READY_SECONDS:.0f} s, see {self._log_path}")
             time.sleep(_POLL_SECONDS)
         raise Unavailable("PostgreSQL is being stopped")
 

@@ -57,6 +57,7 @@ class EmbeddedPostgres:
         """Make the cluster if there is none, start or adopt its server, and return the URL once it answers.
 
         :raises StartupError: why not, in one line; nothing is left running.
+        :raises Unavailable: :meth:`stop` was called meanwhile.
         """
         with self._guard:
             try:
@@ -72,9 +73,7 @@ class EmbeddedPostgres:
                 where = error.filename or self.data_directory
                 raise StartupError(f"cannot use the data directory: {where}: {error.strerror}") from error
             except psycopg2.OperationalError as error:
-                raise StartupError(
-                    f"the embedded PostgreSQL does not answer: {str(error).strip()}"
-                ) from error
+                raise StartupError(f"the embedded PostgreSQL does not answer: {str(error).strip()}") from error
         return self.url
 
     def ensure_running(self) -> None:

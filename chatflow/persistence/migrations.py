@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ def load_migrations(directory: Path | None = None) -> list[Migration]:
         sql = path.read_text(encoding="utf-8")
         found.append(Migration(int(match[1]), path.name, sql, hashlib.sha256(sql.encode()).hexdigest()))
     if not found or [migration.version for migration in found] != list(range(1, len(found) + 1)):
-        raise StartupError(
-            f"the schema's files in {directory} are incomplete: expected 0001, 0002, ... without a gap"
-        )
+        raise StartupError(f"the schema's files in {directory} are incomplete: expected 0001, 0002, ... without a gap")
     return found
 
 
@@ -81,18 +80,24 @@ def pending(connection: Any, migrations: list[Migration] | None = None) -> list[
 
     :raises StartupError: the database is newer than this program, or was made from a file with other content.
     """
-    migrations = migrations or load_migrations()
+    migrations = load_migrations() if migrations is None else migrations
     with connection, connection.cursor() as cursor:
         return _missing(_applied(cursor), migrations)
 
 
-def apply_in_thread(connection: Any, migrations: list[Migration] | None = None) -> list[Migration]:
+def apply_in_thread(
+    connection: Any,
+    migrations: list[Migration] | None = None,
+    *,
+    on_applied: Callable[[Migration], object] = lambda migration: None,
+) -> list[Migration]:
     """Bring the database up to this program's schema.
 
+    :param on_applied: called after each file.
     :return: the files applied by this call, in order. Those before a failing one stay applied.
     :raises StartupError: as :func:`pending`, and when a file fails; nothing of that file remains.
     """
-    migrations = migrations or load_migrations()
+    migrations = load_migrations() if migrations is None else migrations
     applied: list[Migration] = []
     while True:
         with connection, connection.cursor() as cursor:
@@ -102,6 +107,7 @@ def apply_in_thread(connection: Any, migrations: list[Migration] | None = None) 
                 return applied
             _apply(cursor, missing[0])
         applied.append(missing[0])
+        on_applied(missing[0])
 
 
 def require_current(connection: Any, migrations: list[Migration] | None = None) -> None:
