@@ -26,7 +26,7 @@ _ADVISORY_LOCK = 0x43465041
 
 def partition_name(day: date) -> str:
     """Such as ``messages_20261123``."""
-    return f"messages_{day:%Y%m%d}"
+    return f"messages_{day.isoformat().replace('-', '')}"
 
 
 def partition_day(name: str) -> date | None:
