@@ -56,6 +56,10 @@ class EmbeddedRoomQueue:
             self._hand_over(room)
         return result
 
+    def wait_seconds(self, room: int) -> float:
+        """See :class:`IPublish`. Nothing is scarce here."""
+        return 0.0
+
     def receive(self, lane: object) -> Deferred[Sequence[Delivery]]:
         """See :class:`IRoomQueue`. One receiver per lane at a time."""
         room = self._rooms[lane]  # type: ignore[index]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from chatflow.errors import NotStored, Refused, Unavailable
@@ -30,7 +30,10 @@ class _Room:
     """Messages of a room that wait for its next envelope, oldest first."""
 
     waiting: deque[tuple[ISender, Accepted]] = Factory(deque)
+    waiting_bytes: int = 0
     publishing: bool = False
+    #: While messages are gathered before the next envelope is made.
+    gathering: IDelayedCall | None = None
 
 
 class Ingress:
@@ -83,10 +86,12 @@ class Ingress:
         if state is None:
             state = self._rooms[room] = _Room()
         state.waiting.append((sender, Accepted(message, original)))
+        state.waiting_bytes += content_bytes(message)
         if not state.publishing:
             state.publishing = True
-            # Not at once: the other messages of the chunk that is being read belong into the same envelope.
-            self._clock.callLater(0, self._start_publishing, room, state)
+            self._start_publishing(room, state)
+        elif state.gathering is not None and state.waiting_bytes >= MAX_CONTENT_BYTES:
+            state.gathering.reset(0)
 
     def drain(self) -> Deferred[None]:
         """Accept nothing more. Fires when every accepted message is answered."""
@@ -106,9 +111,18 @@ class Ingress:
     async def _publish_all(self, room: int, state: _Room) -> None:
         try:
             while state.waiting:
-                await self._publish(room, _take(state.waiting))
+                await self._gather(room, state)
+                await self._publish(room, _take(state))
         finally:
             state.publishing = False
+
+    async def _gather(self, room: int, state: _Room) -> None:
+        """Wait for what belongs into the same envelope: a turn of the reactor, or as long as the queue asks for."""
+        full = state.waiting_bytes >= MAX_CONTENT_BYTES
+        elapsed: Deferred[None] = Deferred()
+        state.gathering = self._clock.callLater(0 if full else self._queue.wait_seconds(room), elapsed.callback, None)
+        await elapsed
+        state.gathering = None
 
     async def _publish(self, room: int, batch: Sequence[tuple[ISender, Accepted]]) -> None:
         milliseconds = int(self._clock.seconds() * 1e3)
@@ -148,13 +162,15 @@ class Ingress:
                 deferred.callback(None)
 
 
-def _take(waiting: deque[tuple[ISender, Accepted]]) -> list[tuple[ISender, Accepted]]:
-    """The oldest messages that fit one envelope, removed from ``waiting``; at least one."""
+def _take(state: _Room) -> list[tuple[ISender, Accepted]]:
+    """The room's oldest messages that fit one envelope, removed from those that wait; at least one."""
     taken: list[tuple[ISender, Accepted]] = []
-    room_bytes = MAX_CONTENT_BYTES
-    while waiting:
-        room_bytes -= content_bytes(waiting[0][1].message)
-        if room_bytes < 0 and taken:
+    taken_bytes = 0
+    while state.waiting:
+        message_bytes = content_bytes(state.waiting[0][1].message)
+        if taken and taken_bytes + message_bytes > MAX_CONTENT_BYTES:
             break
-        taken.append(waiting.popleft())
+        taken_bytes += message_bytes
+        taken.append(state.waiting.popleft())
+    state.waiting_bytes -= taken_bytes
     return taken

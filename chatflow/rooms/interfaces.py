@@ -44,6 +44,9 @@ class IPublish(Interface):
     def publish(envelope: Envelope) -> Deferred[None]:
         """Fires when the envelope is durable. See ``IRoomQueue``."""
 
+    def wait_seconds(room: int) -> float:
+        """How long to gather messages before the room's next envelope is made; 0 when publishing costs nothing."""
+
 
 @frozen
 class Stored:
