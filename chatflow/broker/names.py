@@ -1,0 +1,61 @@
+"""What ChatFlow's objects in AWS are called, and which room belongs to which queue. Pure functions."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+# An SQS queue's name has at most 80 characters, with .fifo (Amazon SQS Developer Guide, quotas).
+MAX_NAME_CHARACTERS = 80
+
+
+@frozen
+class Names:
+    """The names with one prefix.
+
+    :ivar prefix: begins every name; deployments with different prefixes share nothing.
+    :ivar rooms: how many rooms there are, numbered from 1.
+    :ivar room_queues: how many queues serve them; 0 for one per room.
+    """
+
+    prefix: str
+    rooms: int
+    room_queues: int = 0
+
+    def lane(self, room: int) -> int:
+        """The queue of a room, numbered from 1."""
+        return (room - 1) % (self.room_queues or self.rooms) + 1
+
+    @property
+    def lanes(self) -> range:
+        """All queues' numbers."""
+        return range(1, min(self.room_queues or self.rooms, self.rooms) + 1)
+
+    def lane_rooms(self, lane: int) -> list[int]:
+        """The rooms of a queue."""
+        return list(range(lane, self.rooms + 1, self.room_queues or self.rooms))
+
+    def room_queue(self, lane: int) -> str:
+        """A queue's name. Shared queues carry their number in the name: with another, rooms are on other queues."""
+        if self.room_queues:
+            return f"{self.prefix}-rooms-{lane}of{self.room_queues}.fifo"
+        return f"{self.prefix}-room-{lane}.fifo"
+
+    @property
+    def topic(self) -> str:
+        """The SNS FIFO topic of the fan-out."""
+        return f"{self.prefix}-fanout.fifo"
+
+    def fanout_queue(self, server_id: str, start: str) -> str:
+        """The fan-out queue of one instance's one start: a deleted name stays unusable for a minute."""
+        return f"{self.prefix}-fanout-{server_id}-{start}.fifo"
+
+    @property
+    def dead_letters(self) -> str:
+        """The queue of envelopes that the database refused."""
+        return f"{self.prefix}-db-dlq.fifo"
+
+
+def account_and_name(queue_url: str) -> tuple[str, str]:
+    """The last two parts of a queue's URL."""
+    account, name = queue_url.rstrip("/").rsplit("/", 2)[-2:]
+    return account, name

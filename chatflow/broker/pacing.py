@@ -1,0 +1,74 @@
+"""How long to wait between calls, so that few of them carry much when calls are scarce, and none waits when not.
+
+Calls are the scarce thing: they cost processor time here and money at AWS. The gap between two publishes of a queue,
+and between two receives, grows while the measured round trip is well above its base (as TCP Vegas sees a full path:
+Brakmo and Peterson, 1995) or this instance's calls exceed their budget, and shrinks again when neither holds.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+_STEP_SECONDS = 0.25  # between two decisions
+_GROWTH = 1.25
+_SHRINK = 0.85
+_SMALLEST_SECONDS = 0.02  # the first gap, and the last before none
+#: The round trip may rise to this many times its base before calls are thought to be queueing.
+_ROUND_TRIPS = 3.0
+_SMALLEST_BASE_SECONDS = 0.01
+#: The base is forgotten slowly, so that a path that became longer for good does not look full for ever.
+_BASE_DRIFT = 1.002
+_SMOOTHING = 0.2
+
+
+class Pace:
+    """One gap for all queues of an instance. Runs on the reactor thread.
+
+    :param max_gap_seconds: the gap's bound, and so what pacing may add to a message's way at each of its two places.
+    :param calls_per_second: the budget.
+    """
+
+    def __init__(self, *, clock: IReactorTime, max_gap_seconds: float, calls_per_second: float) -> None:
+        self._clock = clock
+        self._max_gap_seconds = max_gap_seconds
+        self._budget = calls_per_second
+        self._decided_at = clock.seconds()
+        self._calls = 0
+        self.gap_seconds = 0.0
+        self.round_trip_seconds = 0.0
+        self.base_seconds = 0.0
+        self.calls_per_second = 0.0
+
+    def count(self, round_trip_seconds: float | None = None) -> None:
+        """A call was made. Give its round trip unless it was one that waits by itself, as a long poll does."""
+        self._calls += 1
+        if round_trip_seconds is not None:
+            if not self.base_seconds:
+                self.base_seconds = self.round_trip_seconds = round_trip_seconds
+            self.base_seconds = min(self.base_seconds * _BASE_DRIFT, round_trip_seconds)
+            self.round_trip_seconds += _SMOOTHING * (round_trip_seconds - self.round_trip_seconds)
+        elapsed = self._clock.seconds() - self._decided_at
+        if elapsed >= _STEP_SECONDS:
+            self._decide(elapsed)
+
+    def wait_seconds(self, last_call_at: float) -> float:
+        """How long to wait, when the previous call of this kind and queue began at ``last_call_at``."""
+        return max(0.0, last_call_at + self.gap_seconds - self._clock.seconds())
+
+    def _decide(self, elapsed: float) -> None:
+        rate = self._calls / elapsed
+        self._calls = 0
+        self._decided_at += elapsed
+        # A quiet second between bursts is no proof of a free path, hence the smoothing; a long pause is.
+        weight = min(1.0, elapsed)
+        self.calls_per_second += weight * (rate - self.calls_per_second)
+        pressure = max(
+            self.calls_per_second / self._budget,
+            self.round_trip_seconds / (_ROUND_TRIPS * max(self.base_seconds, _SMALLEST_BASE_SECONDS)),
+        )
+        if pressure > 1.0:
+            self.gap_seconds = min(self._max_gap_seconds, max(_SMALLEST_SECONDS, self.gap_seconds * _GROWTH))
+        elif pressure < 0.8:
+            self.gap_seconds *= _SHRINK
+            if self.gap_seconds < _SMALLEST_SECONDS:
+                self.gap_seconds = 0.0

@@ -1,0 +1,358 @@
+"""The room queue on SQS FIFO: durable once SQS has accepted it, one consumer at a time per room in the whole cluster.
+
+The message group is the room. While messages of a group are in flight nobody else is given any of that group, so the
+holder of a room's head keeps it until it deletes; holding the delete back is therefore also how a consumer lets the
+messages of several instances gather. Rules and limits: Amazon SQS Developer Guide, "FIFO queue delivery logic".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from attrs import Factory, define, field
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from chatflow.broker.aws import Aws, AwsError
+from chatflow.broker.interfaces import Delivery, IRoomQueue
+from chatflow.broker.names import Names
+from chatflow.broker.pacing import Pace
+from chatflow.errors import NotStored, StartupError, Unavailable
+from chatflow.lifecycle import Backoff, Outstanding
+from chatflow.rooms import envelope as envelopes
+from chatflow.rooms.envelope import BadEnvelope, Envelope
+
+_MAX_ENTRIES = 10  # of any batch call, and of one receive
+_DELETE_TRIES = 3
+
+
+@define
+class _Publishing:
+    """An envelope on its way. ``tried_at``: when it was first sent, 0 before."""
+
+    envelope: Envelope
+    result: Deferred[None]
+    tried_at: float = 0.0
+
+
+@define
+class _Lane:
+    """One queue."""
+
+    url: str = ""
+    waiting: deque[_Publishing] = Factory(deque)
+    sending: bool = False
+    sent_at: float = float("-inf")
+    received_at: float = float("-inf")
+    #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
+    attempt_id: str = Factory(lambda: str(uuid4()))
+
+
+@define(eq=False)
+class _Receipt:
+    """What SQS wants back. ``visible_at``: when the message will be given to others unless that is put off."""
+
+    lane: int
+    handle: str
+    visible_at: float
+
+
+@define
+class QueueCounters:
+    """Since the start."""
+
+    redeliveries: int = 0
+    poison: int = 0
+    lost_receipts: int = 0
+    publish_retries: int = 0
+    #: Seconds that the oldest envelope of the last receive had waited, by lane.
+    lag_seconds: dict[int, float] = field(factory=dict)
+
+
+@implementer(IRoomQueue)
+class SqsRoomQueue:
+    """One lane per queue. Runs on the reactor thread; calls run in the threads of ``aws``.
+
+    :param publish_seconds: an envelope that SQS does not accept for so long is refused; less than SQS's five minutes
+        of deduplication, since until then it is tried again under the same id.
+    :param visibility_seconds: how long a room stays with a consumer that died.
+    :param long_poll_seconds: at most 20 (SQS), and what a stop may have to wait for.
+    :param set_aside: takes a body that is no envelope and the reason; it is deleted once that is done.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        aws: Aws,
+        names: Names,
+        pace: Pace,
+        set_aside: Callable[[str, str], Awaitable[object]],
+        publish_seconds: float = 60.0,
+        visibility_seconds: float = 30.0,
+        long_poll_seconds: int = 20,
+    ) -> None:
+        self._clock = clock
+        self._aws = aws
+        self._names = names
+        self._pace = pace
+        self._set_aside = set_aside
+        self._publish_seconds = publish_seconds
+        self._visibility_seconds = visibility_seconds
+        self._long_poll_seconds = long_poll_seconds
+        self._lanes = {lane: _Lane() for lane in names.lanes}
+        self._held: set[_Receipt] = set()
+        self._outstanding = Outstanding()
+        self._closing = False
+        self.lanes = names.lanes
+        self.counters = QueueCounters()
+
+    def start(self) -> None:
+        """Find every queue. Blocks.
+
+        :raises StartupError: one is missing, or AWS does not answer.
+        """
+        client = self._aws.clients.sqs_control
+        for lane, state in self._lanes.items():
+            name = self._names.room_queue(lane)
+            try:
+                state.url = client.get_queue_url(QueueName=name)["QueueUrl"]
+            except client.exceptions.QueueDoesNotExist:
+                raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`") from None
+            except Exception as error:
+                raise StartupError(f"cannot find queue {name}: {error}") from error
+
+    def urls(self) -> dict[int, str]:
+        """Each lane's queue."""
+        return {lane: state.url for lane, state in self._lanes.items()}
+
+    def close(self) -> None:
+        """Wait for nothing that pacing asks for any more."""
+        self._closing = True
+
+    def stop(self) -> Deferred[None]:
+        """Fires when nothing is under way that was not awaited."""
+        return self._outstanding.drain()
+
+    # Publishing
+
+    def wait_seconds(self, room: int) -> float:
+        """See :class:`IPublish`."""
+        return 0.0 if self._closing else self._pace.wait_seconds(self._lanes[self._names.lane(room)].sent_at)
+
+    def publish(self, envelope: Envelope) -> Deferred[None]:
+        """See :class:`IRoomQueue`."""
+        lane = self._lanes[self._names.lane(envelope.room)]
+        publishing = _Publishing(envelope, Deferred())
+        lane.waiting.append(publishing)
+        if not lane.sending:
+            lane.sending = True
+            # Envelopes of other rooms on this queue that are about to come share the call.
+            self._clock.callLater(0, self._start_sending, lane)
+        return publishing.result
+
+    def _start_sending(self, lane: _Lane) -> None:
+        self._outstanding.add("publishing", Deferred.fromCoroutine(self._send_all(lane)))
+
+    async def _send_all(self, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                batch = [lane.waiting.popleft() for _ in range(min(_MAX_ENTRIES, len(lane.waiting)))]
+                await self._send(lane, batch)
+        finally:
+            lane.sending = False
+
+    async def _send(self, lane: _Lane, batch: list[_Publishing]) -> None:
+        """Send until each is accepted or refused: what comes later in these rooms must not overtake them."""
+        backoff = Backoff(first_seconds=0.1, cap_seconds=5.0)
+        entries = {
+            str(index): {
+                "Id": str(index),
+                "MessageBody": envelopes.encode(one.envelope),
+                "MessageGroupId": str(one.envelope.room),
+                "MessageDeduplicationId": one.envelope.envelope_id,
+            }
+            for index, one in enumerate(batch)
+        }
+        left = {str(index): one for index, one in enumerate(batch)}
+        while left:
+            began = lane.sent_at = self._clock.seconds()
+            for one in left.values():
+                one.tried_at = one.tried_at or began
+            try:
+                response = await self._aws.sqs(
+                    "send_message_batch", QueueUrl=lane.url, Entries=[entries[key] for key in left]
+                )
+            except AwsError as error:
+                reason = str(error)
+            else:
+                self._pace.count(self._clock.seconds() - began)
+                for entry in response.get("Successful", ()):
+                    left.pop(entry["Id"]).result.callback(None)
+                reason = self._refuse_faulty(left, response.get("Failed", ()))
+            if not left:
+                return
+            if self._clock.seconds() - min(one.tried_at for one in left.values()) > self._publish_seconds:
+                for one in left.values():
+                    one.result.errback(Unavailable(f"SQS does not accept envelopes: {reason}"))
+                return
+            self.counters.publish_retries += 1
+            self._log.warn("{count} envelopes are sent again: {reason}", count=len(left), reason=reason)
+            await deferLater(self._clock, backoff.next_delay_seconds())
+
+    def _refuse_faulty(self, left: dict[str, _Publishing], failed: Sequence[dict[str, Any]]) -> str:
+        """A batch call that succeeds may still list entries that failed: those at fault themselves never succeed."""
+        reason = ""
+        for entry in failed:
+            reason = f"{entry.get('Code')}: {entry.get('Message', '')}"
+            throttled = "Throttl" in str(entry.get("Code"))
+            if entry.get("SenderFault") and not throttled and entry["Id"] in left:
+                left.pop(entry["Id"]).result.errback(Unavailable(f"SQS refused an envelope: {reason}"))
+        return reason
+
+    # Receiving
+
+    def receive(self, lane: object) -> Deferred[Sequence[Delivery]]:
+        """See :class:`IRoomQueue`. A poll whose receiver was cancelled goes on, and gives back what it is given."""
+        assert isinstance(lane, int)
+        result: Deferred[Sequence[Delivery]] = Deferred(lambda _: None)
+        poll = Deferred.fromCoroutine(self._poll(lane))
+
+        def arrived(deliveries: Sequence[Delivery]) -> Deferred[None]:
+            if result.called:
+                return self.again(deliveries)
+            result.callback(deliveries)
+            return succeed(None)
+
+        def failed(failure: Any) -> None:
+            if not result.called:
+                result.errback(failure)
+
+        poll.addCallbacks(arrived, failed)
+        self._outstanding.add("receiving", poll)
+        return result
+
+    async def _poll(self, lane: int) -> Sequence[Delivery]:
+        state = self._lanes[lane]
+        began = self._clock.seconds()
+        try:
+            response = await self._aws.receive(
+                QueueUrl=state.url,
+                MaxNumberOfMessages=_MAX_ENTRIES,
+                WaitTimeSeconds=self._long_poll_seconds,
+                VisibilityTimeout=round(self._visibility_seconds),
+                AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+                ReceiveRequestAttemptId=state.attempt_id,
+            )
+        except AwsError as error:
+            if error.certain:
+                state.attempt_id = str(uuid4())
+            raise
+        state.attempt_id = str(uuid4())
+        state.received_at = now = self._clock.seconds()
+        self._pace.count()
+        received = response.get("Messages", ())
+        deliveries = []
+        # SQS counts from when it answered; counting from the question is on the safe side only near the end.
+        visible_at = max(began, now - 1.0) + self._visibility_seconds
+        for message in received:
+            receipt = _Receipt(lane, message["ReceiptHandle"], visible_at)
+            try:
+                decoded = envelopes.decode(message["Body"])
+            except BadEnvelope as error:
+                await self._set_poison_aside(receipt, message["Body"], str(error))
+                continue
+            self._held.add(receipt)
+            deliveries.append(Delivery(decoded, receipt))
+            if int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)) > 1:
+                self.counters.redeliveries += 1
+        if received:
+            sent_ms = int(received[0].get("Attributes", {}).get("SentTimestamp", now * 1000))
+            self.counters.lag_seconds[lane] = max(0.0, now - sent_ms / 1000)
+        return deliveries
+
+    async def _set_poison_aside(self, receipt: _Receipt, body: str, reason: str) -> None:
+        self.counters.poison += 1
+        self._log.error("queue {lane} holds what is no envelope: {reason}", lane=receipt.lane, reason=reason)
+        await self._set_aside(body, reason)
+        await self._delete([receipt])
+
+    # Settling
+
+    def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`. Paced: a room that is held back gathers the messages of every instance."""
+        return Deferred.fromCoroutine(self._done([delivery.receipt for delivery in deliveries]))
+
+    def refused(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
+        """See :class:`IRoomQueue`."""
+        return Deferred.fromCoroutine(self._delete([delivery.receipt]))
+
+    def again(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`."""
+        return Deferred.fromCoroutine(self._change_visibility([delivery.receipt for delivery in deliveries], 0))
+
+    async def _done(self, receipts: list[_Receipt]) -> None:
+        if not receipts:
+            return
+        wait = 0.0 if self._closing else self._pace.wait_seconds(self._lanes[receipts[0].lane].received_at)
+        if wait:
+            await deferLater(self._clock, wait)
+        await self._delete(receipts)
+
+    async def _delete(self, receipts: list[_Receipt]) -> None:
+        """Delete, or give up: what stays is delivered again, and the room's head will know it."""
+        self._held.difference_update(receipts)
+        left = receipts
+        backoff = Backoff(first_seconds=0.1, cap_seconds=2.0)
+        for _ in range(_DELETE_TRIES):
+            left = await self._try_each("delete_message_batch", left, {})
+            if not left:
+                return
+            await deferLater(self._clock, backoff.next_delay_seconds())
+        self.counters.lost_receipts += len(left)
+        self._log.warn("{count} envelopes were not deleted and will come again", count=len(left))
+
+    async def _change_visibility(self, receipts: list[_Receipt], seconds: int) -> None:
+        if seconds == 0:
+            self._held.difference_update(receipts)
+        left = await self._try_each("change_message_visibility_batch", receipts, {"VisibilityTimeout": seconds})
+        until = self._clock.seconds() + seconds
+        for receipt in receipts:
+            if receipt not in left:
+                receipt.visible_at = until
+
+    async def _try_each(self, operation: str, receipts: list[_Receipt], more: dict[str, Any]) -> list[_Receipt]:
+        """One batch call per queue and ten receipts. Returns those that it may make sense to try again."""
+        left: list[_Receipt] = []
+        for lane in {receipt.lane for receipt in receipts}:
+            own = [receipt for receipt in receipts if receipt.lane == lane]
+            for begin in range(0, len(own), _MAX_ENTRIES):
+                part = own[begin : begin + _MAX_ENTRIES]
+                entries = [{"Id": str(i), "ReceiptHandle": one.handle, **more} for i, one in enumerate(part)]
+                began = self._clock.seconds()
+                try:
+                    response = await self._aws.sqs(operation, QueueUrl=self._lanes[lane].url, Entries=entries)
+                except AwsError as error:
+                    self._log.warn("{operation} failed: {reason}", operation=operation, reason=str(error))
+                    left += part
+                    continue
+                self._pace.count(self._clock.seconds() - began)
+                failed = response.get("Failed", ())
+                left += [part[int(entry["Id"])] for entry in failed if not entry.get("SenderFault")]
+                self.counters.lost_receipts += sum(1 for entry in failed if entry.get("SenderFault"))
+        return left
+
+    async def extend_visibility(self) -> None:
+        """Keep what is held while the database is slow. Call it several times per ``visibility_seconds``."""
+        soon = self._clock.seconds() + self._visibility_seconds * 2 / 3
+        due = [receipt for receipt in self._held if receipt.visible_at < soon]
+        if due:
+            await self._change_visibility(due, round(self._visibility_seconds))
