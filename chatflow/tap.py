@@ -22,6 +22,7 @@ from chatflow.lifecycle.step import Step
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.database import Database, SessionLimits
+from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.embedded import EmbeddedPostgres
 from chatflow.persistence.history import History
 from chatflow.persistence.prepare import maintain_partitions, prepare
@@ -68,6 +69,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     writer = BatchWriter(
         clock=reactor,
         database=commits,
+        dead_letters=DeadLetterTable(commits),
         batch_messages=config.batch_size,
         linger_seconds=config.linger_ms / 1000,
         observe=metrics.observe_batch,

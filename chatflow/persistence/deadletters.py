@@ -1,12 +1,16 @@
-"""Envelopes that PostgreSQL refused, set aside in a table so that they never block their room."""
+"""Envelopes that PostgreSQL refused, set aside in a table. Of the embedded broker; a cluster has a queue for them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
+from chatflow.persistence.database import Database
 from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.interfaces import IDeadLetters
 
 _KEEP = """
 INSERT INTO dead_letters AS known
@@ -15,6 +19,18 @@ VALUES (%s, %s, %s, %s, 1, now(), now())
 ON CONFLICT (envelope_id) DO UPDATE SET
        reason = excluded.reason, attempts = known.attempts + 1, last_failed_at = excluded.last_failed_at
 """
+
+
+@implementer(IDeadLetters)
+class DeadLetterTable:
+    """The table ``dead_letters``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keep(self, envelope: Envelope, reason: str) -> Deferred[None]:
+        """See :class:`IDeadLetters`."""
+        return Deferred.fromCoroutine(self._database.run("keep a dead letter", keep_in_thread, envelope, reason))
 
 
 def keep_in_thread(cursor: Any, envelope: Envelope, reason: str) -> None:

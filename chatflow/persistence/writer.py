@@ -19,9 +19,8 @@ from zope.interface import implementer
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
-from chatflow.persistence.deadletters import keep_in_thread
 from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IBatchWriter, Outcome, SetAside, Stored, StoredBefore
+from chatflow.rooms.interfaces import IBatchWriter, IDeadLetters, Outcome, SetAside, Stored, StoredBefore
 
 
 @frozen(eq=False)
@@ -36,6 +35,7 @@ class BatchWriter:
 
     What waits here is bounded by those who hand it over: each awaits its envelopes before it brings more.
 
+    :param dead_letters: takes what PostgreSQL refuses.
     :param batch_messages: a flush takes envelopes up to this many messages (and at least one envelope).
     :param observe: called with the messages and the seconds of each flush.
     """
@@ -47,12 +47,14 @@ class BatchWriter:
         *,
         clock: IReactorTime,
         database: Database,
+        dead_letters: IDeadLetters,
         batch_messages: int,
         linger_seconds: float = 0.0,
         observe: Callable[[int, float], object] = lambda messages, seconds: None,
     ) -> None:
         self._clock = clock
         self._database = database
+        self._dead_letters = dead_letters
         self._batch_messages = batch_messages
         self._linger_seconds = linger_seconds
         self._observe = observe
@@ -152,13 +154,17 @@ class BatchWriter:
                 room=one.envelope.room,
                 sqlstate=getattr(error, "pgcode", None),
             )
-            try:
-                await self._database.run("keep a dead letter", keep_in_thread, one.envelope, reason)
-            except Exception as failed:
-                one.outcome.errback(failed)
-            else:
-                self.set_aside += 1
-                one.outcome.callback(SetAside(NotStored(reason)))
+            # Not awaited: while the dead letters are out of reach, this room waits, but no other.
+            Deferred.fromCoroutine(self._set_aside(one, reason))
+
+    async def _set_aside(self, one: _Waiting, reason: str) -> None:
+        try:
+            await self._dead_letters.keep(one.envelope, reason)
+        except Exception as failed:
+            one.outcome.errback(failed)
+        else:
+            self.set_aside += 1
+            one.outcome.callback(SetAside(NotStored(reason)))
 
 
 def _first_error(failure: Any) -> Any:

@@ -93,6 +93,17 @@ class IBatchWriter(Interface):
         """
 
 
+class IDeadLetters(Interface):
+    """Where envelopes go that the database refuses for good, so that they never block their room."""
+
+    def keep(envelope: Envelope, reason: str) -> Deferred[None]:
+        """Fires when the envelope is durably set aside; a second time, another attempt of it is counted.
+
+        Tried again without end: it is the last resort. Fails with :class:`chatflow.errors.Unavailable` only when
+        what it needs has been stopped; the envelope is then delivered again, to somebody else.
+        """
+
+
 class IHistory(Interface):
     """Stored messages by room and seq."""
 
