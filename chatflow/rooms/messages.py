@@ -32,8 +32,11 @@ RULES = {
     "clientMessageId": "clientMessageId must be 1-64 characters, without NUL",
 }
 
-# Offsets up to 15:59 are what PostgreSQL takes; the calendar itself is checked by `datetime.fromisoformat`.
-_TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-](0\d|1[0-5]):[0-5]\d)\Z"
+# Offsets up to 15:59 are what PostgreSQL takes; the calendar itself is checked by `datetime.fromisoformat`. [0-9], since
+# \d means the digits of every script, which PostgreSQL refuses, and with them the rest of the envelope.
+_TIMESTAMP = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])\Z"
+)
 
 
 class ClientMessage(msgspec.Struct, frozen=True):
