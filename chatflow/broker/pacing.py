@@ -51,9 +51,12 @@ class Pace:
         if elapsed >= _STEP_SECONDS:
             self._decide(elapsed)
 
-    def wait_seconds(self, last_call_at: float) -> float:
-        """How long to wait, when the previous call of this kind and queue began at ``last_call_at``."""
-        return max(0.0, last_call_at + self.gap_seconds - self._clock.seconds())
+    def wait_seconds(self, last_call_at: float, share: float = 1.0) -> float:
+        """How long to wait, when the previous call of this kind and queue began at ``last_call_at``.
+
+        :param share: of the gap, for calls that serve many rooms at once.
+        """
+        return max(0.0, last_call_at + share * self.gap_seconds - self._clock.seconds())
 
     def _decide(self, elapsed: float) -> None:
         rate = self._calls / elapsed

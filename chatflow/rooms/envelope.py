@@ -6,24 +6,13 @@ arrive while its previous publish is under way travel together.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import zlib
-
 import msgspec
 
 from chatflow.errors import ChatFlowError
 from chatflow.rooms.messages import Message
+from chatflow.rooms.packing import MAX_BODY_BYTES, MAX_CONTENT_BYTES, UnpackError, pack, unpack
 
-#: One billing unit of SQS and SNS (64 KB of body).
-MAX_BODY_BYTES = 65_536
-
-#: Messages are added to an envelope while their sizes stay below this. Base64 makes 4 bytes of 3, and zlib adds at
-#: most 11 bytes and 5 per 16 KB to what it cannot compress, so even the worst text stays within MAX_BODY_BYTES.
-MAX_CONTENT_BYTES = 48_000
-
-# A body of 64 KB could inflate to 64 MB; ours never hold more than this.
-_MAX_JSON_BYTES = 2 * MAX_CONTENT_BYTES
+__all__ = ["MAX_BODY_BYTES", "MAX_CONTENT_BYTES", "BadEnvelope", "Envelope", "content_bytes", "decode", "encode"]
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -57,8 +46,8 @@ _decoder = msgspec.json.Decoder(Envelope)
 
 
 def encode(envelope: Envelope) -> str:
-    """base64url(zlib(JSON)): SNS percent-encodes what it is sent, and this passes unchanged."""
-    return base64.urlsafe_b64encode(zlib.compress(_encoder.encode(envelope), 1)).decode("ascii")
+    """The queue body: at most MAX_BODY_BYTES if the messages' ``content_bytes`` together are MAX_CONTENT_BYTES."""
+    return pack(_encoder.encode(envelope))
 
 
 def decode(body: str) -> Envelope:
@@ -67,10 +56,6 @@ def decode(body: str) -> Envelope:
     :raises BadEnvelope: whatever else the body is.
     """
     try:
-        inflate = zlib.decompressobj()
-        text = inflate.decompress(base64.urlsafe_b64decode(body.encode("ascii")), _MAX_JSON_BYTES)
-        if not inflate.eof:
-            raise BadEnvelope("the envelope is cut short or too large")
-        return _decoder.decode(text)
-    except (UnicodeError, binascii.Error, zlib.error, msgspec.MsgspecError, RecursionError) as error:
+        return _decoder.decode(unpack(body))
+    except (UnpackError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadEnvelope(f"not an envelope: {error}") from error

@@ -1,0 +1,42 @@
+"""JSON as a queue body: base64url(zlib(JSON)). Pure functions.
+
+SNS is called with percent-encoded parameters: plain JSON would grow by half there, and cost 7 ms of processor time per
+45 KB; this alphabet passes unchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+
+#: One billing unit of SQS and SNS: 64 KB of body.
+MAX_BODY_BYTES = 65_536
+
+#: What may be packed so that even incompressible text stays within MAX_BODY_BYTES: base64 makes 4 bytes of 3, and
+#: zlib adds at most 11 bytes and 5 per 16 KB.
+MAX_CONTENT_BYTES = 48_000
+
+
+class UnpackError(ValueError):
+    """A body is not one that :func:`pack` made."""
+
+
+def pack(content: bytes) -> str:
+    """The body for some JSON."""
+    return base64.urlsafe_b64encode(zlib.compress(content, 1)).decode("ascii")
+
+
+def unpack(body: str, max_bytes: int = 2 * MAX_CONTENT_BYTES) -> bytes:
+    """The JSON in a body. A body of 64 KB could inflate to 64 MB; ours never hold more than ``max_bytes``.
+
+    :raises UnpackError: whatever else the body is.
+    """
+    try:
+        inflate = zlib.decompressobj()
+        content = inflate.decompress(base64.urlsafe_b64decode(body.encode("ascii")), max_bytes)
+    except (UnicodeError, binascii.Error, zlib.error) as error:
+        raise UnpackError(str(error)) from error
+    if not inflate.eof:
+        raise UnpackError("it is cut short or too large")
+    return content
