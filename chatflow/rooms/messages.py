@@ -32,7 +32,7 @@ RULES = {
     "clientMessageId": "clientMessageId must be 1-64 characters, without NUL",
 }
 
-# Offsets up to 15:59 are what PostgreSQL takes; the calendar itself is checked by `datetime.fromisoformat`. [0-9], since
+# Offsets up to 15:59 are what PostgreSQL takes; `datetime.fromisoformat` checks the calendar itself. [0-9], since
 # \d means the digits of every script, which PostgreSQL refuses, and with them the rest of the envelope.
 _TIMESTAMP = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])\Z"
