@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ RULES = {
     "clientMessageId": "clientMessageId must be 1-64 characters, without NUL",
 }
 
-GOOD = {
+GOOD: dict[str, list[Any]] = {
     "userId": ["1", "100000", "00042", 1, 100_000],
     "username": ["abc", "ABCdef0123456789zzzz", "123"],
     "message": ["x", " ", "x" * 500, "😀" * 500, "\u0001\u001b\u2028\ufeff\uffff", '"\\/\b\f\n\r\t'],
@@ -63,9 +64,12 @@ GOOD = {
 
 OTHER_TYPES: list[Any] = [None, True, 1.5, [], ["TEXT"], {}, {"userId": "1"}]
 
-BAD = {
-    "userId": [0, 100_001, -1, 1.0, "0", "100001", "000000", "", "-1", "+1", " 1", "1 ", "1\n", "1e3", "0x1", "one"]
-    + ["1234567", "１２", "٣", *OTHER_TYPES],
+BAD: dict[str, list[Any]] = {
+    "userId": [
+        *[0, 100_001, -1, 1.0],
+        *["0", "100001", "000000", "1234567", "", "-1", "+1", " 1", "1 ", "1\n", "1e3", "0x1", "one", "１２", "٣"],
+        *OTHER_TYPES,
+    ],
     "username": ["", "ab", "a" * 21, "a b", "abc\n", "abc\0", "émile", "ａｂｃ", "a_b", "a-b", 123, *OTHER_TYPES],
     "message": ["", "x" * 501, "😀" * 501, "\0", "a\0b", 5, *OTHER_TYPES],
     "timestamp": [
@@ -300,7 +304,7 @@ class TestAnswers:
 
     @given(legal_messages())
     def test_the_clients_address_is_never_sent(self, message: Message) -> None:
-        known = Message(*[getattr(message, name) for name in message.__struct_fields__[:-2]], ADDRESS, None)
+        known = msgspec.structs.replace(message, client_ip=ADDRESS)
         original = ClientMessage("1", message.username, message.text, message.client_timestamp, message.message_type)
         for payload in (encode_ack(known, original), encode_broadcast(StoredMessage(1, 1, "s1", known))):
             assert ADDRESS.encode() not in payload

@@ -20,7 +20,7 @@ _serial = itertools.count(1)
 
 def make_message(text: str = "Hello", **fields: Any) -> Message:
     """An accepted message with an id of its own; ``fields`` are those of :class:`Message` that matter."""
-    given = {
+    given: dict[str, Any] = {
         "message_id": uuid7(NOW_US // 1000, next(_serial)),
         "created_at_us": NOW_US,
         "user_id": 12345,
