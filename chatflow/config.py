@@ -72,6 +72,7 @@ def default_server_id(host_name: str) -> str:
 _NETWORK = "Listening and clients"
 _ROOMS = "Rooms and the queue"
 _DATABASE = "Database"
+_AWS = "Many instances: --broker sqs"
 _LIMITS = "Limits: what happens when something is too much"
 _STOP = "Starting and stopping"
 
@@ -134,11 +135,13 @@ TABLE = Table(
         ),
         Option(
             name="broker",
-            kind=Choice(("embedded",)),
+            kind=Choice(("embedded", "sqs")),
             default="embedded",
             group=_ROOMS,
-            help="The queue that keeps each room's messages in order. `embedded` lives in this process, for "
-            "a single instance; a message is acknowledged once it is in the database.",
+            help="The queue that keeps each room's messages in order. `embedded` lives in this process, for a single "
+            "instance; a message is acknowledged once it is in the database. `sqs` makes this instance one of many on "
+            "Amazon SQS and SNS; a message is acknowledged once SQS has it. Needs a --database URL that all instances "
+            "share, and what `chatflow-admin setup` makes.",
         ),
         Option(
             name="server-id",
@@ -217,6 +220,70 @@ TABLE = Table(
             "resumed from. 0 keeps them for ever.",
         ),
         Option(
+            name="queue-prefix",
+            kind=Text("1 to 20 letters, digits, _ or -", "[A-Za-z0-9_-]{1,20}", "NAME"),
+            default="chatflow",
+            group=_AWS,
+            help="Begins the names of all queues and topics. Deployments with different ones share nothing.",
+        ),
+        Option(
+            name="room-queues",
+            kind=Integer(0, 10_000, "queues"),
+            default=0,
+            default_text="0, one for each room",
+            group=_AWS,
+            help="How many SQS queues serve the rooms. Fewer than rooms share the queues, so that one call carries "
+            "several rooms. The same on all instances, and for `chatflow-admin setup`.",
+        ),
+        Option(
+            name="max-linger-ms",
+            kind=Number(0, 10_000, "ms"),
+            default=800.0,
+            group=_AWS,
+            help="The longest gap between two publishes, or two receives, of a queue. The gap is nothing while calls "
+            "are quick and few; it grows as their round trip rises or --max-calls-per-second is reached.",
+        ),
+        Option(
+            name="max-calls-per-second",
+            kind=Number(1, 10_000, "calls"),
+            default=60.0,
+            group=_AWS,
+            help="How many AWS calls this instance should make in a second. With more, the gap grows, up to "
+            "--max-linger-ms; beyond that, calls are made all the same.",
+        ),
+        Option(
+            name="publishing-threads",
+            kind=Integer(1, 64, "threads"),
+            default=4,
+            group=_AWS,
+            help="Threads for sending, deleting and publishing. A call costs about 2 ms of processor time; more "
+            "threads than calls under way gain nothing.",
+        ),
+        Option(
+            name="publish-seconds",
+            kind=Number(1, 240, "seconds"),
+            default=60.0,
+            group=_AWS,
+            help="How long an envelope is tried again that SQS does not accept. Then its senders get an error frame "
+            "of code `unavailable`. Less than the five minutes in which SQS recognises a repetition.",
+        ),
+        Option(
+            name="long-poll-seconds",
+            kind=Integer(1, 20, "seconds"),
+            default=20,
+            group=_AWS,
+            help="How long a receive waits for a message. Less makes more calls while idle; stopping may have to "
+            "wait for so long.",
+        ),
+        Option(
+            name="reap-after-seconds",
+            kind=Number(5, 86_400, "seconds"),
+            default=60.0,
+            group=_AWS,
+            help="An instance whose heartbeat is older than this is taken for dead: the others remove its fan-out "
+            "queue.",
+        ),
+        Option(
             name="max-connections",
             kind=Integer(1, 1_000_000),
             default=10_000,
@@ -229,8 +296,8 @@ TABLE = Table(
             kind=Integer(1024, 1_048_576, "bytes"),
             default=16_384,
             group=_LIMITS,
-            help="The largest frame, and the largest message of several frames, that a client may send. One "
-            "that sends a larger one is closed with code 1009.",
+            help="The largest message that a client may send, in one frame or several. A larger one is read over and "
+            "answered with an error frame of code `too_large`; beyond 4 MiB the client is closed with code 1009.",
         ),
         Option(
             name="max-pending-messages",
@@ -287,6 +354,14 @@ class Config:
     linger_ms: float
     partitions_ahead_days: int
     retention_days: int
+    queue_prefix: str
+    room_queues: int
+    max_linger_ms: float
+    max_calls_per_second: float
+    publishing_threads: int
+    publish_seconds: float
+    long_poll_seconds: int
+    reap_after_seconds: float
     max_connections: int
     max_frame_bytes: int
     max_pending_messages: int
@@ -310,6 +385,12 @@ def _check(settings: Mapping[str, Setting]) -> None:
     listen = settings["listen"]
     if not listen.value:
         raise ConfigError(f"listen ({listen.source}): must be at least one endpoint")
+    broker, database = settings["broker"], settings["database"]
+    if broker.value == "sqs" and database.value == "embedded":
+        raise ConfigError(
+            f"database = embedded ({database.source}): with broker = sqs ({broker.source}) must be the "
+            "postgresql:// URL of a database that all instances share"
+        )
     for low, high in (
         # A batch could never be full: with a linger, each one would wait for messages that cannot come.
         ("batch-size", "max-pending-messages"),
