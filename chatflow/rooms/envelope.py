@@ -6,7 +6,10 @@ arrive while its previous publish is under way travel together.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from chatflow.errors import ChatFlowError
 from chatflow.rooms.messages import Message
@@ -18,13 +21,16 @@ __all__ = ["MAX_BODY_BYTES", "MAX_CONTENT_BYTES", "BadEnvelope", "Envelope", "co
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """Messages of one room, in order, published together by one instance.
 
-    :ivar envelope_id: a UUID; the queue's deduplication id, and what a room's head remembers.
+    What is decoded fits the columns that PostgreSQL needs to number or to set aside an envelope; a fault in one of its
+    messages is PostgreSQL's to find.
+
+    :ivar envelope_id: a UUID as PostgreSQL writes it; the queue's deduplication id, and what a room's head remembers.
     """
 
-    envelope_id: str
-    room: int
+    envelope_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+    room: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     server_id: str
-    messages: tuple[Message, ...]
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
 
 
 class BadEnvelope(ChatFlowError):

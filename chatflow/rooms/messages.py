@@ -54,7 +54,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     """An accepted message: what travels in envelopes and is stored. ``created_at_us``: microseconds since 1970, UTC."""
 
     message_id: str
-    created_at_us: int
+    created_at_us: Annotated[int, Meta(ge=0, le=253_402_300_799_999_999)]  # until the year 9999
     user_id: int
     username: str
     text: str
