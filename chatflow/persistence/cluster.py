@@ -5,7 +5,7 @@ Blocking. :mod:`chatflow.persistence.embedded` decides when.
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,16 +21,20 @@ from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.unprivileged import Account
 
 # psutil, which lists processes on Linux and macOS alike, is imported where it is used: it comes with the
-# wheel that has PostgreSQL, so it may be missing where that is.
+# wheel that has PostgreSQL, so where that is missing it may be, too.
 
 _READY_SECONDS = 300.0  # crash recovery replays up to max_wal_size (1 GB) of log
 _STOP_SECONDS = 60.0  # a fast shutdown writes a checkpoint
-_QUIT_SECONDS = 10.0
+_KILL_SECONDS = 10.0
 _POLL_SECONDS = 0.01
 _MAX_LOG_BYTES = 10_000_000
 
+#: Only a part of the socket's name.
+PORT = 5432
+
 _SETTINGS = {
     "listen_addresses": "",  # a socket in the file system only
+    "port": str(PORT),
     "unix_socket_permissions": "0700",
     "jit": "off",  # statements of a millisecond are not worth compiling
     "timezone": "UTC",
@@ -148,8 +152,7 @@ class Cluster:
     def _name(self) -> str:
         """What marks this cluster's processes in their command lines: the directory, wherever it is moved to.
 
-        A number in postmaster.pid proves nothing: after a reboot, or in a new container, another process has
-        it.
+        A number in postmaster.pid proves nothing: after a reboot, or in a new container, another process has it.
         """
         status = self._pgdata.stat()
         return f"chatflow-{status.st_dev:x}-{status.st_ino:x}"
@@ -166,7 +169,7 @@ class Cluster:
     def _launch(self) -> int:
         """Start a postmaster; the size of its log before that."""
         self._end_all()
-        self._remove_stale_pid_file()
+        self._remove_stale_locks()
         if self._log_path.exists() and self._log_path.stat().st_size > _MAX_LOG_BYTES:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
         settings = {
@@ -175,11 +178,12 @@ class Cluster:
             "unix_socket_directories": str(self._socket_directory),
         }
         with self._log_path.open("ab") as log:
+            written_bytes = log.tell()
             # Not by pg_ctl, which pastes paths into a shell's command line.
             options = [f"--{name}={value}" for name, value in settings.items()]
             self._child = self._run("postgres", "-D", str(self._pgdata), *options, stdout=log)
             self._log.info("started PostgreSQL in {directory}", directory=str(self._pgdata))
-            return log.tell()
+        return written_bytes
 
     def _run(self, command: str, *arguments: str, stdout: Any) -> subprocess.Popen[bytes]:
         try:
@@ -189,7 +193,6 @@ class Cluster:
                 stdout=stdout,
                 stderr=subprocess.STDOUT,
                 cwd="/",  # ours may be one that the account cannot enter
-                env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 start_new_session=True,  # an interrupt from the terminal is for the daemon
                 **(self._account.process_arguments() if self._account is not None else {}),
             )
@@ -199,26 +202,32 @@ class Cluster:
     def _end_all(self) -> None:
         """End every process of the cluster at once.
 
-        Those that a killed postmaster left behind hold its shared memory, so a new one would refuse to start.
+        Those that a killed postmaster left behind hold its shared memory, so a new one would refuse to start. What they
+        had committed is in the log, from which the next server recovers.
         """
         import psutil
 
         processes = [process for process in psutil.process_iter() if self._has(process)]
         for process in processes:
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGQUIT)
-        if not self._wait_gone(processes, _QUIT_SECONDS):
+                process.kill()
+        if not self._wait_gone(processes, _KILL_SECONDS):
             numbers = ", ".join(str(process.pid) for process in processes)
             raise StartupError(f"an earlier PostgreSQL on {self._pgdata} does not end: process {numbers}")
 
-    def _remove_stale_pid_file(self) -> None:
-        """PostgreSQL sees through a number that nobody has now, not through one that another program got."""
+    def _remove_stale_locks(self) -> None:
+        """Remove what PostgreSQL would take for the lock of a running server.
+
+        It sees through a number that nobody has now; not through one that another program got, or that a dead process
+        keeps because nobody asks for its exit status, as in a container whose first process is no init.
+        """
         import psutil
 
-        path = self._pgdata / "postmaster.pid"
-        with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
-            if psutil.Process(int(path.read_text().splitlines()[0])).name() != "postgres":
-                path.unlink()
+        for path in (self._pgdata / "postmaster.pid", self._socket_directory / f".s.PGSQL.{PORT}.lock"):
+            with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
+                process = psutil.Process(int(path.read_text().splitlines()[0]))
+                if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
+                    path.unlink()
 
     def _wait_gone(self, processes: list[Any], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -232,6 +241,7 @@ class Cluster:
 
 
 def _reason(output: bytes) -> str:
-    """The line of a command's output that says why it failed."""
-    lines = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-    return next((line for line in lines if "FATAL:" in line or "error:" in line), lines[-1]).strip()
+    """The part of a command's output that says why it failed, one line."""
+    text = output.decode(errors="replace").strip() or "it said nothing"
+    found = re.search(r"(?:FATAL|error): +(.*)", text)
+    return found[1] if found else text.splitlines()[-1]

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import psycopg2
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.persistence.cluster import Cluster
+from chatflow.persistence.cluster import PORT, Cluster
 from chatflow.persistence.unprivileged import Account, account_for, let_reach, let_read
 
 # The address of a socket holds 104 bytes on macOS and the BSDs, 108 on Linux, the closing NUL included.
@@ -47,7 +47,8 @@ class EmbeddedPostgres:
         self.data_directory = Path(data_directory).expanduser().resolve()
         self._pgdata = self.data_directory / "postgres"
         self._socket_directory = _socket_directory(self._pgdata)
-        self.url = f"postgresql://postgres@/postgres?host={quote(os.fsencode(self._socket_directory))}"
+        host = quote(os.fsencode(self._socket_directory))
+        self.url = f"postgresql://postgres@/postgres?host={host}&port={PORT}"  # else PGPORT would count
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._lock: IO[str] | None = None
@@ -189,7 +190,7 @@ def _find_binaries(version: int | None) -> Path:
 
 def _socket_directory(pgdata: Path) -> Path:
     """PGDATA, which only its account may enter; or else, for its short name, one made for the purpose."""
-    name = os.fsencode(pgdata / ".s.PGSQL.5432")
+    name = os.fsencode(pgdata / f".s.PGSQL.{PORT}")
     # A comma separates hosts in a URL, and both separate directories in the server's setting.
     if len(name) <= _MAX_SOCKET_PATH_BYTES and not set(name) & set(b',"'):
         return pgdata

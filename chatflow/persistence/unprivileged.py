@@ -42,12 +42,14 @@ def account_for(pgdata: Path) -> Account | None:
     Started by root, an existing directory is served under its owner, a new one under ``pgserver``, an account
     that is made if there is none.
 
-    :raises StartupError: there is no such account, and it cannot be made.
+    :raises StartupError: there is no such account, and it cannot be made; or the owner is root.
     """
     if os.geteuid() != 0:
         return None
     if pgdata.exists():
         owner = pgdata.stat()
+        if owner.st_uid == 0:
+            raise StartupError(f"{pgdata} belongs to root, but PostgreSQL refuses to run as root: chown -R it")
         return Account(owner.st_uid, owner.st_gid)
     try:
         entry = pwd.getpwnam(ACCOUNT_NAME)
@@ -63,8 +65,7 @@ def _make_account() -> None:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise StartupError(
-            f"PostgreSQL refuses to run as root, and an account {ACCOUNT_NAME} could not be made: "
-            "run as another user"
+            f"PostgreSQL refuses to run as root, and an account {ACCOUNT_NAME} could not be made: run as another user"
         ) from error
 
 
