@@ -9,11 +9,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from chatflow.edge.websocket import CLOSE_RESTART, ChatProtocol
+from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, CLOSE_RESTART, ChatProtocol
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 
-_CLOSE_HANDSHAKE_SECONDS = 5
 _OPEN_HANDSHAKE_SECONDS = 10
 
 # A drain closes connections in this many slices, so that clients do not come back all at once.
@@ -79,7 +78,7 @@ class ChatFactory(WebSocketServerFactory):
             failByDrop=False,
             echoCloseCodeReason=False,
             openHandshakeTimeout=_OPEN_HANDSHAKE_SECONDS,
-            closeHandshakeTimeout=_CLOSE_HANDSHAKE_SECONDS,
+            closeHandshakeTimeout=CLOSE_HANDSHAKE_SECONDS,
             tcpNoDelay=True,
             autoPingInterval=0,  # Heartbeat
             perMessageCompressionAccept=lambda offers: None,

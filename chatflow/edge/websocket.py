@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # RFC 6455 7.4.1 and the IANA registry of close codes. Autobahn's sendClose refuses these, sendCloseFrame sends them.
 CLOSE_RESTART = 1012
 CLOSE_TRY_AGAIN_LATER = 1013
+
+#: A client that has not taken its close frame by then is dropped.
+CLOSE_HANDSHAKE_SECONDS = 5
 
 # A message over the limit is read over and answered, so that the connection lives on; beyond this it is closed.
 _SKIPPED_BYTES = 4 * 1024 * 1024
@@ -52,7 +55,7 @@ class ChatProtocol(WebSocketServerProtocol):
         # Bytes written while the transport's own buffer was over its mark: nobody has taken these yet.
         self._writing_paused = False
         self._unsent_bytes = 0
-        self._leaving = False
+        self._end: IDelayedCall | None = None
         self._oversized = False
         self._fragments = 0
         #: Whether anything came since the heartbeat looked last.
@@ -81,26 +84,36 @@ class ChatProtocol(WebSocketServerProtocol):
         self._forget_handshake()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        if self._joined:
-            self._joined = False
-            self.factory.hub.leave(self._room, self)
+        self._leave_room()
+        if self._end is not None and self._end.active():
+            self._end.cancel()
         self.factory.closed(self)
 
     def leave(self, code: int, reason: str) -> None:
         """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
-        if self._leaving or self.state != self.STATE_OPEN:
-            return
-        self._leaving = True
-        self.factory.hub.leave(self._room, self)
-        self._joined = False
-        # A producer that is paused would keep the connection from closing.
-        self.transport.unregisterProducer()
         self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
-        self._resume_reading()
 
     def drop(self) -> None:
         """End the connection at once."""
         self.dropConnection(abort=True)
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        # Whoever closes, it comes through here; and no data frame may follow a close frame (RFC 6455 5.5.1).
+        if self.state != self.STATE_OPEN:
+            return
+        self._leave_room()
+        # A producer that is paused would keep the connection from closing.
+        self.transport.unregisterProducer()
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+        if isReply:
+            # Autobahn closes the connection now, which waits until the client has taken everything.
+            self._end = self.factory.clock.callLater(CLOSE_HANDSHAKE_SECONDS, self.transport.abortConnection)
+        self._resume_reading()
+
+    def _leave_room(self) -> None:
+        if self._joined:
+            self._joined = False
+            self.factory.hub.leave(self._room, self)
 
     def _forget_handshake(self) -> None:
         # Kilobytes per connection that nobody reads again.
@@ -163,7 +176,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._text(payload)
 
     def _text(self, payload: bytes) -> None:
-        if self._leaving:
+        if self.state != self.STATE_OPEN:
             return
         factory = self.factory
         factory.counters.messages_received += 1
@@ -192,7 +205,7 @@ class ChatProtocol(WebSocketServerProtocol):
         self._pending -= len(accepted)
         if self._reading_paused:
             self._maybe_resume()
-        if self.state == self.STATE_OPEN and not self._leaving:
+        if self.state == self.STATE_OPEN:
             self.factory.counters.acks_sent += len(accepted)
             self._write(b"".join([text_frame(encode_ack(message, original)) for message, original in accepted]))
 
@@ -209,11 +222,11 @@ class ChatProtocol(WebSocketServerProtocol):
     def _refused(self, refused: Refused) -> None:
         factory = self.factory
         factory.counters.messages_refused += 1
-        if self.state == self.STATE_OPEN and not self._leaving:
+        if self.state == self.STATE_OPEN:
             self._write(text_frame(encode_error(refused, int(factory.clock.seconds() * 1e6))))
 
     def _write(self, frames: bytes) -> None:
-        if self._leaving:
+        if self.state != self.STATE_OPEN:
             return
         if self._writing_paused:
             self._unsent_bytes += len(frames)
