@@ -1,0 +1,27 @@
+"""A running daemon for the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.postgres import fresh_database
+
+
+@pytest.fixture(scope="module")
+def module_database_url() -> Iterator[str]:
+    """URL of a database with the schema, for a module's tests together."""
+    with fresh_database() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def daemon(request: pytest.FixtureRequest, module_database_url: str) -> Iterator[Daemon]:
+    """One daemon for all tests of a module, with a database of its own on the tests' server.
+
+    The module may say ``DAEMON_OPTIONS``.
+    """
+    with Daemon(*getattr(request.module, "DAEMON_OPTIONS", ()), database=module_database_url) as daemon:
+        yield daemon.start()
