@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from chatflow.load import wire
 from chatflow.load.clock import Clock
 from chatflow.load.output import KeptAcks
-from chatflow.load.roomlog import TICK_US, RoomLog
+from chatflow.load.roomlog import ACK_HEADER_BYTES, ACK_START, TICK_US, RoomLog
 from chatflow.load.scenario import Kind, MessageWriter, Seat, Settings
 from chatflow.load.verify import Arrivals, Ledger, SeqJump
 from chatflow.load.wire import ServerFrame, WireError
@@ -188,7 +188,7 @@ class LoadConnection(Protocol):
         acks: list[ServerFrame] = []
         seq = arrivals.next
         while size - at >= 2:
-            if 0 < seq < log.next:
+            if 0 < seq < log.next and not data.startswith(ACK_START, at + ACK_HEADER_BYTES):
                 count, end = log.match(seq, data, at)
                 if count:
                     counts.delivery_ticks.update(map(sub, repeat(now_ticks), log.ticks(seq, count)))
@@ -216,7 +216,7 @@ class LoadConnection(Protocol):
                 continue
             try:
                 frame = wire.decode_frame(data[start:end])
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 frame = ServerFrame()
             if frame.status == "SUCCESS" and frame.originalMessage is not None:
                 acks.append(frame)

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 from twisted.internet.task import LoopingCall
 
-from chatflow.load.crew import Progress
+from chatflow.load.interfaces import Progress
 from chatflow.load.run import LoadRun
 
 _LIVE_SECONDS = 0.5

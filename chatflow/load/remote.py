@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from chatflow.errors import ChatFlowError
 from chatflow.load.clock import Clock
-from chatflow.load.crew import Bounds, ICrew, Progress
+from chatflow.load.interfaces import Bounds, ICrew, Progress
 from chatflow.load.scenario import Settings
 from chatflow.load.verify import PhaseTally
 from chatflow.load.worker import (

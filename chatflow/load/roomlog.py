@@ -22,8 +22,8 @@ from chatflow.load.wire import ServerFrame
 TICK_US = 100  # resolution of latencies: 0.1 ms
 
 # Usually an ack follows where a run of broadcasts ends: a hint where to look, nothing more.
-_ACK_START = b'{"status"'
-_ACK_HEADER_BYTES = 4
+ACK_START = b'{"status"'
+ACK_HEADER_BYTES = 4
 
 _TRIM_BYTES = 1 << 20
 _MAX_BYTES = 8 << 20
@@ -37,13 +37,14 @@ class RoomLog:
 
     :ivar arrivals: of this process's connections to the room.
     :ivar ledgers: of those that send, by connection number.
+    :ivar next: one above the highest seq that any connection received; 0 before any.
     :ivar first, last: lowest and highest seq of the run's own messages, 0 before any.
     """
 
     def __init__(self, room: int, run: str, seats: Iterable[Seat], kinds: Sequence[Kind]) -> None:
         self.arrivals: list[Arrivals] = []
         self.ledgers: dict[str, Ledger] = {}
-        self.first = self.last = 0
+        self.next = self.first = self.last = 0
         self.altered = self.conflicting = self.stray = self.repeated = self.foreign = 0
         self._room = str(room)
         self._run = run
@@ -61,11 +62,6 @@ class RoomLog:
         self._ticks: list[int] = []
         self._gaps: list[int] = []
         self._trim_at = _TRIM_BYTES
-
-    @property
-    def next(self) -> int:
-        """One above the highest seq that any connection received; 0 before any."""
-        return self._window_seq + len(self._ticks)
 
     def match(self, seq: int, data: bytes, at: int) -> tuple[int, int]:
         """How many frames of the log, from *seq* on, stand in *data* at *at*, and where they end."""
@@ -86,7 +82,7 @@ class RoomLog:
         end = offsets[until] + shift
         if same(data[at:end], where):
             return until - index, end
-        other = data.find(_ACK_START, at, end) - _ACK_HEADER_BYTES
+        other = data.find(ACK_START, at, end) - ACK_HEADER_BYTES
         if other > at:
             before = bisect_right(offsets, other - shift, index) - 1
             if offsets[before] + shift == other and same(data[at:other], where):
@@ -122,7 +118,7 @@ class RoomLog:
         # hash() of strings is keyed per run: worker processes are started with the same PYTHONHASHSEED
         print_ = hash((seq, frame.messageId, frame.userId, frame.username, frame.message, frame.messageType)) or 1
         if not self._prints:
-            self._first_print = self._window_seq = seq
+            self.next = self._first_print = self._window_seq = seq
         index = seq - self._first_print
         if 0 <= index < len(self._prints) and self._prints[index]:
             self.conflicting += self._prints[index] != print_
@@ -133,6 +129,7 @@ class RoomLog:
                 self._bytes += raw
                 self._offsets.append(self._offsets[-1] + len(raw))
                 self._ticks.append(sent_us // TICK_US)
+                self.next = seq + 1
                 if len(self._bytes) > self._trim_at:
                     self._trim()
             else:
@@ -160,6 +157,7 @@ class RoomLog:
         self._gaps.append(self.next)
         self._offsets.append(self._offsets[-1])
         self._ticks.append(0)
+        self.next += 1
 
     def _judge(self, frame: ServerFrame, text: str, words: list[str], sent_us: int) -> None:
         """One of our messages is seen for the first time: is it what was sent, and is it acknowledged as such?"""

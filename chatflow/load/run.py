@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from chatflow.load.clock import Clock
-from chatflow.load.crew import ICrew, Progress, merge_bounds
+from chatflow.load.interfaces import Bounds, ICrew, Progress
 from chatflow.load.output import join_parts
 from chatflow.load.scenario import Settings, phases
 from chatflow.load.verify import PhaseTally, Stored, causes_to_fail, merge_processes
@@ -110,3 +110,13 @@ class LoadRun:
         except FirstError as first:
             first.subFailure.raiseException()
             raise
+
+
+def merge_bounds(parts: list[Bounds]) -> Bounds:
+    """The bounds as all processes together know them."""
+    whole: Bounds = {}
+    for part in parts:
+        for room, (first, last) in part.items():
+            low, high = whole.get(room, (first, last))
+            whole[room] = min(low, first), max(high, last)
+    return whole

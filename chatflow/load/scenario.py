@@ -201,7 +201,7 @@ class Schedule:
 
     def due(self, now_us: int) -> list[int]:
         """The intended send times that have come since the last call, in order."""
-        until = min(self._messages, int((now_us - self._start_us) / self._gap_us) + 1)
+        until = min(self._messages, math.floor((now_us - self._start_us) / self._gap_us) + 1)
         found = [self._start_us + int(index * self._gap_us) for index in range(self.issued, until)]
         self.issued = max(self.issued, until)
         return found

@@ -20,7 +20,8 @@ from chatflow import process
 from chatflow.lifecycle import TopService
 from chatflow.lifecycle.step import Step
 from chatflow.load.clock import Clock, system_clock
-from chatflow.load.crew import Crew, ICrew
+from chatflow.load.crew import Crew
+from chatflow.load.interfaces import ICrew
 from chatflow.load.options import TABLE, LoadConfig
 from chatflow.load.progress import ProgressLine
 from chatflow.load.remote import RemoteCrew

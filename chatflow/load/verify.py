@@ -257,22 +257,27 @@ class Stored(msgspec.Struct):
 
 
 _MUST_BE_ZERO: Mapping[str, str] = {
-    "failed": "messages had no answer",
-    "refused": "messages were refused",
-    "unsent": "messages were not sent",
-    "connections_lost": "connections were lost",
-    "unexpected_frames": "frames were neither ack, error nor broadcast",
-    "unexpected_acks": "acks answered nothing that was in flight",
-    "never_broadcast": "acknowledged messages were never broadcast",
-    "changed_ids": "messages were broadcast with another messageId than their ack's",
-    "missing": "deliveries are missing",
-    "duplicated": "deliveries came twice",
-    "repeated": "deliveries repeated a message under another seq",
-    "out_of_order": "deliveries came out of order",
-    "altered": "broadcasts were not what had been sent",
-    "stray": "broadcasts were in a room or phase where they do not belong",
-    "conflicting": "broadcasts differ from what others received under the same seq",
-    "room_seq_holes": "seqs are holes: no connection received them",
+    "failed": "messages without an answer",
+    "refused": "messages refused",
+    "unsent": "messages not sent",
+    "connections_lost": "connections lost",
+    "unexpected_frames": "frames that are neither ack, error nor broadcast",
+    "unexpected_acks": "acks of nothing that was in flight",
+    "never_broadcast": "acknowledged messages that were never broadcast",
+    "changed_ids": "messages broadcast with another messageId than their ack's",
+    "missing": "deliveries missing",
+    "duplicated": "deliveries that came twice",
+    "repeated": "deliveries that repeated a message under another seq",
+    "out_of_order": "deliveries out of order",
+    "altered": "broadcasts that are not what was sent",
+    "stray": "broadcasts in a room or phase where they do not belong",
+    "conflicting": "broadcasts that differ from what others received under the same seq",
+    "room_seq_holes": "seqs that no connection received",
+}
+_STORED_MUST_BE_ZERO: Mapping[str, str] = {
+    "missing": "acknowledged messages that are not in it",
+    "duplicated": "acknowledged messages that are in it more than once",
+    "holes": "seqs that are not in it",
 }
 
 
@@ -280,20 +285,12 @@ def causes_to_fail(phases: Iterable[PhaseTally], stored: Stored | None) -> list[
     """One line for each figure that must be 0 and is not; the verdict is *pass* if there is none."""
     causes = []
     for phase in phases:
-        found = [f"{count} {text}" for name, text in _MUST_BE_ZERO.items() if (count := getattr(phase, name))]
-        if phase.refusals:
-            codes = ", ".join(f"{code} {count}" for code, count in sorted(phase.refusals.items()))
-            found.append(f"refused as: {codes}")
-        causes += [f"{phase.name}: {text}" for text in [*phase.causes, *found]]
+        causes += [f"{phase.name}: {cause}" for cause in [*phase.causes, *_not_zero(phase, _MUST_BE_ZERO)]]
+        causes += [f"{phase.name}: refused as {code}: {count}" for code, count in sorted(phase.refusals.items())]
     if stored is not None:
-        found = [
-            f"{count} {text}"
-            for count, text in (
-                (stored.missing, "acknowledged messages are not in it"),
-                (stored.duplicated, "acknowledged messages are in it more than once"),
-                (stored.holes, "seqs are missing in it"),
-            )
-            if count
-        ]
-        causes += [f"database: {text}" for text in found]
+        causes += [f"database: {cause}" for cause in _not_zero(stored, _STORED_MUST_BE_ZERO)]
     return causes
+
+
+def _not_zero(counted: object, names: Mapping[str, str]) -> list[str]:
+    return [f"{text}: {count}" for name, text in names.items() if (count := getattr(counted, name))]

@@ -18,7 +18,8 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from chatflow.load.clock import Clock, system_clock
-from chatflow.load.crew import Bounds, Crew, Progress
+from chatflow.load.crew import Crew
+from chatflow.load.interfaces import Bounds, Progress
 from chatflow.load.scenario import Settings
 from chatflow.load.verify import PhaseTally
 

@@ -1,0 +1,111 @@
+"""A room of connections in memory: what they write is read here, and what they are to receive is handed to them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.testing import StringTransportWithDisconnection
+
+from benchmarks.null_server import frame, unmask
+from chatflow.load import wire
+from chatflow.load.client import Counts, LoadConnection
+from chatflow.load.clock import Clock
+from chatflow.load.output import KeptAcks
+from chatflow.load.roomlog import RoomLog
+from chatflow.load.scenario import Seat, Settings, kinds
+
+RUN = "run"
+
+
+class Transport(StringTransportWithDisconnection):
+    """As a TCP connection's, as far as the client uses it."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
+class Room:
+    """Room 7, with as many connections as *shares*, each of which sends so many messages.
+
+    :ivar now_us: the time; tests move it.
+    """
+
+    def __init__(self, *shares: int, in_flight: int = 50, rate: float = 0.0, handshake: bool = True) -> None:
+        self.now_us = 1_000_000
+        settings = Settings(run=RUN, in_flight=in_flight, rate=rate)
+        seats = [Seat(number, "ws://127.0.0.1:9/chat", 7, share) for number, share in enumerate(shares)]
+        table = kinds(settings.mix)
+        clock = Clock(lambda: self.now_us, 0)
+        self.counts = Counts(start_us=self.now_us)
+        self.kept = KeptAcks(ids=True, lines=True)
+        self.log = RoomLog(7, RUN, seats, table)
+        self.connections = [
+            LoadConnection(seat, settings, self.log, self.counts, clock, table, self.kept) for seat in seats
+        ]
+        for connection in self.connections:
+            transport = Transport()
+            transport.protocol = connection
+            connection.makeConnection(transport)
+            if handshake:
+                connection.dataReceived(handshake_response(connection))
+                transport.clear()
+
+    def sent(self, index: int = 0) -> list[bytes]:
+        """The messages that this connection wrote since it was asked last."""
+        return [payload for opcode, payload in self.frames(index) if opcode == wire.TEXT]
+
+    def frames(self, index: int = 0) -> list[tuple[int, bytes]]:
+        """Opcode and payload of all it wrote since it was asked last."""
+        transport: Any = self.connections[index].transport
+        data = transport.value()
+        transport.clear()
+        return unmasked_frames(data)
+
+
+def handshake_response(connection: LoadConnection) -> bytes:
+    """What a server answers to the request that the connection wrote."""
+    request: bytes = connection.transport.value()  # type: ignore[attr-defined]
+    key = request.decode().split("Sec-WebSocket-Key: ")[1].split("\r\n")[0]
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {wire.accept_for(key)}\r\n\r\n"
+    ).encode()
+
+
+def unmasked_frames(data: bytes) -> list[tuple[int, bytes]]:
+    """Opcode and payload of each of a client's frames."""
+    found = []
+    while data:
+        length, start = data[1] & 0x7F, 2
+        if length == 126:
+            length, start = int.from_bytes(data[2:4], "big"), 4
+        end = start + 4 + length
+        found.append((data[0] & 0x0F, unmask(data[start : start + 4], data[start + 4 : end])))
+        data = data[end:]
+    return found
+
+
+def message_id(number: int) -> str:
+    return f"018f3c5e-7b1a-7c3d-9e4f-{number:012x}"
+
+
+def ack(number: int, message: bytes) -> bytes:
+    """The ack of a message. :param number: of its id."""
+    return frame(
+        json.dumps(
+            {
+                "status": "SUCCESS",
+                "messageId": message_id(number),
+                "timestamp": "2026-11-23T10:30:00Z",
+                "originalMessage": json.loads(message),
+            },
+            separators=(",", ":"),
+        ).encode()
+    )
+
+
+def broadcast(seq: int, number: int, sent: bytes, /, **changed: object) -> bytes:
+    """The broadcast of a message. :param changed: fields that are not as they should be."""
+    fields = {"messageId": message_id(number), "roomId": "7", "seq": seq, **json.loads(sent), "serverId": "s"}
+    return frame(json.dumps({**fields, **changed}, separators=(",", ":")).encode())

@@ -1,0 +1,220 @@
+"""What connections receive, however it is cut into pieces and whatever is wrong with it, is judged right."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatflow.load import roomlog
+from tests.load.memory import Room, ack, broadcast
+
+_CONNECTIONS = 3
+_FAULTS = st.sampled_from(["drop", "double", "swap"])
+
+
+@st.composite
+def _received(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
+    """How many messages there are, and the seqs that each connection receives: nearly all, nearly in order."""
+    count = draw(st.integers(1, 25))
+    index = st.integers(0, count - 1)
+    streams = []
+    for _ in range(_CONNECTIONS):
+        seqs = list(range(1, count + 1))
+        for fault, one, other in draw(
+            st.lists(st.tuples(st.sampled_from(["drop", "double", "swap"]), index, index), max_size=3)
+        ):
+            at, to = one % max(len(seqs), 1), other % max(len(seqs), 1)
+            if not seqs:
+                break
+            if fault == "drop":
+                del seqs[at]
+            elif fault == "double":
+                seqs.insert(to, seqs[at])
+            else:
+                seqs[at], seqs[to] = seqs[to], seqs[at]
+        streams.append(seqs)
+    return count, streams
+
+
+@given(_received(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_the_judgement_is_that_of_a_list_of_seqs(received: tuple[int, list[list[int]]], data: st.DataObject) -> None:
+    count, streams = received
+    room = Room(count, 0, 0, in_flight=count)
+    room.connections[0].send()
+    messages = room.sent()
+    acks = [ack(seq, message) for seq, message in enumerate(messages, 1)]
+
+    # Each connection's bytes, cut anywhere, the connections taking turns as it happens; acks between the broadcasts.
+    to_receive: list[list[bytes]] = []
+    for index, seqs in enumerate(streams):
+        frames = [broadcast(seq, seq, messages[seq - 1]) for seq in seqs]
+        if index == 0:
+            for each in acks:
+                frames.insert(data.draw(st.integers(0, len(frames))), each)
+        stream = b"".join(frames)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+        to_receive.append([stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)])
+    while any(to_receive):
+        index = data.draw(st.sampled_from([index for index, pieces in enumerate(to_receive) if pieces]))
+        room.connections[index].dataReceived(to_receive[index].pop(0))
+
+    assert room.counts.acked == count
+    assert room.counts.unexpected_frames == 0
+    assert room.counts.delivered == sum(map(len, streams)) == sum(room.counts.delivery_ticks.values())
+    seen = {seq for seqs in streams for seq in seqs}
+    if not seen:
+        return
+    first, last = min(seen), max(seen)
+    assert (room.log.first, room.log.last) == (first, last)
+    assert room.log.tally(first, last, b"").unseen == sorted(set(range(first, last + 1)) - seen)
+    assert room.connections[0].ledger.never_broadcast() == count - len(seen)
+    assert (room.log.conflicting, room.log.repeated, room.log.altered, room.log.stray) == (0, 0, 0, 0)
+    for connection, seqs in zip(room.connections, streams, strict=True):
+        expected, distinct = connection.arrivals.judge(first, last)
+        assert (expected, distinct) == (last - first + 1, len(set(seqs)))
+        assert connection.arrivals.duplicated == len(seqs) - len(set(seqs))
+        assert connection.arrivals.out_of_order == _late(seqs)
+
+
+def _late(seqs: list[int]) -> int:
+    """How many came for the first time after a higher one."""
+    highest, seen, late = 0, set(), 0
+    for seq in seqs:
+        late += seq not in seen and seq < highest
+        seen.add(seq)
+        highest = max(highest, seq)
+    return late
+
+
+def _sent(count: int, listeners: int = 1) -> tuple[Room, list[bytes]]:
+    room = Room(count, *[0] * listeners, in_flight=count)
+    room.connections[0].send()
+    return room, room.sent()
+
+
+def test_equal_bytes_are_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, messages = _sent(20)
+    stream = b"".join(broadcast(seq, seq, message) for seq, message in enumerate(messages, 1))
+    room.connections[0].dataReceived(stream)
+    room.connections[1].dataReceived(stream[:1000])  # the first one tells where it joined
+    monkeypatch.setattr(room.log, "sight", None)
+    room.connections[1].dataReceived(stream[1000:])
+    assert room.connections[1].arrivals.next == 21
+
+
+def test_other_bytes_of_the_same_message_are_the_same_message() -> None:
+    room, messages = _sent(3)
+    for seq, message in enumerate(messages, 1):
+        room.connections[0].dataReceived(broadcast(seq, seq, message))
+        room.connections[1].dataReceived(broadcast(seq, seq, message, serverId="another", timestamp="later"))
+    assert room.connections[1].arrivals.next == 4
+    assert room.log.conflicting == 0
+    assert sum(room.counts.delivery_ticks.values()) == 6
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"messageId": "018f3c5e-7b1a-7c3d-9e4f-ffffffffffff"}, {"message": "other"}, {"userId": "5"}, {"username": "me"}],
+)
+def test_another_message_under_the_same_seq_is_a_conflict(changed: dict[str, object]) -> None:
+    room, messages = _sent(2)
+    for seq, message in enumerate(messages, 1):
+        room.connections[0].dataReceived(broadcast(seq, seq, message))
+    room.connections[1].dataReceived(broadcast(1, 1, messages[0]) + broadcast(2, 2, messages[1], **changed))
+    assert room.log.conflicting == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"userId": "5"},
+        {"username": "somebody"},
+        {"messageType": "NOTHING"},
+        {"roomId": "8"},
+    ],
+)
+def test_a_message_that_is_not_what_was_sent_is_altered(changed: dict[str, object]) -> None:
+    room, messages = _sent(1)
+    room.connections[0].dataReceived(broadcast(1, 1, messages[0], **changed))
+    assert room.log.altered == 1
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [
+        (b'"message":"', b'"message":"Psst! '),
+        (b" ~run.0.0.", b" ~run.0.1."),  # a number that was never sent
+        (b" ~run.0.0.", b" ~run.0.none."),
+        (b'","timestamp"', b'x","timestamp"'),  # the time, garbled
+    ],
+)
+def test_a_text_that_is_not_what_was_sent_is_altered(was: bytes, is_now: bytes) -> None:
+    room, messages = _sent(1)
+    assert was in messages[0]
+    room.connections[0].dataReceived(broadcast(1, 1, messages[0].replace(was, is_now)))
+    assert room.log.altered == 1
+
+
+def test_a_message_of_a_connection_to_another_room_or_phase_is_stray() -> None:
+    room, messages = _sent(1)
+    room.connections[0].dataReceived(broadcast(1, 1, messages[0].replace(b" ~run.0.", b" ~run.9.")))
+    assert room.log.stray == 1
+
+
+def test_the_same_message_under_two_seqs_is_repeated() -> None:
+    room, messages = _sent(1)
+    room.connections[0].dataReceived(broadcast(1, 1, messages[0]) + broadcast(2, 2, messages[0]))
+    assert room.log.repeated == 1
+
+
+def test_a_broadcast_with_another_id_than_the_ack_is_noticed_in_either_order() -> None:
+    room, messages = _sent(2)
+    room.connections[0].dataReceived(ack(1, messages[0]) + broadcast(1, 9, messages[0]))
+    room.connections[0].dataReceived(broadcast(2, 8, messages[1]) + ack(2, messages[1]))
+    assert room.connections[0].ledger.changed_ids == 2
+
+
+def test_messages_of_others_count_for_order_but_not_for_latency() -> None:
+    room, messages = _sent(2)
+    others = b'{"userId":"1","username":"abc","message":"hi","timestamp":"2026-11-23T10:30:00Z","messageType":"TEXT"}'
+    stream = broadcast(4, 104, others) + broadcast(5, 1, messages[0]) + broadcast(6, 106, others)
+    stream += broadcast(7, 2, messages[1]) + broadcast(8, 108, others)
+    for connection in room.connections:
+        connection.dataReceived(stream)
+        assert connection.arrivals.judge(room.log.first, room.log.last) == (5, 5)
+    assert (room.log.first, room.log.last, room.log.foreign) == (5, 7, 3)
+    assert sum(room.counts.delivery_ticks.values()) == 4
+
+
+def test_the_bytes_that_all_have_passed_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roomlog, "_TRIM_BYTES", 2_000)
+    room, messages = _sent(200)
+    for seq, message in enumerate(messages, 1):
+        for connection in room.connections:
+            connection.dataReceived(broadcast(seq, seq, message))
+    assert len(room.log._bytes) < 5_000
+    assert [connection.arrivals.next for connection in room.connections] == [201, 201]
+
+
+def test_one_that_hangs_back_does_not_hold_the_log_and_is_judged_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roomlog, "_TRIM_BYTES", 2_000)
+    monkeypatch.setattr(roomlog, "_MAX_BYTES", 4_000)
+    room, messages = _sent(200)
+    stream = [broadcast(seq, seq, message) for seq, message in enumerate(messages, 1)]
+    room.connections[1].dataReceived(stream[0])
+    room.connections[0].dataReceived(b"".join(stream))
+    assert len(room.log._bytes) < 10_000
+    del stream[100]
+    room.connections[1].dataReceived(b"".join(stream[1:]))
+    assert room.connections[1].arrivals.judge(1, 200) == (200, 199)
+    assert room.log.conflicting == 0
+
+
+@pytest.mark.parametrize("seq", [10**6, 10**18, 10**30])
+def test_an_absurd_seq_loses_the_connection_instead_of_the_memory(seq: int) -> None:
+    room, messages = _sent(2)
+    room.connections[0].dataReceived(broadcast(1, 1, messages[0]) + broadcast(seq, 2, messages[1]))
+    assert room.connections[0].lost
+    assert f"seq {seq} came where 2 was due" in room.counts.causes[0]

@@ -1,0 +1,126 @@
+"""Who sends what, and when."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+import pytest
+
+from chatflow.load.scenario import (
+    MAIN,
+    PHRASES,
+    WARM_UP,
+    MessageWriter,
+    Schedule,
+    Settings,
+    kinds,
+    phases,
+)
+from chatflow.rooms.messages import decode
+
+_SETTINGS = Settings(
+    connections=10,
+    rooms=4,
+    messages=103,
+    warmup_connections=3,
+    warmup_messages=7,
+    urls=("ws://a", "ws://b"),
+    seed=5,
+)
+_NOW = "2026-11-23T10:30:00.123456Z"
+
+
+def test_each_phase_sends_exactly_its_messages() -> None:
+    warm_up, main = phases(_SETTINGS)
+    assert (warm_up.name, warm_up.messages, len(warm_up.seats)) == (WARM_UP, 7, 3)
+    assert (main.name, main.messages, len(main.seats)) == (MAIN, 103, 10)
+
+
+def test_shares_differ_by_one_at_most() -> None:
+    shares = [seat.messages for seat in phases(_SETTINGS)[-1].seats]
+    assert max(shares) - min(shares) == 1
+
+
+@pytest.mark.parametrize("without", [{"warmup_messages": 0}, {"warmup_connections": 0}])
+def test_the_warm_up_can_be_left_out(without: dict[str, int]) -> None:
+    assert [phase.name for phase in phases(attrs.evolve(_SETTINGS, **without))] == [MAIN]
+
+
+def test_only_senders_send() -> None:
+    (main,) = phases(attrs.evolve(_SETTINGS, senders=2, warmup_messages=0))
+    assert [seat.messages for seat in main.seats] == [52, 51] + [0] * 8
+
+
+def test_no_two_connections_of_a_run_have_the_same_number() -> None:
+    numbers = [seat.number for phase in phases(_SETTINGS) for seat in phase.seats]
+    assert len(set(numbers)) == 13
+
+
+def test_connections_take_turns_with_the_urls() -> None:
+    assert [seat.url for seat in phases(_SETTINGS)[-1].seats[:3]] == ["ws://a", "ws://b", "ws://a"]
+
+
+def test_the_same_seed_gives_the_same_load_and_another_one_another() -> None:
+    assert phases(_SETTINGS) == phases(_SETTINGS)
+    assert phases(_SETTINGS) != phases(attrs.evolve(_SETTINGS, seed=6))
+    table = kinds(_SETTINGS.mix)
+    first, same, other = (MessageWriter(seed, "run", 3, table).write(0, [1] * 5, _NOW) for seed in (5, 5, 6))
+    assert first == same != other
+
+
+def test_rooms_are_within_range_and_may_be_even() -> None:
+    assert {seat.room for seat in phases(_SETTINGS)[-1].seats} <= {1, 2, 3, 4}
+    (main,) = phases(attrs.evolve(_SETTINGS, even_rooms=True, warmup_messages=0))
+    assert [seat.room for seat in main.seats] == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+
+
+def test_processes_share_all_seats_without_overlap() -> None:
+    (main,) = phases(attrs.evolve(_SETTINGS, warmup_messages=0))
+    shared = [seat for index in range(3) for seat in main.of_process(index, 3)]
+    assert sorted(shared, key=lambda seat: seat.number) == list(main.seats)
+
+
+def test_kinds_have_exactly_the_mix() -> None:
+    assert Counter(kind.type for kind in kinds((90, 5, 5))) == {"TEXT": 18 * 49, "JOIN": 49, "LEAVE": 49}
+    assert Counter(kind.type for kind in kinds((1, 0, 0))) == {"TEXT": 49}
+
+
+def test_there_are_as_many_phrases_as_the_reference_has() -> None:
+    assert len(set(PHRASES)) == 49
+
+
+def test_every_message_is_what_the_server_accepts_and_names_itself() -> None:
+    table = kinds((1, 1, 1))
+    written = MessageWriter(1, "k3f9a1", 17, table).write(40, list(range(1000, 1500)), _NOW)
+    users = set()
+    for index, payload in enumerate(written):
+        message = decode(payload)
+        text, _, tag = message.message.rpartition(" ~")
+        run, connection, number, user, kind, at_us = tag.split(".")
+        assert (run, connection, int(number), int(at_us)) == ("k3f9a1", "17", 40 + index, 1000 + index)
+        assert message.userId == user
+        assert message.username == f"user{user}"
+        assert (text, message.messageType) == table[int(kind)]
+        users.add(user)
+    assert len(users) > 490, "each message has another user"
+
+
+def test_messages_are_about_as_long_as_the_references() -> None:
+    written = MessageWriter(1, "k3f9a1", 17, kinds((90, 5, 5))).write(0, [81234567890] * 1000, _NOW)
+    assert 170 < sum(map(len, written)) / 1000 < 210
+
+
+def test_a_schedule_hands_out_each_message_once_when_it_is_due() -> None:
+    schedule = Schedule(start_us=1_000_000, rate=100, messages=4)
+    assert schedule.due(999_999) == []
+    assert schedule.due(1_000_000) == [1_000_000]
+    assert schedule.due(1_009_999) == []
+    assert schedule.due(1_010_000) == [1_010_000]
+    assert schedule.issued == 2
+
+
+def test_a_late_schedule_keeps_the_times_at_which_messages_were_due() -> None:
+    schedule = Schedule(start_us=0, rate=100, messages=4)
+    assert schedule.due(5_000_000) == [0, 10_000, 20_000, 30_000]
+    assert schedule.due(6_000_000) == []
