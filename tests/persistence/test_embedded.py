@@ -22,7 +22,7 @@ import pytest
 
 from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.embedded import EmbeddedPostgres
-from chatflow.persistence.unprivileged import account_for
+from chatflow.persistence.unprivileged import Account, account_for, let_read
 from tests.support.postgres import execute
 from tests.support.threads import run_together
 
@@ -418,6 +418,17 @@ class TestAsRoot:
         private.mkdir(mode=0o700)
         with running(private / "data"):
             assert permissions(private) == 0o701
+
+    def test_binaries_installed_under_a_strict_umask_are_opened_for_reading(self, tmp_path: Path) -> None:
+        with umask(0o077):
+            library, binary = tmp_path / "install" / "lib" / "library", tmp_path / "install" / "bin" / "postgres"
+            for file in (library, binary):
+                file.parent.mkdir(parents=True)
+                file.touch()
+            binary.chmod(0o700)
+        let_read(Account(12345, 23456), tmp_path / "install")
+        assert permissions(library) == 0o604
+        assert permissions(binary) == permissions(binary.parent) == permissions(tmp_path / "install") == 0o705
 
     def test_a_cluster_is_served_under_its_owner(self, tmp_path: Path) -> None:
         os.chown(tmp_path, 12345, 23456)

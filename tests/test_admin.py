@@ -1,0 +1,98 @@
+"""``chatflow-admin``: exit statuses, one line for what went wrong, and `migrate`."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatflow import admin
+from chatflow.persistence.migrations import load_migrations
+from tests.support.postgres import execute
+
+NAMES = [migration.name for migration in load_migrations()]
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHATFLOW_DATABASE", raising=False)
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a wrong command line is told on standard error."""
+    with pytest.raises(SystemExit) as caught:
+        admin.main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize("arguments", [["--help"], ["migrate", "--help"]])
+    def test_help_tells_the_exit_statuses(self, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            admin.main(arguments)
+        assert caught.value.code == 0
+        assert "exit status:" in capsys.readouterr().out
+
+    def test_a_command_is_needed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "COMMAND" in usage_error(capsys)
+
+    def test_a_database_is_needed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--database" in usage_error(capsys, "migrate")
+
+    @pytest.mark.parametrize("text", ["embedded", "mysql://host/db", "postgresql://user:secr#t@host/db", ""])
+    def test_only_a_url_of_postgresql_is_a_database(self, capsys: pytest.CaptureFixture[str], text: str) -> None:
+        assert "must be a URL such as postgresql://" in (error := usage_error(capsys, "migrate", "--database", text))
+        assert "secr" not in error
+
+    def test_so_it_is_in_the_environment(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CHATFLOW_DATABASE", "embedded")
+        assert "must be a URL such as postgresql://" in usage_error(capsys, "migrate")
+
+
+class TestMigrate:
+    def test_it_applies_what_is_missing_and_says_so(
+        self, empty_database_url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert admin.main(["migrate", "--database", empty_database_url]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            *(f"applied {name}" for name in NAMES),
+            f"the database has schema version {len(NAMES)}",
+        ]
+        assert execute(empty_database_url, "SELECT name FROM schema_version ORDER BY version") == [(n,) for n in NAMES]
+
+    def test_a_current_database_needs_nothing(self, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert admin.main(["migrate", "--database", database_url]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            "nothing to apply",
+            f"the database has schema version {len(NAMES)}",
+        ]
+
+    def test_a_dry_run_changes_nothing(self, empty_database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert admin.main(["migrate", "--dry-run", "--database", empty_database_url]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            *(f"would apply {name}" for name in NAMES),
+            "the database has schema version 0",
+        ]
+        assert execute(empty_database_url, "SELECT to_regclass('schema_version')") == [(None,)]
+
+    def test_the_environment_names_the_database(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CHATFLOW_DATABASE", database_url)
+        assert admin.main(["migrate"]) == 0
+
+    def test_a_refusal_is_one_line_and_status_1(self, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        execute(database_url, "UPDATE schema_version SET checksum = 'other' WHERE version = 1")
+        assert admin.main(["migrate", "--database", database_url]) == 1
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("chatflow-admin: 0001_")
+        assert output.err.count("\n") == 1
+
+    def test_a_database_that_does_not_answer_is_one_line_without_its_password(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: object
+    ) -> None:
+        assert admin.main(["migrate", "--database", f"postgresql://ann:secret@/x?host={tmp_path}"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("chatflow-admin: cannot connect to the database: ")
+        assert error.count("\n") == 1
+        assert "secret" not in error
