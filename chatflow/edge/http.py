@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 import msgspec
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
+from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request as SiteRequest
 from twisted.web.server import Site
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.edge.connections import ChatFactory
 from chatflow.rooms.messages import parse_room
@@ -101,7 +103,10 @@ class ChatResource(Resource):
         if text in self._allowed_origins:
             return True
         host = (request.getHeader(b"host") or b"").decode("latin-1").lower()
-        return bool(host) and urlsplit(text).netloc == host
+        try:
+            return bool(host) and urlsplit(text).netloc == host
+        except ValueError:  # such as http://[
+            return False
 
 
 class Status:
@@ -163,13 +168,18 @@ def routes(status: Status) -> Klein:
     def database_metrics(request: Any) -> bytes:
         return json_response(request, 200, status.database_metrics())
 
-    @app.route("/", branch=True)
-    def not_found(request: Any) -> bytes:
-        return json_response(
-            request, 404, {"status": "ERROR", "code": "not_found", "errorMessage": "there is nothing here: see /"}
-        )
+    @app.handle_errors(HTTPException)
+    def no_route(request: Any, failure: Failure) -> bytes:
+        error = failure.value
+        if isinstance(error, MethodNotAllowed):
+            headers = [(b"allow", ", ".join(sorted(error.valid_methods or ())).encode())]
+            return _Error(405, "method_not_allowed", "this is for GET and HEAD", headers).render(request)
+        return _NOT_FOUND.render(request)
 
     return app
+
+
+_NOT_FOUND = _Error(404, "not_found", "there is nothing here: see /")
 
 
 class _Root(Resource):
@@ -183,6 +193,12 @@ class _Root(Resource):
     def getChild(self, path: bytes, request: Any) -> Resource:
         # Klein reads the whole path: give back the part that was taken off it.
         request.postpath.insert(0, request.prepath.pop())
+        # Klein fails, with a traceback in the log, on a path that is not UTF-8 and on a host name that cannot be one.
+        try:
+            b"/".join(request.postpath).decode()
+        except UnicodeDecodeError:
+            return _NOT_FOUND
+        request.requestHeaders.setRawHeaders(b"host", [b"localhost"])  # no route asks for it
         return self._app
 
 
