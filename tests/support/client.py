@@ -272,4 +272,4 @@ def handshake(port: int, path: str = "/chat/1", headers: Mapping[str, str | None
         **(headers or {}),
     }
     text = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value is not None)
-    return f"GET {path} HTTP/1.1\r\n{text}\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\n{text}\r\n".encode("latin-1")

@@ -2,8 +2,7 @@
 
 ::
 
-    with Daemon("--rooms", "3", database=url) as daemon:
-        daemon.start()
+    with running_daemon("--rooms", "3", database=url) as daemon:
         ... daemon.chat_url(1), daemon.get("/health") ...
         assert daemon.stop() == 0
 """
@@ -18,7 +17,7 @@ import signal
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +174,15 @@ class Daemon:
         if found:
             self.port = int(found[1])
         return found is not None
+
+
+@contextlib.contextmanager
+def running_daemon(
+    *options: str, database: str = "embedded", environment: Mapping[str, str] | None = None
+) -> Iterator[Daemon]:
+    """A :class:`Daemon` that is ready."""
+    with Daemon(*options, database=database, environment=environment) as daemon:
+        yield daemon.start()
 
 
 def clean_environment() -> dict[str, str]:

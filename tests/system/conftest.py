@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, running_daemon
 from tests.support.postgres import fresh_database
 
 
@@ -23,5 +23,5 @@ def daemon(request: pytest.FixtureRequest, module_database_url: str) -> Iterator
 
     The module may say ``DAEMON_OPTIONS``.
     """
-    with Daemon(*getattr(request.module, "DAEMON_OPTIONS", ()), database=module_database_url) as daemon:
-        yield daemon.start()
+    with running_daemon(*getattr(request.module, "DAEMON_OPTIONS", ()), database=module_database_url) as daemon:
+        yield daemon
