@@ -80,6 +80,8 @@ class ChatProtocol(WebSocketServerProtocol):
         factory.opened(self)
         self._joined = True
         factory.hub.join(self._room, self)
+        # Twisted's HTTP channel had registered itself, and Autobahn's resource leaves it so.
+        self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         self._forget_handshake()
 
