@@ -76,11 +76,12 @@ class TestSize:
 
     @pytest.mark.parametrize("alphabet", ALPHABETS.values(), ids=ALPHABETS)
     @pytest.mark.parametrize("characters", [1, 40, MAX_TEXT_CHARACTERS])
-    def test_the_longest_fields_are_within_the_bound(self, alphabet: str, characters: int) -> None:
+    @pytest.mark.parametrize("own_id", [False, True])
+    def test_the_longest_fields_are_within_the_bound(self, alphabet: str, characters: int, own_id: bool) -> None:
         choose = random.Random(1)
         message = make_message(
             "".join(choose.choices(alphabet, k=characters)),
-            client_message_id="".join(choose.choices(alphabet, k=64)),
+            client_message_id="".join(choose.choices(alphabet, k=64)) if own_id else None,
             **_LONGEST,
         )
         one, two = make_envelope(messages=(message,)), make_envelope(messages=(message, message))
@@ -106,7 +107,11 @@ class TestSize:
         assert len(body) <= MAX_BODY_BYTES
         assert len(decode(body).messages) > 4
 
-    def test_so_does_one_of_bytes_that_do_not_compress_at_all(self) -> None:
+    def test_plain_text_takes_much_less(self) -> None:
+        body = encode(full_envelope(lambda: make_message("The quick brown fox jumps over the lazy dog")))
+        assert len(body) < MAX_BODY_BYTES / 4
+
+    def test_bytes_that_do_not_compress_at_all_fit_too_that_do_not_compress_at_all(self) -> None:
         # No text of JSON is as bad as this.
         content = random.Random(1).randbytes(MAX_CONTENT_BYTES + 300)
         assert len(base64.urlsafe_b64encode(zlib.compress(content, 1))) <= MAX_BODY_BYTES
@@ -165,9 +170,12 @@ class TestBadBodies:
         with pytest.raises(BadEnvelope):
             decode(body)
 
-    def test_a_nest_of_brackets_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        "before", [b"", json.dumps(GOOD).encode()[:-1] + b","], ids=["alone", "beside an envelope"]
+    )
+    def test_a_nest_of_brackets_is_refused(self, before: bytes) -> None:
         with pytest.raises(BadEnvelope):
-            decode(base64.urlsafe_b64encode(zlib.compress(b"[" * 90_000)).decode())
+            decode(base64.urlsafe_b64encode(zlib.compress(before + b"[" * 90_000)).decode())
 
     def test_the_pattern_of_these_tests_is_an_envelope(self) -> None:
         assert decode(pack(GOOD)).messages == (Message(*GOOD_MESSAGE),)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatflow.rooms.identifiers import uuid7
@@ -14,6 +14,7 @@ _BITS = st.integers(0, 2**74 - 1)
 
 
 @given(_TIMES, _BITS)
+@example(2**48 - 1, 2**74 - 1)
 def test_an_identifier_is_a_uuid_of_version_7_that_holds_time_and_random_bits(milliseconds: int, bits: int) -> None:
     text = uuid7(milliseconds, bits)
     parsed = uuid.UUID(text)

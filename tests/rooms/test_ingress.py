@@ -248,6 +248,16 @@ class TestBatching:
         assert len(rig.queue.envelopes) == 1 + published_before
         assert len(rig.queue.envelopes[-1].messages) > 50
 
+    def test_after_a_full_envelope_it_gathers_again(self, rig: Rig) -> None:
+        rig.queue.gather_seconds = 60.0
+        rig.accept(*["x" * 500] * 100)
+        rig.turn()
+        rig.queue.settle()
+        rig.turn(59.0)
+        assert len(rig.queue.envelopes) == 1
+        rig.turn(1.0)
+        assert sum(len(envelope.messages) for envelope in rig.queue.envelopes) == 100
+
 
 class TestAnswers:
     def test_a_message_is_acknowledged_when_it_is_durable_and_not_before(self, rig: Rig) -> None:
