@@ -63,7 +63,7 @@ class Hub:
         self._room(room).members[member] = None
 
     def leave(self, room: int, member: IMember) -> None:
-        """Nothing more for ``member``. Leaving twice is harmless."""
+        """Nothing for ``member`` after the delivery under way, if any. Leaving twice is harmless."""
         self._room(room).members.pop(member, None)
 
     def members(self) -> dict[int, int]:
