@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -65,3 +65,16 @@ class IFanout(Interface):
 
         Fires when handed over; does not fail.
         """
+
+
+class Calls(Protocol):
+    """Calls to AWS for coroutines that serve daemon and commands alike. :class:`chatflow.broker.aws.Aws` is one."""
+
+    async def sqs(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """A call to SQS.
+
+        :raises chatflow.broker.aws.AwsError: it failed.
+        """
+
+    async def sns(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """A call to SNS. Raises like :meth:`sqs`."""

@@ -50,9 +50,19 @@ class Names:
         return f"{self.prefix}-fanout-{server_id}-{start}.fifo"
 
     @property
+    def fanout_prefix(self) -> str:
+        """What the name of every fan-out queue begins with."""
+        return f"{self.prefix}-fanout-"
+
+    @property
     def dead_letters(self) -> str:
         """The queue of envelopes that the database refused."""
         return f"{self.prefix}-db-dlq.fifo"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """On every queue and topic: a name alone does not prove that something is ours."""
+        return {"project": "chatflow", "prefix": self.prefix}
 
 
 def account_and_name(queue_url: str) -> tuple[str, str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
+import psycopg2
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database
+from chatflow.rooms import envelope as envelopes
+from chatflow.rooms.deadletters import DeadLetter, shorten
 from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IDeadLetters
+from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
 
 _KEEP = """
 INSERT INTO dead_letters AS known
@@ -20,10 +24,21 @@ ON CONFLICT (envelope_id) DO UPDATE SET
        reason = excluded.reason, attempts = known.attempts + 1, last_failed_at = excluded.last_failed_at
 """
 
+_READ = """
+SELECT payload, room_id, envelope_id::text, reason, attempts,
+       to_char(first_failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+       to_char(last_failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+FROM dead_letters ORDER BY id
+"""
+
+_REPLACE = "UPDATE dead_letters SET reason = %s, attempts = %s, last_failed_at = %s WHERE envelope_id = %s"
+
+_REMOVE = "DELETE FROM dead_letters WHERE envelope_id = ANY(%s::uuid[])"
+
 
 @implementer(IDeadLetters)
 class DeadLetterTable:
-    """The table ``dead_letters``."""
+    """The table ``dead_letters``, as the daemon writes it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,6 +49,40 @@ class DeadLetterTable:
 
 
 def keep_in_thread(cursor: Any, envelope: Envelope, reason: str) -> None:
-    """Add the envelope, or count another attempt. The payload is its JSON, in which NUL is written as an escape."""
-    payload = msgspec.json.encode(envelope).decode()
-    cursor.execute(_KEEP, (envelope.room, envelope.envelope_id, payload, reason))
+    """Add the envelope, or count another attempt."""
+    cursor.execute(_KEEP, (envelope.room, envelope.envelope_id, envelopes.encode(envelope), shorten(reason)))
+
+
+@implementer(IDeadLetterBox)
+class DeadLetterRows:
+    """The same table for commands. Each call is a transaction. Nothing is held: readers do not hinder each other.
+
+    :param connection: of psycopg2, not in a transaction.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def read(self) -> list[DeadLetter]:
+        """See :class:`IDeadLetterBox`."""
+        return [DeadLetter(*row) for row in self._execute(_READ)]
+
+    def replace(self, letter: DeadLetter, replacement: DeadLetter) -> None:
+        """See :class:`IDeadLetterBox`."""
+        new = replacement
+        self._execute(_REPLACE, (new.reason, new.attempts, new.last_failed_at, letter.envelope_id))
+
+    def remove(self, letters: Sequence[DeadLetter]) -> None:
+        """See :class:`IDeadLetterBox`."""
+        self._execute(_REMOVE, ([letter.envelope_id for letter in letters],))
+
+    def release(self) -> None:
+        """See :class:`IDeadLetterBox`."""
+
+    def _execute(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._connection, self._connection.cursor() as cursor:
+                cursor.execute(sql, arguments)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.Error as error:
+            raise Unavailable(f"the dead letters' table: {' '.join(str(error).split())}") from error

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 from chatflow.errors import NotStored, Refused
+from chatflow.rooms.deadletters import DeadLetter
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import ClientMessage, Message, StoredMessage
 
@@ -102,6 +103,25 @@ class IDeadLetters(Interface):
         Tried again without end: it is the last resort. Fails with :class:`chatflow.errors.Unavailable` only when
         what it needs has been stopped; the envelope is then delivered again, to somebody else.
         """
+
+
+class IDeadLetterBox(Interface):
+    """What commands do with the dead letters. Blocks. One at a time: others may not see what this one has read.
+
+    Every method raises :class:`chatflow.errors.Unavailable` when the place of the letters does not answer.
+    """
+
+    def read() -> list[DeadLetter]:
+        """Every letter, the oldest first, each ``id`` once. They are held for this reader for some minutes."""
+
+    def replace(letter: DeadLetter, replacement: DeadLetter) -> None:
+        """Put another one with the same ``id`` in the place of one that was read."""
+
+    def remove(letters: Sequence[DeadLetter]) -> None:
+        """Delete some that were read."""
+
+    def release() -> None:
+        """Hold nothing any more."""
 
 
 class IHistory(Interface):

@@ -1,0 +1,180 @@
+"""The dead letters of a cluster, in an SQS FIFO queue: kept by the daemons, read by commands.
+
+Each envelope is a message group of its own. Were it the room, at most ten letters of a room could be read at a time,
+since a group gives no more before those are deleted. The order that counts is restored by whoever reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from chatflow.broker.aws import Aws, AwsError
+from chatflow.broker.calls import call, queue_url
+from chatflow.broker.names import Names
+from chatflow.errors import StartupError, Unavailable
+from chatflow.lifecycle import Backoff
+from chatflow.rooms import deadletters as letters
+from chatflow.rooms.deadletters import DeadLetter
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
+
+_MAX_ENTRIES = 10
+#: How long a reader keeps letters from others, should it die.
+HOLD_SECONDS = 300
+#: A long poll asks all of SQS's servers; without any wait, a few that may know of no letter.
+_WAIT_SECONDS = 1
+
+
+@implementer(IDeadLetters)
+class SqsDeadLetters:
+    """Keeps dead letters. Runs on the reactor thread; calls run in the threads of ``aws``.
+
+    :param backoff: makes the pauses between the tries for one letter.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        aws: Aws,
+        names: Names,
+        backoff: Callable[[], Backoff] = lambda: Backoff(first_seconds=0.2, cap_seconds=10.0),
+    ) -> None:
+        self._clock = clock
+        self._aws = aws
+        self._name = names.dead_letters
+        self._backoff = backoff
+        self._url = ""
+        self.kept = 0
+
+    def start(self) -> None:
+        """Find the queue. Blocks.
+
+        :raises StartupError: it is missing, or AWS does not answer.
+        """
+        self._url = find_queue(self._aws.clients.sqs_control, self._name)
+
+    def keep(self, envelope: Envelope, reason: str) -> Deferred[None]:
+        """See :class:`IDeadLetters`. The same envelope within five minutes is one letter."""
+        return Deferred.fromCoroutine(self._send(letters.of_envelope(envelope, reason, self._clock.seconds())))
+
+    def keep_body(self, body: str, reason: str) -> Deferred[None]:
+        """The same for a body that is no envelope."""
+        return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._clock.seconds())))
+
+    async def _send(self, letter: DeadLetter) -> None:
+        backoff = self._backoff()
+        while True:
+            try:
+                await self._aws.sqs("send_message", **_message(self._url, letter))
+            except AwsError as error:
+                self._log.error("dead letter {id} is not kept yet: {reason}", id=letter.id, reason=str(error))
+            else:
+                self.kept += 1
+                return
+            await deferLater(self._clock, backoff.next_delay_seconds())
+
+
+@implementer(IDeadLetterBox)
+class SqsDeadLetterBox:
+    """The same queue for commands.
+
+    :param client: for SQS.
+    :param url: of the queue.
+    """
+
+    def __init__(self, client: Any, url: str) -> None:
+        self._client = client
+        self._url = url
+        self._receipts: dict[str, list[str]] = {}
+
+    def read(self) -> list[DeadLetter]:
+        """See :class:`IDeadLetterBox`. Letters that another command holds just now are not among them."""
+        found: dict[str, DeadLetter] = {}
+        order: dict[str, int] = {}
+        while received := self._receive():
+            for message in received:
+                sent_ms = int(message["Attributes"]["SentTimestamp"])
+                letter = letters.decode(message["Body"], sent_ms / 1000)
+                self._receipts.setdefault(letter.id, []).append(message["ReceiptHandle"])
+                # Two of one envelope: it was refused twice, more than five minutes apart, or a replacement was sent
+                # and its command died before it deleted what it replaced.
+                known = found.get(letter.id)
+                if known is None or known.attempts < letter.attempts:
+                    found[letter.id] = letter
+                order[letter.id] = min(sent_ms, order.get(letter.id, sent_ms))
+        return sorted(found.values(), key=lambda letter: (letter.first_failed_at, order[letter.id]))
+
+    def replace(self, letter: DeadLetter, replacement: DeadLetter) -> None:
+        """See :class:`IDeadLetterBox`. Sent first and deleted then, so that a crash between leaves two, not none."""
+        call(self._client, "send_message", **_message(self._url, replacement))
+        self.remove([letter])
+
+    def remove(self, letters: Sequence[DeadLetter]) -> None:
+        """See :class:`IDeadLetterBox`.
+
+        :raises Unavailable: it was held for longer than :data:`HOLD_SECONDS`, and is in the queue still.
+        """
+        receipts = [receipt for letter in letters for receipt in self._receipts.pop(letter.id, ())]
+        self._each(receipts, "delete_message_batch", {})
+
+    def release(self) -> None:
+        """See :class:`IDeadLetterBox`."""
+        receipts = [receipt for each in self._receipts.values() for receipt in each]
+        self._receipts.clear()
+        self._each(receipts, "change_message_visibility_batch", {"VisibilityTimeout": 0})
+
+    def _receive(self) -> Sequence[dict[str, Any]]:
+        response = call(
+            self._client,
+            "receive_message",
+            QueueUrl=self._url,
+            MaxNumberOfMessages=_MAX_ENTRIES,
+            VisibilityTimeout=HOLD_SECONDS,
+            WaitTimeSeconds=_WAIT_SECONDS,
+            AttributeNames=["SentTimestamp"],
+        )
+        messages: Sequence[dict[str, Any]] = response.get("Messages", ())
+        return messages
+
+    def _each(self, receipts: Sequence[str], operation: str, more: dict[str, Any]) -> None:
+        failed = []
+        for begin in range(0, len(receipts), _MAX_ENTRIES):
+            part = receipts[begin : begin + _MAX_ENTRIES]
+            entries = [{"Id": str(i), "ReceiptHandle": receipt, **more} for i, receipt in enumerate(part)]
+            failed += call(self._client, operation, QueueUrl=self._url, Entries=entries).get("Failed", ())
+        if failed:
+            raise Unavailable(f"{operation} failed for {len(failed)} dead letters: {failed[0].get('Message')}")
+
+
+def find_queue(client: Any, name: str) -> str:
+    """The URL of the dead letter queue. Blocks.
+
+    :raises StartupError: there is none, or AWS does not answer.
+    """
+    try:
+        url = queue_url(client, name)
+    except AwsError as error:
+        raise StartupError(f"cannot find queue {name}: {error}") from error
+    if url is None:
+        raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`")
+    return url
+
+
+def _message(url: str, letter: DeadLetter) -> dict[str, str]:
+    return {
+        "QueueUrl": url,
+        "MessageBody": letters.encode(letter),
+        "MessageGroupId": letter.id,
+        # SQS drops what has the same within five minutes; a replacement must not be dropped.
+        "MessageDeduplicationId": f"{letter.id}-{letter.attempts}",
+    }
