@@ -27,7 +27,11 @@ _TIMESTAMP = b"2026-11-23T10:30:00.123456Z"
 
 
 class NullServer(ServerFactory):
-    """:ivar members: the connections of each room. :param linger_seconds: how long answers are gathered."""
+    """:param linger_seconds: how long answers are gathered.
+
+    :ivar members: the connections of each room.
+    :ivar received: how many messages came so far; within :meth:`ack` and :meth:`broadcast`, the number of theirs.
+    """
 
     noisy = False
 
@@ -35,6 +39,7 @@ class NullServer(ServerFactory):
         self.members: dict[str, list[NullConnection]] = defaultdict(list)
         self.seqs: dict[str, int] = defaultdict(int)
         self.received = 0
+        self.connections: set[NullConnection] = set()
         self._reactor = reactor
         self._linger_seconds = linger_seconds
         self._to_broadcast: dict[str, list[bytes]] = {}
@@ -46,6 +51,13 @@ class NullServer(ServerFactory):
         connection = NullConnection()
         connection.factory = self
         return connection
+
+    def response(self, accept: bytes) -> bytes:
+        """The answer to a handshake. :param accept: what proves that its key was read."""
+        return (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
+        )
 
     def take(self, sender: NullConnection, messages: list[bytes]) -> None:
         """Messages came, as JSON objects: to be acknowledged and broadcast with the others of this moment."""
@@ -99,6 +111,7 @@ class NullConnection(Protocol):
         self._rest = b""
 
     def connectionMade(self) -> None:
+        self.factory.connections.add(self)
         self.transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -117,16 +130,10 @@ class NullConnection(Protocol):
         request, *lines = head.decode("ascii").split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines)
         digest = hashlib.sha1(headers["Sec-WebSocket-Key"].encode() + _GUID).digest()
-        self.transport.write(self.response(base64.b64encode(digest)))
+        self.transport.write(self.factory.response(base64.b64encode(digest)))
         self.room = request.split()[1].rpartition("/")[2]
         self.factory.members[self.room].append(self)
         return True
-
-    def response(self, accept: bytes) -> bytes:
-        return (
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
-        )
 
     def _take_frames(self) -> list[bytes]:
         data, at, messages = self._rest, 0, []
@@ -152,6 +159,7 @@ class NullConnection(Protocol):
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.factory.connections.discard(self)
         if self.room:
             self.factory.members[self.room].remove(self)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults, succeed
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -122,7 +123,7 @@ class Crew:
             await connection.opened.addTimeout(self._settings.timeout_seconds, self._reactor)
         except Exception as error:
             connection.abort()
-            why = "no answer to the handshake" if isinstance(error, TimeoutError) else str(error) or repr(error)
+            why = "no answer to the handshake" if isinstance(error, TookTooLong) else str(error) or repr(error)
             raise CannotOpen(f"cannot connect to {seat.url}, room {seat.room}: {why}") from error
 
     def _endpoint(self, address: wire.Address) -> IStreamClientEndpoint:

@@ -140,6 +140,7 @@ class RoomLog:
             self._judge(frame, text, words, sent_us)
         else:
             self.foreign += 1
+            self.stray += frame.roomId != self._room
         return sent_us
 
     def _sight_elsewhere(self, seq: int, print_: int) -> None:

@@ -41,7 +41,7 @@ def test_a_refused_handshake_fails_and_closes_the_connection() -> None:
     connection.opened.addErrback(lambda failure: complaints.append(failure.getErrorMessage()))
     connection.dataReceived(b"HTTP/1.1 404 Not Found\r\n\r\n")
     assert complaints == ["the server answered 'HTTP/1.1 404 Not Found' to the handshake"]
-    assert connection.transport.aborting
+    assert connection.closed.called
     assert room.counts.lost == 0
 
 
@@ -179,7 +179,7 @@ def test_a_frame_that_no_server_may_send_loses_the_connection(sent: bytes) -> No
     room = Room(3)
     room.connections[0].dataReceived(sent)
     assert room.connections[0].lost
-    assert room.connections[0].transport.aborting
+    assert room.connections[0].closed.called
     assert (room.counts.lost, room.counts.owed) == (1, 0)
 
 

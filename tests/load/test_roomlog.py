@@ -163,6 +163,12 @@ def test_a_message_of_a_connection_to_another_room_or_phase_is_stray() -> None:
     assert room.log.stray == 1
 
 
+def test_a_message_of_others_in_another_room_is_stray() -> None:
+    room = Room(0)
+    room.connections[0].dataReceived(broadcast(1, 1, b'{"userId":"1","message":"hi"}', roomId="8"))
+    assert room.log.stray == 1
+
+
 def test_the_same_message_under_two_seqs_is_repeated() -> None:
     room, messages = _sent(1)
     room.connections[0].dataReceived(broadcast(1, 1, messages[0]) + broadcast(2, 2, messages[0]))
