@@ -88,8 +88,9 @@ class TopService(OrderedServices):
             super().startService()
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        # The reactor leaves a SIGINT handler in place, but puts its own for SIGTERM when it begins to run.
-        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._on_signal)
+        # The reactor leaves our SIGINT handler in place, but sets its own for SIGTERM when it begins to run. It must be
+        # this one from the first moment on: to replace it afterwards leaves a gap that signals have been seen to hit.
+        self._reactor.sigTerm = self._on_signal
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._end_on_signal, signal.Signals(number).name)

@@ -8,7 +8,7 @@ from threading import Thread
 from typing import ParamSpec, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
@@ -47,6 +47,8 @@ class NamedThreadPool(Service):
 
     def stopService(self) -> Deferred[None]:
         """Take no more calls. Fires when those made before are done and the threads are gone."""
+        if not self.running:
+            return succeed(None)
         super().stopService()
         joined: Deferred[None] = Deferred()
         # ThreadPool.stop joins its threads, which takes as long as they do: not on the reactor's thread.
