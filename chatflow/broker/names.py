@@ -45,6 +45,11 @@ class Names:
         """The SNS FIFO topic of the fan-out."""
         return f"{self.prefix}-fanout.fifo"
 
+    def topic_arn(self, queue_arn: str) -> str:
+        """The topic's ARN, from that of any of the queues: partition, region and account are the same."""
+        partition, _, region, account = queue_arn.split(":")[1:5]
+        return f"arn:{partition}:sns:{region}:{account}:{self.topic}"
+
     def fanout_queue(self, server_id: str, start: str) -> str:
         """The fan-out queue of one instance's one start: a deleted name stays unusable for a minute."""
         return f"{self.prefix}-fanout-{server_id}-{start}.fifo"

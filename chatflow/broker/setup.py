@@ -76,8 +76,7 @@ def _attributes(sqs: Any, url: str) -> dict[str, str]:
 
 
 def _make_topic(sns: Any, queue_arn: str, names: Names, say: Say) -> None:
-    partition, _, region, account = queue_arn.split(":")[1:5]
-    arn = f"arn:{partition}:sns:{region}:{account}:{names.topic}"
+    arn = names.topic_arn(queue_arn)
     tags = [{"Key": key, "Value": value} for key, value in names.tags.items()]
     try:
         present = call(sns, "get_topic_attributes", TopicArn=arn)["Attributes"]

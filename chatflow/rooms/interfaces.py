@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from attrs import frozen
@@ -135,3 +135,44 @@ class IHistory(Interface):
 
     def heads() -> Deferred[Mapping[int, int]]:
         """The last seq of every room that has one. Fails like ``after``."""
+
+
+@frozen
+class InstanceStart:
+    """One start of an instance, with what it must have removed once it is dead.
+
+    :ivar start: tells the starts of one server apart; a new one for each new fan-out queue.
+    :ivar fanout_queue: the name of its queue.
+    """
+
+    server_id: str
+    start: str
+    fanout_queue: str
+
+
+class IInstanceTable(Interface):
+    """Which instances of the cluster live. All times are the database's own, so that nobody's clock matters.
+
+    What is awaited fails with :class:`chatflow.errors.Unavailable` when the database does not answer.
+    """
+
+    def register(instance: InstanceStart) -> Awaitable[None]:
+        """Call it before the queue is made, so that none is ever unknown."""
+
+    def heartbeat(instance: InstanceStart) -> Awaitable[bool]:
+        """It lives. False when it was taken for dead: its queue is being removed, or was."""
+
+    def leave(instance: InstanceStart) -> Awaitable[None]:
+        """It has removed its queue itself."""
+
+    def dead(silent_seconds: float) -> Awaitable[Sequence[InstanceStart]]:
+        """Those whose last heartbeat is older."""
+
+    def claim_dead(silent_seconds: float) -> Awaitable[Sequence[InstanceStart]]:
+        """The same for one caller at a time: nobody else is given them for some minutes, nor are they alive again."""
+
+    def forget(instance: InstanceStart) -> Awaitable[None]:
+        """What a claimed one left behind is removed."""
+
+    def fanout_queues() -> Awaitable[Collection[str]]:
+        """The names of all queues that have an entry, dead or alive."""
