@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -115,6 +116,24 @@ class ChatClient:
                 missing.discard("broadcast")
             else:
                 frames.append(frame)
+        return frames
+
+    def talk(self, texts: Iterable[str], window: int = 50) -> list[Frame]:
+        """Send all, never more than ``window`` unanswered: every frame up to the last answer."""
+        waiting = iter(texts)
+        frames: list[Frame] = []
+        unanswered = 0
+        for text in itertools.islice(waiting, window):
+            self.send(text)
+            unanswered += 1
+        while unanswered:
+            frames.append(self.receive())
+            if kind(frames[-1]) == "broadcast":
+                continue
+            unanswered -= 1
+            for text in itertools.islice(waiting, 1):
+                self.send(text)
+                unanswered += 1
         return frames
 
     def wait_closed(self) -> int | None:

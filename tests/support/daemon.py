@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg2
 
 from tests.support.http import Answer, request
 from tests.support.postgres import execute
@@ -149,6 +150,13 @@ class Daemon:
         """A figure of ``/metrics``."""
         return self.get("/metrics").json()[section][name]
 
+    def counter(self, name: str) -> float:
+        """A figure without labels of ``/metrics`` as Prometheus text."""
+        text = self.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        assert found, f"no {name} in {text}"
+        return float(found[1])
+
     @property
     def database_url(self) -> str:
         """Where its messages are."""
@@ -159,6 +167,14 @@ class Daemon:
     def sql(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement on its database."""
         return execute(self.database_url, statement, arguments)
+
+    @contextlib.contextmanager
+    def held_database(self) -> Iterator[None]:
+        """Within the block nothing can be committed, as if PostgreSQL hung; for less than its lock timeout of 10 s."""
+        with contextlib.closing(psycopg2.connect(self.database_url)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE rooms IN ACCESS EXCLUSIVE MODE")
+            yield
 
     def processes(self) -> list[psutil.Process]:
         """The daemon, its PostgreSQL and whatever else works in the directory."""

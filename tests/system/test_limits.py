@@ -1,0 +1,152 @@
+"""What is too much, or too slow: each limit has its outcome, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from threading import Thread
+
+import psutil
+import pytest
+
+from tests.support.client import CLOSE, PING, PONG, TEXT, ChatClient, Frame, RawClient, client_frame, kind
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.waiting import eventually
+
+_LARGE = "\N{PARTY POPPER}" * 500  # 2 KB
+
+
+def seqs(frames: list[Frame]) -> list[int]:
+    """Of the broadcasts among them."""
+    return [frame["seq"] for frame in frames if kind(frame) == "broadcast"]
+
+
+def test_slow_readers_are_closed_with_1013_while_memory_is_bounded_and_others_do_not_notice(
+    module_database_url: str,
+) -> None:
+    total = 6000  # 12 MB: more than the system's own buffers (4 MB on Linux) and what is allowed here together
+    with (
+        running_daemon("--max-client-buffer-bytes", "100000", database=module_database_url) as daemon,
+        ExitStack() as stack,
+    ):
+        talker = stack.enter_context(ChatClient(daemon.chat_url(1)))
+        talker.talk([_LARGE] * 500)
+        process = psutil.Process(daemon.process.pid)
+        before_bytes = process.memory_info().rss
+
+        listener = stack.enter_context(ChatClient(daemon.chat_url(1)))
+        slow = [stack.enter_context(RawClient(daemon.port, "/chat/1", receive_buffer_bytes=4096)) for _ in range(5)]
+        heard = seqs(talker.talk([_LARGE] * total))
+        assert process.memory_info().rss - before_bytes < 6_000_000
+        assert daemon.counter("chatflow_slow_clients_closed_total") == len(slow)
+        assert heard == list(range(heard[0], heard[0] + total))
+        assert [listener.receive()["seq"] for _ in range(total)] == heard
+
+        received = []
+        while (frame := slow[0].receive()).opcode != CLOSE:
+            received.append(json.loads(frame.payload)["seq"])
+        assert frame.close_code == 1013
+        assert received == heard[: len(received)], "what it got until then has no hole"
+
+
+class TestOverload:
+    """The database hangs: what is accepted then is bounded, what is beyond is refused or not read."""
+
+    def test_beyond_max_pending_messages_each_is_refused_and_those_before_are_stored(
+        self, module_database_url: str
+    ) -> None:
+        options = ("--max-pending-messages", "10", "--max-pending-per-connection", "10", "--batch-size", "10")
+        with (
+            running_daemon(*options, database=module_database_url) as daemon,
+            ChatClient(daemon.chat_url(1)) as first,
+            ChatClient(daemon.chat_url(2)) as second,
+        ):
+            with daemon.held_database():
+                for number in range(10):
+                    first.send(f"held {number}")
+                eventually(lambda: daemon.metric("writeManager", "messagesQueued") == 10, "ten are accepted")
+                for _ in range(5):
+                    second.send("too many")
+                errors = [second.receive() for _ in range(5)]
+                assert {(error["status"], error["code"]) for error in errors} == {("ERROR", "overloaded")}
+                assert daemon.is_ready()
+            frames = [first.receive() for _ in range(20)]
+            assert [frame["message"] for frame in frames if kind(frame) == "broadcast"] == [
+                f"held {n}" for n in range(10)
+            ]
+            assert sum(kind(frame) == "ack" for frame in frames) == 10
+            assert second.frames_until_now() == [], "each got one error, and its connection lives on"
+            assert daemon.sql("SELECT count(*) FROM messages WHERE message_text = 'too many'") == [(0,)]
+
+    def test_beyond_max_pending_per_connection_it_is_not_read_and_nothing_is_lost(
+        self, module_database_url: str
+    ) -> None:
+        total = 3000
+        with (
+            running_daemon("--max-pending-per-connection", "20", database=module_database_url) as daemon,
+            ChatClient(daemon.chat_url(3)) as client,
+        ):
+            with daemon.held_database():
+                sender = Thread(target=lambda: [client.send(f"{number}") for number in range(total)])
+                sender.start()
+                eventually(lambda: daemon.counter("chatflow_reads_paused_total") >= 1, "its reading is paused")
+                pending = daemon.metric("writeManager", "messagesQueued")
+                assert 20 <= pending < 1000, "no more than the chunk that was being read"
+            frames = [client.receive() for _ in range(2 * total)]
+            sender.join()
+            assert [frame["message"] for frame in frames if kind(frame) == "broadcast"] == [
+                str(n) for n in range(total)
+            ]
+            assert sum(kind(frame) == "ack" for frame in frames) == total
+            assert client.frames_until_now() == []
+
+
+@pytest.fixture(scope="module")
+def beating(module_database_url: str) -> Iterator[Daemon]:
+    options = ("--ping-interval-seconds", "0.2", "--max-pending-per-connection", "20")
+    with running_daemon(*options, database=module_database_url) as daemon:
+        yield daemon
+
+
+class TestHeartbeat:
+    def test_a_silent_peer_is_pinged_and_then_dropped(self, beating: Daemon) -> None:
+        before = beating.counter("chatflow_silent_clients_dropped_total")
+        with RawClient(beating.port) as client:
+            assert client.receive().opcode == PING
+            client.wait_end()
+        assert beating.counter("chatflow_silent_clients_dropped_total") == before + 1
+
+    def test_a_peer_that_only_answers_pings_lives(self, beating: Daemon) -> None:
+        with RawClient(beating.port, "/chat/5") as client:
+            for _ in range(4):
+                frame = client.receive()
+                assert frame.opcode == PING
+                client.send(client_frame(PONG, frame.payload))
+            client.send_message()
+            assert kind(json.loads(client.receive().payload)) in ("ack", "broadcast")
+
+    def test_a_peer_that_only_talks_lives(self, beating: Daemon) -> None:
+        before = beating.counter("chatflow_silent_clients_dropped_total")
+        with RawClient(beating.port, "/chat/6") as client, RawClient(beating.port, "/chat/7"):
+            while beating.counter("chatflow_silent_clients_dropped_total") == before:  # the other one, who is silent
+                client.send_message()
+                while client.receive().opcode != TEXT:
+                    pass
+            client.send_message()
+            assert client.receive()
+
+    def test_a_client_that_is_not_read_is_not_taken_for_dead(self, beating: Daemon) -> None:
+        with ChatClient(beating.chat_url(8)) as client:
+            with beating.held_database():
+                for number in range(50):
+                    client.send(f"{number}")
+                eventually(lambda: beating.counter("chatflow_reads_paused_total") >= 1, "its reading is paused")
+                for _ in range(2):  # our clock: each of these lives for a beat or two
+                    with RawClient(beating.port, "/chat/9") as silent:
+                        silent.wait_end()
+            frames = [client.receive() for _ in range(100)]
+            assert sum(kind(frame) == "ack" for frame in frames) == 50
+            with RawClient(beating.port, "/chat/9") as silent:
+                silent.wait_end()
+            assert client.frames_until_now() == []
