@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,9 +30,23 @@ from tests.support.threads import run_together
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what is special when root starts it")
 
 
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Not one of pytest's: any other run of pytest takes the permission to pass away from the directory above."""
+    with TemporaryDirectory(prefix="chatflow-test-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
 @pytest.fixture(scope="module")
-def module_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
+def module_directory() -> Iterator[Path]:
+    with temporary_directory() as path:
+        yield path / "data"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with temporary_directory() as path:
+        yield path
 
 
 @pytest.fixture
@@ -190,7 +205,7 @@ class TestStart:
             assert execute(server.url, "SELECT 1") == [(1,)]
         assert not unfinished.exists()
 
-    @pytest.mark.parametrize("name", ["long" * 50, "a,b", 'quoted" $HOME', "ümlaut %41"])
+    @pytest.mark.parametrize("name", ["long" * 50, 'comma, "quotes"', "ümlaut %41 $HOME"])
     def test_any_path_will_do(self, tmp_path: Path, name: str) -> None:
         with running(tmp_path / name) as server:
             assert execute(server.url, "SELECT 1") == [(1,)]
