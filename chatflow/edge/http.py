@@ -5,7 +5,7 @@ Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
@@ -22,6 +22,7 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.edge.connections import ChatFactory
+from chatflow.errors import Unavailable
 from chatflow.rooms.messages import parse_room
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
@@ -120,12 +121,16 @@ class Status:
         metrics: Callable[[], dict[str, object]],
         database_metrics: Callable[[], dict[str, object]],
         prometheus: Callable[[], tuple[bytes, str]],
+        queue: Callable[[str], Awaitable[dict[str, object]]] | None = None,
+        queues: Callable[[], Awaitable[dict[str, object]]] | None = None,
     ) -> None:
         self.health = health
         self.ready = ready
         self.metrics = metrics
         self.database_metrics = database_metrics
         self.prometheus = prometheus
+        self.queue = queue
+        self.queues = queues
 
 
 def routes(status: Status) -> Klein:
@@ -167,6 +172,22 @@ def routes(status: Status) -> Klein:
     @app.route("/db-metrics", methods=["GET", "HEAD"])
     def database_metrics(request: Any) -> bytes:
         return json_response(request, 200, status.database_metrics())
+
+    @app.route("/queue/all", methods=["GET", "HEAD"])
+    async def queues(request: Any) -> bytes:
+        if status.queues is None:
+            return _NOT_FOUND.render(request)
+        return json_response(request, 200, await status.queues())
+
+    @app.route("/queue/<room>", methods=["GET", "HEAD"])
+    async def queue(request: Any, room: str) -> bytes:
+        if status.queue is None:
+            return _NOT_FOUND.render(request)
+        return json_response(request, 200, await status.queue(room))
+
+    @app.handle_errors(Unavailable)
+    def unavailable(request: Any, failure: Failure) -> bytes:
+        return _Error(503, "unavailable", str(failure.value)).render(request)
 
     @app.handle_errors(HTTPException)
     def no_route(request: Any, failure: Failure) -> bytes:

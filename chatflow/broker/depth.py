@@ -1,0 +1,164 @@
+"""How much waits in the room queues, as ``/queue/…`` tells it: asked of AWS now and then, however often it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
+
+from chatflow.broker.embedded import EmbeddedRoomQueue
+from chatflow.broker.interfaces import Calls
+from chatflow.broker.names import Names
+from chatflow.errors import Unavailable
+from chatflow.rooms.messages import parse_room
+
+_ATTRIBUTES = {
+    "ApproximateNumberOfMessages": "waiting",
+    "ApproximateNumberOfMessagesNotVisible": "in_flight",
+    "ApproximateNumberOfMessagesDelayed": "delayed",
+}
+
+
+@frozen
+class Depth:
+    """One queue's messages, hence envelopes; approximate on SQS.
+
+    :ivar url: None for a queue that is none of AWS's.
+    :ivar in_flight: with a consumer.
+    """
+
+    url: str | None = None
+    waiting: int = 0
+    in_flight: int = 0
+    delayed: int = 0
+
+
+class Depths(Protocol):
+    """The depth of each room's queue."""
+
+    async def of(self, room: int) -> Depth:
+        """Rooms that share a queue have its depth in common.
+
+        :raises Unavailable: it cannot be told now.
+        """
+
+
+async def ask_depth(calls: Calls, url: str) -> Depth:
+    """What SQS says of a queue.
+
+    :raises chatflow.broker.aws.AwsError: the call failed.
+    """
+    response = await calls.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_ATTRIBUTES))
+    attributes = response.get("Attributes", {})
+    return Depth(url, **{name: int(attributes.get(key, 0)) for key, name in _ATTRIBUTES.items()})
+
+
+class EmbeddedDepths:
+    """Of the queue in this process: what is not settled."""
+
+    def __init__(self, queue: EmbeddedRoomQueue) -> None:
+        self._queue = queue
+
+    async def of(self, room: int) -> Depth:
+        """See :class:`Depths`."""
+        return Depth(waiting=self._queue.backlog().get(room, 0))
+
+
+@frozen
+class _Answer:
+    asked_at: float
+    depth: Depth | None
+    reason: str = ""
+
+
+class SqsDepths:
+    """Of queues on SQS. Runs on the reactor thread.
+
+    However many ask, there is one call at a time, and none for a queue that was asked for less than ``keep_seconds``
+    ago, even if that failed.
+
+    :param urls: gives each lane's queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        calls: Calls,
+        names: Names,
+        urls: Callable[[], Mapping[int, str]],
+        keep_seconds: float = 10.0,
+    ) -> None:
+        self._clock = clock
+        self._calls = calls
+        self._names = names
+        self._urls = urls
+        self._keep_seconds = keep_seconds
+        self._answers: dict[int, _Answer] = {}
+        self._lock = DeferredLock()
+
+    async def of(self, room: int) -> Depth:
+        """See :class:`Depths`."""
+        lane = self._names.lane(room)
+        answer = self._answers.get(lane)
+        if answer is None or self._is_old(answer):
+            await self._lock.acquire()
+            try:
+                answer = await self._ask(lane)
+            finally:
+                self._lock.release()
+        if answer.depth is None:
+            raise Unavailable(answer.reason)
+        return answer.depth
+
+    async def _ask(self, lane: int) -> _Answer:
+        known = self._answers.get(lane)
+        if known is not None and not self._is_old(known):
+            return known  # another had asked while this one waited
+        try:
+            answer = _Answer(self._clock.seconds(), await ask_depth(self._calls, self._urls()[lane]))
+        except Unavailable as error:
+            answer = _Answer(self._clock.seconds(), None, str(error))
+        self._answers[lane] = answer
+        return answer
+
+    def _is_old(self, answer: _Answer) -> bool:
+        return self._clock.seconds() - answer.asked_at >= self._keep_seconds
+
+
+class QueueReport:
+    """``/queue/{room}`` and ``/queue/all`` in the reference's shape: all numbers are strings."""
+
+    def __init__(self, depths: Depths, rooms: int) -> None:
+        self._depths = depths
+        self._rooms = rooms
+
+    async def room(self, text: str) -> dict[str, object]:
+        """Of one room, as it was named; a room that is none has an empty queue.
+
+        :raises Unavailable: it cannot be told now.
+        """
+        room = parse_room(text, self._rooms)
+        depth = Depth() if room is None else await self._depths.of(room)
+        return {
+            "roomId": text,
+            "queueUrl": depth.url,
+            "approximateMessages": str(depth.waiting),
+            "approximateNotVisible": str(depth.in_flight),
+            "approximateDelayed": str(depth.delayed),
+        }
+
+    async def all(self) -> dict[str, object]:
+        """Of all rooms. Raises like :meth:`room`."""
+        report: dict[str, object] = {}
+        for room in range(1, self._rooms + 1):
+            depth = await self._depths.of(room)
+            report[f"room{room}"] = {
+                "messages": str(depth.waiting),
+                "notVisible": str(depth.in_flight),
+                "delayed": str(depth.delayed),
+            }
+        return report
