@@ -6,6 +6,7 @@ credentials are found as boto3 finds them everywhere (``AWS_ENDPOINT_URL``, ``AW
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,8 @@ import boto3
 from attrs import Factory, define, frozen
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from twisted.internet.defer import Deferred
+from botocore.parsers import ResponseParserError
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from chatflow.errors import StartupError, Unavailable
@@ -83,7 +85,8 @@ def make_clients(*, polls: int, sends: int) -> Clients:
     :param sends: connections kept for sending.
     :raises StartupError: region or credentials are missing.
     """
-    session = boto3.session.Session()
+    # Alone among AWS's SDKs, boto3 does not know AWS_REGION.
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
 
     def client(service: str, connections: int, read_seconds: float, attempts: int) -> Any:
         return session.client(
@@ -146,10 +149,9 @@ class Aws:
         self.poll_threads.startService()
         self.send_threads.startService()
 
-    async def stop(self) -> None:
-        """Wait for the calls under way: a long poll cannot be interrupted."""
-        await self.send_threads.stopService()
-        await self.poll_threads.stopService()
+    def stop(self) -> Deferred[Any]:
+        """Fires when the calls under way are done: a long poll cannot be interrupted."""
+        return gatherResults([self.send_threads.stopService(), self.poll_threads.stopService()])
 
     @property
     def clients(self) -> Clients:
@@ -180,7 +182,7 @@ class Aws:
         call: Deferred[dict[str, Any]] = threads.run(getattr(client, operation), **arguments)
         try:
             response = await call
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
             failure = as_aws_error(operation, error)
             self.counters.calls[operation, failure.code] += 1
             raise failure from error
@@ -191,8 +193,8 @@ class Aws:
         return response
 
 
-def as_aws_error(operation: str, error: ClientError | BotoCoreError) -> AwsError:
-    """What boto3 raised, in our terms."""
+def as_aws_error(operation: str, error: ClientError | BotoCoreError | ResponseParserError) -> AwsError:
+    """What boto3 raised, in our terms. A ResponseParserError is of an answer that came from something else than AWS."""
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
