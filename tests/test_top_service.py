@@ -159,6 +159,8 @@ class TestFailedStart:
     def test_a_text_of_several_lines_becomes_one(self, tmp_path: Path) -> None:
         daemon = Daemon(tmp_path, "def refuse():\n    raise StartupError('one\\n  two\\n')\nport.start = refuse")
         assert daemon.run()[2] == "chatflow: one two\n"
+        assert "StartupError: one two" in daemon.run("--logfile=test.log")[2]
+        daemon.wait_for_end()
 
     def test_a_failing_privileged_start_ends_the_same_way(self, tmp_path: Path) -> None:
         daemon = Daemon(tmp_path, FAILING + "port.privilegedStartService = refuse")
@@ -187,6 +189,13 @@ class TestFailedStart:
         assert (status, err) == (1, f"chatflow: ended by {number.name} while starting\n")
         assert not daemon.has_pid_file
         assert daemon.events == UNDONE
+
+    def test_a_signal_does_not_interrupt_what_undoes_a_failed_start(self, tmp_path: Path) -> None:
+        daemon = Daemon(tmp_path, FAILING + f"database.stop = lambda: os.kill(os.getpid(), {int(signal.SIGTERM)})")
+        status, _out, err = daemon.run()
+        assert status == 1
+        assert err.startswith("chatflow: cannot listen")
+        assert "exit database" in daemon.events
 
 
 class TestOrderlyEnd:

@@ -26,6 +26,7 @@ from threading import Thread
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
@@ -47,6 +48,7 @@ class TopService(OrderedServices):
         super().__init__(reactor, deadline_seconds=deadline_seconds)
         self._program = program
         self._exit_status = 0
+        self._has_started = False
         self._is_ending = False
 
     def fatal(self, reason: str) -> None:
@@ -86,11 +88,17 @@ class TopService(OrderedServices):
             for number in _SIGNALS:
                 signal.signal(number, _end_start)
             super().startService()
+        self._has_started = True
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         # The reactor leaves our SIGINT handler in place, but sets its own for SIGTERM when it begins to run. It must be
         # this one from the first moment on: to replace it afterwards leaves a gap that signals have been seen to hit.
         self._reactor.sigTerm = self._on_signal
+
+    def stopService(self) -> Deferred[None]:
+        if not self._has_started:
+            _ignore_signals()  # or one would interrupt what undoes a failed start
+        return super().stopService()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._end_on_signal, signal.Signals(number).name)
@@ -127,10 +135,15 @@ class TopService(OrderedServices):
 
 
 def _end_start(number: int, frame: FrameType | None) -> NoReturn:
-    """While services start: end that in an orderly way. Further signals change nothing."""
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    """While services start: end that in an orderly way."""
+    _ignore_signals()
     raise StartupError(f"ended by {signal.Signals(number).name} while starting")
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        # Not SIG_IGN, which programs that are started from now on would inherit.
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def _print_startup_errors(program: str) -> None:

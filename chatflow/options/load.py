@@ -127,7 +127,7 @@ def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str],
     except UnicodeError:
         raise ConfigError(f"config ({named_by}): file {path} is not UTF-8 text") from None
     except configparser.Error as error:
-        raise ConfigError(f"file {path}{_what_is_wrong(error)}") from None
+        raise ConfigError(f"file {path}{_what_is_wrong(error, table.name)}") from None
 
     known = table.given_by(FILE)
     for section in parser.sections():
@@ -143,7 +143,7 @@ def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str],
     return given
 
 
-def _what_is_wrong(error: configparser.Error) -> str:
+def _what_is_wrong(error: configparser.Error, section: str) -> str:
     """In our words, since configparser's span lines and repeat the file's text, which may be a secret."""
     match error:
         case configparser.DuplicateOptionError():
@@ -151,7 +151,7 @@ def _what_is_wrong(error: configparser.Error) -> str:
         case configparser.DuplicateSectionError():
             return f", line {error.lineno}: the section [{error.section}] is there twice"
         case configparser.MissingSectionHeaderError():
-            return f", line {error.lineno}: a section such as [chatflow] must come first"
+            return f", line {error.lineno}: the section [{section}] must come first"
         case configparser.ParsingError() if error.errors:
             return f", line {error.errors[0][0]}: must be 'key = value'"
         case _:
