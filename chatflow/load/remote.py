@@ -38,7 +38,10 @@ class WorkerFailed(ChatFlowError):
 
 @implementer(ICrew)
 class RemoteCrew(ProcessProtocol):
-    """The crew of a worker process. Its Deferreds also fail with :class:`WorkerFailed`."""
+    """The crew of a worker process. Its Deferreds also fail with :class:`WorkerFailed`.
+
+    :ivar ended: how the process ended, or nothing while it lives.
+    """
 
     transport: IProcessTransport
 
@@ -49,7 +52,7 @@ class RemoteCrew(ProcessProtocol):
         self._order_id = 0
         self._answer: Deferred[Done] | None = None
         self._gone: Deferred[None] = Deferred()
-        self._ended = ""
+        self.ended = ""
 
     def spawn(self, reactor: Any, hash_seed: int) -> None:
         """Start the process.
@@ -83,10 +86,10 @@ class RemoteCrew(ProcessProtocol):
                     waiting.callback(answer)
 
     def processEnded(self, reason: Failure) -> None:
-        self._ended = f"worker process {self._start.index} ended: {reason.getErrorMessage()}"
+        self.ended = f"worker process {self._start.index} ended: {reason.getErrorMessage()}"
         if self._answer is not None:
             waiting, self._answer = self._answer, None
-            waiting.errback(Failure(WorkerFailed(self._ended)))
+            waiting.errback(Failure(WorkerFailed(self.ended)))
         self._gone.callback(None)
 
     def open(self, phase: int) -> Deferred[None]:
@@ -99,13 +102,13 @@ class RemoteCrew(ProcessProtocol):
         return self._order(Settle(self._next_id(), bounds)).addCallback(_tally)
 
     def stop(self) -> Deferred[PhaseTally | None]:
-        if self._ended:
+        if self.ended:
             return succeed(None)
         stopped = self._order(Stop(self._next_id())).addCallback(lambda done: done.tally)
         return stopped.addErrback(lambda failure: failure.trap(WorkerFailed) and None)
 
     def close(self) -> Deferred[None]:
-        if not self._ended:
+        if not self.ended:
             self.transport.closeStdin()
         return self._gone
 
@@ -114,8 +117,8 @@ class RemoteCrew(ProcessProtocol):
         return self._order_id
 
     def _order(self, order: Open | Work | Settle | Stop) -> Deferred[Done]:
-        if self._ended:
-            return fail(WorkerFailed(self._ended))
+        if self.ended:
+            return fail(WorkerFailed(self.ended))
         self._answer = Deferred()
         self.transport.write(encode(order) + b"\n")
         return self._answer
