@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
@@ -15,10 +16,11 @@ from tests.broker.contract_room_queue import RoomQueueContract
 from tests.support.chat import make_envelope, make_stored
 
 
-class EmbeddedRoomQueueContractTests(RoomQueueContract, TestCase):
-    """See :class:`RoomQueueContract`. Everything happens at once, so there is nothing to wait for."""
+class TestContract(RoomQueueContract):
+    """Everything happens at once, so there is nothing to wait for."""
 
-    def make_queue(self) -> EmbeddedRoomQueue:
+    @pytest.fixture
+    def queue(self) -> EmbeddedRoomQueue:
         return EmbeddedRoomQueue(2)
 
 
