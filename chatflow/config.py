@@ -54,7 +54,7 @@ class Origin(Plain):
         if text == "*":
             return text
         text = text.lower()
-        if not re.fullmatch(r"https?://[!-.0-~]+", text) or not urlsplit(text).hostname or "@" in text:
+        if not re.fullmatch(r"https?://[a-z0-9._:\[\]-]+", text) or not urlsplit(text).hostname:
             raise ValueError
         _port = urlsplit(text).port  # raises ValueError beyond 65535
         return text
@@ -111,11 +111,12 @@ TABLE = Table(
             name="allowed-origins",
             kind=Origin(),
             default=(),
-            default_text="only pages from the same host",
+            default_text="none",
             repeatable=True,
             group=_NETWORK,
-            help="The web pages that may connect, by the Origin header that browsers send; * allows all. "
-            "Others are refused with HTTP 403. Programs send no Origin and may always connect.",
+            help="The web pages that may connect besides those of the same host, by the Origin header that "
+            "browsers send; * allows all. Others are refused with HTTP 403. Programs send no Origin and may "
+            "always connect.",
         ),
         Option(
             name="ping-interval-seconds",
@@ -216,8 +217,8 @@ TABLE = Table(
             default=0,
             default_text="0, for ever",
             group=_DATABASE,
-            help="Messages older than this many whole days are deleted, a day at a time, and cannot be "
-            "resumed from. 0 keeps them for ever.",
+            help="Messages are kept for today and this many days before; older days (UTC) are deleted whole, and "
+            "cannot be resumed from. 0 keeps all for ever.",
         ),
         Option(
             name="queue-prefix",
@@ -246,7 +247,7 @@ TABLE = Table(
         Option(
             name="max-calls-per-second",
             kind=Number(1, 10_000, "calls"),
-            default=60.0,
+            default=50.0,
             group=_AWS,
             help="How many AWS calls this instance should make in a second. With more, the gap grows, up to "
             "--max-linger-ms; beyond that, calls are made all the same.",
@@ -274,6 +275,14 @@ TABLE = Table(
             group=_AWS,
             help="How long a receive waits for a message. Less makes more calls while idle; stopping may have to "
             "wait for so long.",
+        ),
+        Option(
+            name="visibility-seconds",
+            kind=Integer(2, 43_200, "seconds"),
+            default=30,
+            group=_AWS,
+            help="How long a room waits for the instance that holds its head, if that dies. While the instance "
+            "lives it keeps extending this.",
         ),
         Option(
             name="reap-after-seconds",
@@ -361,6 +370,7 @@ class Config:
     publishing_threads: int
     publish_seconds: float
     long_poll_seconds: int
+    visibility_seconds: int
     reap_after_seconds: float
     max_connections: int
     max_frame_bytes: int

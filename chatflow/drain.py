@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from chatflow.broker.broker import Broker
 from chatflow.edge.connections import ChatFactory
 from chatflow.metrics import Instance
 from chatflow.rooms.ingress import Ingress
@@ -21,11 +22,14 @@ class Drain(Service):
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, edge: ChatFactory, ingress: Ingress, instance: Instance) -> None:
+    def __init__(
+        self, *, clock: IReactorTime, edge: ChatFactory, ingress: Ingress, instance: Instance, broker: Broker
+    ) -> None:
         self._clock = clock
         self._edge = edge
         self._ingress = ingress
         self._instance = instance
+        self._broker = broker
 
     def startService(self) -> None:
         super().startService()
@@ -39,6 +43,7 @@ class Drain(Service):
         began = self._clock.seconds()
         clients, pending = len(self._edge.protocols), self._ingress.pending
         self._edge.stop_reading()
+        self._broker.hurry()
         await self._ingress.drain()
         await self._edge.close_all()
         self._log.info(

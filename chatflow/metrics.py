@@ -5,8 +5,7 @@ Counters are plain integers of the parts that count, read when somebody asks: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,20 +17,12 @@ from chatflow.broker.consumer import Consumer
 from chatflow.edge.connections import ChatFactory
 from chatflow.persistence.database import Database
 from chatflow.persistence.writer import BatchWriter
+from chatflow.readings import Reading
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 
 _COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _BATCH_MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-
-
-class Reading(NamedTuple):
-    """A figure that a part keeps: how it is called and where it is read."""
-
-    name: str
-    help: str
-    read: Callable[[], float]
-    is_counter: bool = True
 
 
 class _Readings(Collector):
@@ -41,8 +32,12 @@ class _Readings(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for reading in self._readings:
-            family = CounterMetricFamily if reading.is_counter else GaugeMetricFamily
-            yield family(reading.name, reading.help, value=reading.read())
+            kind = CounterMetricFamily if reading.is_counter else GaugeMetricFamily
+            family = kind(reading.name, reading.help, labels=[reading.label] if reading.label else None)
+            value = reading.read()
+            for label, number in value.items() if isinstance(value, Mapping) else [(None, value)]:
+                family.add_metric([] if label is None else [label], number)
+            yield family
         members = GaugeMetricFamily("chatflow_room_members", "Members on this instance", labels=["room"])
         for room, count in self._hub.members().items():
             members.add_metric([str(room)], count)
@@ -95,6 +90,7 @@ class Instance:
         consumer: Consumer,
         writer: BatchWriter,
         databases: Iterable[Database],
+        hears: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._server_id = server_id
@@ -104,12 +100,15 @@ class Instance:
         self._consumer = consumer
         self._writer = writer
         self._databases = tuple(databases)
+        self._hears = hears
         self.started = False
 
     def ready(self) -> bool:
-        """Whether a load balancer should send clients here. The database's state is not part of it: a failover
-        must not take every instance out at once."""
-        return self.started and not self._edge.draining
+        """Whether a load balancer should send clients here: it hears the other instances, and is not stopping.
+
+        The database's state is not part of it: a failover must not take every instance out at once.
+        """
+        return self.started and self._hears() and not self._edge.draining
 
     def health(self) -> dict[str, object]:
         """``/health`` in the reference's shape."""

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from chatflow import process
+from chatflow.broker.broker import Broker
 from chatflow.broker.consumer import Consumer
+from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain
@@ -25,6 +28,7 @@ from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.embedded import EmbeddedPostgres
 from chatflow.persistence.history import History
+from chatflow.persistence.instances import InstanceTable, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms.hub import Hub
@@ -65,23 +69,22 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     commits = database("writer", 1)
     reads = database("reader", config.database_connections)
-    history = History(reads)
+
+    # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
+    hub = Hub(clock=reactor, history=History(reads), encode=broadcast_block)
+    broker = _one_of_many(config, reactor, hub, reads) if config.broker == "sqs" else _alone(config, commits)
     writer = BatchWriter(
         clock=reactor,
         database=commits,
-        dead_letters=DeadLetterTable(commits),
+        dead_letters=broker.dead_letters,
         batch_messages=config.batch_size,
         linger_seconds=config.linger_ms / 1000,
         observe=metrics.observe_batch,
     )
-
-    # A message's way: edge → ingress → room queue → consumer → writer → hub → edge.
-    queue, fanout = EmbeddedRoomQueue(config.rooms), NoFanout()
-    hub = Hub(clock=reactor, history=history, encode=broadcast_block)
-    consumer = Consumer(clock=reactor, queue=queue, writer=writer, hub=hub, fanout=fanout)
+    consumer = Consumer(clock=reactor, queue=broker.queue, writer=writer, hub=hub, fanout=broker.fanout)
     ingress = Ingress(
         clock=reactor,
-        queue=queue,
+        queue=broker.queue,
         server_id=config.server_id,
         max_pending_messages=config.max_pending_messages,
     )
@@ -108,14 +111,18 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         consumer=consumer,
         writer=writer,
         databases=(commits, reads),
+        hears=broker.hears,
     )
-    metrics.add(instance.readings(), hub)
+    metrics.add([*instance.readings(), *broker.readings()], hub)
+    report = QueueReport(broker.depths, config.rooms)
     status = Status(
         health=instance.health,
         ready=instance.ready,
         metrics=instance.metrics,
         database_metrics=instance.database_metrics,
         prometheus=metrics.prometheus,
+        queue=report.room,
+        queues=report.all,
     )
     site = ChatSite(ChatResource(edge, config.allowed_origins), routes(status), reactor)
 
@@ -141,12 +148,111 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("schema", Step(prepare_database))
     service.add("readers", Step(reads.start, reads.stop))
     service.add("writer's connection", Step(commits.start, commits.stop))
+    for name, part in broker.parts:
+        service.add(name, part)
     service.add("batch writer", Step(stop=writer.stop))
     service.add("consumer", Step(consumer.start, consumer.stop))
+    for name, part in broker.listeners:
+        service.add(name, part)
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
     service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, hub.compare_with_database))
     service.add("heartbeat", Step(heartbeat.start, heartbeat.stop))
     for endpoint in config.listen:
         service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
-    service.add("clients", Drain(clock=reactor, edge=edge, ingress=ingress, instance=instance))
+    service.add("clients", Drain(clock=reactor, edge=edge, ingress=ingress, instance=instance, broker=broker))
     return service
+
+
+def _alone(config: Config, commits: Database) -> Broker:
+    """Room queue in this process, nobody to tell, dead letters in a table."""
+    queue = EmbeddedRoomQueue(config.rooms)
+    return Broker(
+        queue=queue,
+        fanout=NoFanout(),
+        dead_letters=DeadLetterTable(commits),
+        depths=EmbeddedDepths(queue),
+    )
+
+
+def _one_of_many(config: Config, reactor: Any, hub: Hub, reads: Database) -> Broker:
+    """Room queues and dead letters on SQS, fan-out through SNS, instances in a table."""
+    # Imported only here, because boto3 takes its time and memory.
+    from chatflow.broker.aws import Aws
+    from chatflow.broker.deadletters import SqsDeadLetters
+    from chatflow.broker.instances import Instances, Reaper, heartbeat_seconds
+    from chatflow.broker.names import Names
+    from chatflow.broker.pacing import Pace
+    from chatflow.broker.readings import cluster_readings
+    from chatflow.broker.sns import SnsFanout
+    from chatflow.broker.sqs import SqsRoomQueue
+
+    names = Names(config.queue_prefix, config.rooms, config.room_queues)
+    aws = Aws(reactor=reactor, polls=len(names.lanes) + 1, sends=config.publishing_threads)
+    pace = Pace(
+        clock=reactor,
+        max_gap_seconds=config.max_linger_ms / 1000,
+        calls_per_second=config.max_calls_per_second,
+    )
+    dead_letters = SqsDeadLetters(clock=reactor, aws=aws, names=names)
+    queue = SqsRoomQueue(
+        clock=reactor,
+        aws=aws,
+        names=names,
+        pace=pace,
+        set_aside=dead_letters.keep_body,
+        publish_seconds=config.publish_seconds,
+        visibility_seconds=config.visibility_seconds,
+        long_poll_seconds=config.long_poll_seconds,
+    )
+    table = InstanceTable(reads)
+    beat_seconds = heartbeat_seconds(config.reap_after_seconds)
+    instances = Instances(clock=reactor, table=table, server_id=config.server_id, interval_seconds=beat_seconds)
+    reaper = Reaper(
+        clock=reactor,
+        calls=aws,
+        names=names,
+        table=table,
+        instances=instances,
+        silent_seconds=config.reap_after_seconds,
+    )
+    fanout = SnsFanout(
+        clock=reactor,
+        aws=aws,
+        names=names,
+        pace=pace,
+        server_id=config.server_id,
+        register=instances.register,
+        register_now=lambda start, name: register_now(config.database, instances.entry(start, name)),
+        deliver=hub.deliver,
+        long_poll_seconds=config.long_poll_seconds,
+    )
+
+    async def beat() -> None:
+        if not await instances.heartbeat():
+            await fanout.attach_again()
+
+    async def leave() -> None:
+        await fanout.detach()
+        await instances.leave()
+
+    return Broker(
+        queue=queue,
+        fanout=fanout,
+        dead_letters=dead_letters,
+        depths=SqsDepths(clock=reactor, calls=aws, names=names, urls=queue.urls),
+        parts=[
+            ("AWS calls", Step(aws.start, aws.stop)),
+            ("dead letters", Step(dead_letters.start)),
+            ("room queue", Step(queue.start, queue.stop)),
+            ("visibility", Repeating(reactor, "visibility", config.visibility_seconds / 6, queue.extend_visibility)),
+            ("fan-out", Step(fanout.start, fanout.stop)),
+        ],
+        listeners=[
+            ("fan-out queue", Step(stop=lambda: Deferred.fromCoroutine(leave()))),
+            ("instance", Repeating(reactor, "heartbeat of the instance", beat_seconds, beat, at_once=True)),
+            ("reaper", Repeating(reactor, "reaper", config.reap_after_seconds / 2, reaper.reap)),
+        ],
+        hears=lambda: fanout.hears,
+        hurry=queue.close,
+        readings=lambda: cluster_readings(aws, queue, fanout, pace),
+    )

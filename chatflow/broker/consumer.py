@@ -7,7 +7,8 @@ only the head is announced again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
@@ -20,6 +21,8 @@ from chatflow.lifecycle import Backoff
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.interfaces import IBatchWriter, SetAside, Stored, StoredBefore
 from chatflow.rooms.messages import StoredMessage
+
+T = TypeVar("T")
 
 
 class Consumer:
@@ -46,7 +49,7 @@ class Consumer:
         self._hub = hub
         self._fanout = fanout
         self._backoff = backoff
-        self._waiting: set[Deferred[Sequence[Delivery]]] = set()
+        self._waiting: set[Deferred[Any]] = set()
         self._workers: list[Deferred[None]] = []
         self.running = False
         self.processed = 0
@@ -61,41 +64,48 @@ class Consumer:
     def stop(self) -> Deferred[Any]:
         """Receive nothing more. Fires when what is in hand is settled or given back."""
         self.running = False
-        for receive in tuple(self._waiting):
-            receive.cancel()
+        for waiting in tuple(self._waiting):
+            waiting.cancel()
         return DeferredList(self._workers, consumeErrors=True)
 
     async def _work(self, lane: object) -> None:
         backoff = self._backoff()
         while self.running:
             try:
-                deliveries = await self._receive(lane)
+                deliveries = await self._until_stop(self._queue.receive(lane))
                 if deliveries:
                     await self._process(deliveries)
                 backoff.reset()
-            except CancelledError:
-                return
+                continue
             except Unavailable as error:
                 self._log.warn("lane {lane} pauses: {reason}", lane=lane, reason=str(error))
-                await deferLater(self._clock, backoff.next_delay_seconds())
-            except Exception:
+            except Exception as error:
+                if isinstance(error, CancelledError) and not self.running:
+                    return
                 self._log.failure("lane {lane} failed and goes on", lane=lane)
-                await deferLater(self._clock, backoff.next_delay_seconds())
+            with suppress(CancelledError):
+                await self._until_stop(deferLater(self._clock, backoff.next_delay_seconds()))
 
-    async def _receive(self, lane: object) -> Sequence[Delivery]:
-        receive = self._queue.receive(lane)
-        self._waiting.add(receive)
+    async def _until_stop(self, waiting: Deferred[T]) -> T:
+        """What it fires with. :meth:`stop` cancels it."""
+        if not self.running:
+            waiting.cancel()
+        self._waiting.add(waiting)
         try:
-            return await receive
+            return await waiting
         finally:
-            self._waiting.discard(receive)
+            self._waiting.discard(waiting)
 
     async def _process(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            outcomes = await self._writer.write([delivery.envelope for delivery in deliveries])
+            await self._store_and_announce(deliveries)
         except Exception:
+            # All of them, since it is not known how far it came: the room's head knows what is stored.
             await self._queue.again(deliveries)
             raise
+
+    async def _store_and_announce(self, deliveries: Sequence[Delivery]) -> None:
+        outcomes = await self._writer.write([delivery.envelope for delivery in deliveries])
         settled: list[Delivery] = []
         news: list[StoredMessage] = []
         for delivery, outcome in zip(deliveries, outcomes, strict=True):

@@ -137,8 +137,8 @@ class FanoutCounters:
 class SnsFanout:
     """Tells the others, and hears from them. Runs on the reactor thread; calls run in the threads of ``aws``.
 
-    :param queue_name: makes a name for this instance's queue, another one each time.
-    :param announce_queue: called with the name before the queue is made, so that a reaper knows of it if we die.
+    :param register: called with the start and the name of a queue before it is made, so that a reaper knows of it if
+        this process dies; ``register_now`` is the same for the start of the daemon, and blocks.
     :param deliver: takes the messages of one room, as they arrive.
     """
 
@@ -151,8 +151,9 @@ class SnsFanout:
         aws: Aws,
         names: Names,
         pace: Pace,
-        queue_name: Callable[[], str],
-        announce_queue: Callable[[str], Awaitable[object]],
+        server_id: str,
+        register: Callable[[str, str], Awaitable[object]],
+        register_now: Callable[[str, str], object],
         deliver: Callable[[Sequence[StoredMessage]], object],
         long_poll_seconds: int = 20,
     ) -> None:
@@ -160,8 +161,9 @@ class SnsFanout:
         self._aws = aws
         self._names = names
         self._pace = pace
-        self._queue_name = queue_name
-        self._announce_queue = announce_queue
+        self._server_id = server_id
+        self._register = register
+        self._register_now = register_now
         self._deliver = deliver
         self._long_poll_seconds = long_poll_seconds
         self._topic_arn = ""
@@ -185,7 +187,9 @@ class SnsFanout:
         """
         try:
             self._topic_arn = topic_arn_in_thread(self._aws.clients, self._names)
-            self._attachment = attach_in_thread(self._aws.clients, self._names, self._queue_name())
+            start, name = self._next_queue()
+            self._register_now(start, name)
+            self._attachment = attach_in_thread(self._aws.clients, self._names, name)
         except StartupError:
             raise
         except Exception as error:
@@ -216,9 +220,9 @@ class SnsFanout:
         backoff = Backoff(first_seconds=0.5, cap_seconds=10.0)
         await self._detach(gone)
         while self._running and self._attachment is None:
-            name = self._queue_name()
+            start, name = self._next_queue()
             try:
-                await self._announce_queue(name)
+                await self._register(start, name)
                 self._attachment = await self._aws.send_threads.run(
                     attach_in_thread, self._aws.clients, self._names, name
                 )
@@ -227,6 +231,11 @@ class SnsFanout:
             except Exception:
                 self._log.failure("the fan-out queue {queue} could not be made", queue=name)
                 await deferLater(self._clock, backoff.next_delay_seconds())
+
+    def _next_queue(self) -> tuple[str, str]:
+        """A start, and the name of the queue that belongs to it: another one each time."""
+        start = f"{int(self._clock.seconds() * 1000):x}"
+        return start, self._names.fanout_queue(self._server_id, start)
 
     async def _detach(self, attachment: Attachment | None) -> None:
         if attachment is None:
@@ -318,13 +327,15 @@ class SnsFanout:
 
     async def _listen(self) -> None:
         backoff = Backoff(first_seconds=0.1, cap_seconds=5.0)
+        backlogged = False
         while self._running:
             if self._attachment is None:
                 await deferLater(self._clock, 0.1)
                 continue
-            await deferLater(self._clock, self._pace.wait_seconds(self._received_at, _SHARE_OF_GAP))
+            if not backlogged:
+                await deferLater(self._clock, self._pace.wait_seconds(self._received_at, _SHARE_OF_GAP))
             try:
-                await self._receive(self._attachment.queue_url)
+                backlogged = await self._receive(self._attachment.queue_url) == _MAX_ENTRIES
                 backoff.reset()
             except AwsError as error:
                 if not self._running:
@@ -338,7 +349,8 @@ class SnsFanout:
                 self._log.failure("listening failed and goes on")
                 await deferLater(self._clock, backoff.next_delay_seconds())
 
-    async def _receive(self, queue_url: str) -> None:
+    async def _receive(self, queue_url: str) -> int:
+        """Hear what waits, at most ten; how many that were."""
         response = await self._aws.receive(
             QueueUrl=queue_url,
             MaxNumberOfMessages=_MAX_ENTRIES,
@@ -356,6 +368,7 @@ class SnsFanout:
             # What is not deleted comes again, and is then dropped as seen.
             await self._aws.sqs("delete_message_batch", QueueUrl=queue_url, Entries=entries)
             self._pace.count(self._clock.seconds() - began)
+        return len(received)
 
     def _hear(self, message: dict[str, Any]) -> None:
         try:

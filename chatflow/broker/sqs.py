@@ -30,6 +30,7 @@ from chatflow.rooms.envelope import BadEnvelope, Envelope
 
 _MAX_ENTRIES = 10  # of any batch call, and of one receive
 _DELETE_TRIES = 3
+VISIBILITY_SECONDS = 30.0
 
 
 @define
@@ -50,6 +51,8 @@ class _Lane:
     sending: bool = False
     sent_at: float = float("-inf")
     received_at: float = float("-inf")
+    #: The last receive brought as much as it can: more is waiting, and there is nothing to gather.
+    backlogged: bool = False
     #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
     attempt_id: str = Factory(lambda: str(uuid4()))
 
@@ -71,6 +74,7 @@ class QueueCounters:
     poison: int = 0
     lost_receipts: int = 0
     publish_retries: int = 0
+    published_bytes: int = 0
     #: Seconds that the oldest envelope of the last receive had waited, by lane.
     lag_seconds: dict[int, float] = field(factory=dict)
 
@@ -97,7 +101,7 @@ class SqsRoomQueue:
         pace: Pace,
         set_aside: Callable[[str, str], Awaitable[object]],
         publish_seconds: float = 60.0,
-        visibility_seconds: float = 30.0,
+        visibility_seconds: float = VISIBILITY_SECONDS,
         long_poll_seconds: int = 20,
     ) -> None:
         self._clock = clock
@@ -196,6 +200,7 @@ class SqsRoomQueue:
             else:
                 self._pace.count(self._clock.seconds() - began)
                 for entry in response.get("Successful", ()):
+                    self.counters.published_bytes += len(entries[entry["Id"]]["MessageBody"])
                     left.pop(entry["Id"]).result.callback(None)
                 reason = self._refuse_faulty(left, response.get("Failed", ()))
             if not left:
@@ -260,6 +265,7 @@ class SqsRoomQueue:
         state.received_at = now = self._clock.seconds()
         self._pace.count()
         received = response.get("Messages", ())
+        state.backlogged = len(received) == _MAX_ENTRIES
         deliveries = []
         # SQS counts from when it answered; counting from the question is on the safe side only near the end.
         visible_at = max(began, now - 1.0) + self._visibility_seconds
@@ -302,8 +308,9 @@ class SqsRoomQueue:
     async def _done(self, receipts: list[_Receipt]) -> None:
         if not receipts:
             return
-        wait = 0.0 if self._closing else self._pace.wait_seconds(self._lanes[receipts[0].lane].received_at)
-        if wait:
+        lane = self._lanes[receipts[0].lane]
+        wait = self._pace.wait_seconds(lane.received_at)
+        if wait and not (self._closing or lane.backlogged):
             await deferLater(self._clock, wait)
         await self._delete(receipts)
 

@@ -121,8 +121,8 @@ class Status:
         metrics: Callable[[], dict[str, object]],
         database_metrics: Callable[[], dict[str, object]],
         prometheus: Callable[[], tuple[bytes, str]],
-        queue: Callable[[str], Awaitable[dict[str, object]]] | None = None,
-        queues: Callable[[], Awaitable[dict[str, object]]] | None = None,
+        queue: Callable[[str], Awaitable[dict[str, object]]],
+        queues: Callable[[], Awaitable[dict[str, object]]],
     ) -> None:
         self.health = health
         self.ready = ready
@@ -175,14 +175,10 @@ def routes(status: Status) -> Klein:
 
     @app.route("/queue/all", methods=["GET", "HEAD"])
     async def queues(request: Any) -> bytes:
-        if status.queues is None:
-            return _NOT_FOUND.render(request)
         return json_response(request, 200, await status.queues())
 
     @app.route("/queue/<room>", methods=["GET", "HEAD"])
     async def queue(request: Any, room: str) -> bytes:
-        if status.queue is None:
-            return _NOT_FOUND.render(request)
         return json_response(request, 200, await status.queue(room))
 
     @app.handle_errors(Unavailable)

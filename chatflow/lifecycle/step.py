@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -18,7 +19,7 @@ class Step(Service):
     def __init__(
         self,
         start: Callable[[], object] = lambda: None,
-        stop: Callable[[], Deferred[object] | None] = lambda: None,
+        stop: Callable[[], Deferred[Any] | None] = lambda: None,
     ) -> None:
         self._start = start
         self._stop = stop
@@ -27,6 +28,6 @@ class Step(Service):
         self._start()
         super().startService()
 
-    def stopService(self) -> Deferred[object] | None:
+    def stopService(self) -> Deferred[Any] | None:
         super().stopService()
         return self._stop()

@@ -1,0 +1,35 @@
+"""What the wiring needs of a broker, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
+from twisted.application.service import Service
+
+from chatflow.broker.depth import Depths
+from chatflow.broker.interfaces import IFanout, IRoomQueue
+from chatflow.readings import Reading
+from chatflow.rooms.interfaces import IDeadLetters
+
+
+@frozen(kw_only=True)
+class Broker:
+    """One instance's room queue, fan-out, dead letters, and how deep its queues are.
+
+    :ivar parts: services by name, started before the consumer and stopped after it.
+    :ivar listeners: services by name, started after the consumer and stopped before it.
+    :ivar hears: whether news of other instances arrive here.
+    :ivar hurry: called when the daemon begins to stop: nothing is to be gathered any more.
+    :ivar readings: figures for Prometheus.
+    """
+
+    queue: IRoomQueue
+    fanout: IFanout
+    dead_letters: IDeadLetters
+    depths: Depths
+    parts: Sequence[tuple[str, Service]] = ()
+    listeners: Sequence[tuple[str, Service]] = ()
+    hears: Callable[[], bool] = lambda: True
+    hurry: Callable[[], object] = lambda: None
+    readings: Callable[[], Sequence[Reading]] = lambda: ()

@@ -1,0 +1,42 @@
+"""The figures of an instance on SQS and SNS."""
+
+from __future__ import annotations
+
+from chatflow.broker.aws import Aws
+from chatflow.broker.pacing import Pace
+from chatflow.broker.sns import SnsFanout
+from chatflow.broker.sqs import SqsRoomQueue
+from chatflow.readings import Reading
+
+
+def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pace) -> list[Reading]:
+    """All of them. Requests per message are ``chatflow_aws_calls`` over ``chatflow_messages_acknowledged``."""
+    counter, gauge = True, False
+    of_queue, of_fanout = queue.counters, fanout.counters
+
+    def calls() -> dict[str, float]:
+        return {f"{operation} {outcome}": number for (operation, outcome), number in aws.counters.calls.items()}
+
+    def lags() -> dict[str, float]:
+        return {str(lane): seconds for lane, seconds in of_queue.lag_seconds.items()}
+
+    return [
+        Reading("chatflow_aws_calls", "AWS calls by operation and outcome", calls, counter, "call"),
+        Reading("chatflow_aws_call_seconds", "Time in calls", lambda: dict(aws.counters.seconds), counter, "operation"),
+        Reading("chatflow_pace_gap_seconds", "Between two calls of a queue", lambda: pace.gap_seconds, gauge),
+        Reading("chatflow_pace_round_trip_seconds", "Of a call, smoothed", lambda: pace.round_trip_seconds, gauge),
+        Reading("chatflow_pace_base_seconds", "Of a call, at best", lambda: pace.base_seconds, gauge),
+        Reading("chatflow_pace_calls_per_second", "Smoothed", lambda: pace.calls_per_second, gauge),
+        Reading("chatflow_queue_lag_seconds", "Age of the oldest envelope received", lags, gauge, "queue"),
+        Reading("chatflow_queue_redeliveries", "Received more than once", lambda: of_queue.redeliveries, counter),
+        Reading("chatflow_queue_poison", "Bodies that are no envelope", lambda: of_queue.poison, counter),
+        Reading("chatflow_queue_lost_receipts", "Not deleted in time", lambda: of_queue.lost_receipts, counter),
+        Reading("chatflow_publish_retries", "Envelopes sent again", lambda: of_queue.publish_retries, counter),
+        Reading("chatflow_envelope_bytes", "Bodies accepted by SQS", lambda: of_queue.published_bytes, counter),
+        Reading("chatflow_fanout_hears", "1 when a probe came back", lambda: fanout.hears, gauge),
+        Reading("chatflow_fanout_published", "News published", lambda: of_fanout.published, counter),
+        Reading("chatflow_fanout_publish_failures", "News given up", lambda: of_fanout.publish_failures, counter),
+        Reading("chatflow_fanout_received", "Messages heard", lambda: of_fanout.received, counter),
+        Reading("chatflow_fanout_attachments", "Queues made", lambda: of_fanout.attachments, counter),
+        Reading("chatflow_fanout_latency_seconds", "Of the last news", lambda: of_fanout.latency_seconds, gauge),
+    ]
