@@ -35,11 +35,11 @@ class Endpoint(Plain):
             return text
         try:
             serverFromString(None, text)
-        except (ValueError, TypeError, LookupError):
+        except Exception:  # of any kind: RuntimeError for a lone backslash, whatever a plugin's parser raises
             raise ValueError from None
-        port = re.match(r"tcp6?:(?:port=)?([0-9]+)", text)
-        if port and int(port[1]) > 65535:
-            raise ValueError("a port is at most 65535")
+        port = re.match(r"tcp6?:(?:port=)?([^:=]*)(?::|$)", text)
+        if port and not (re.fullmatch("[0-9]{1,5}", port[1]) and int(port[1]) <= 65535):
+            raise ValueError("a port is a number from 0 to 65535")
         return text
 
 

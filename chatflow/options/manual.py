@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 
@@ -80,11 +81,11 @@ def as_page(table: Table, title: str) -> str:
         lines += ["Examples", "--------", ""]
     for purpose, command in table.examples:
         lines += [f"{purpose}::", "", f"    {command}", ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return re.sub(r"(?<!`)`(?!`)", "``", "\n".join(lines).rstrip()) + "\n"
 
 
 def _introduction(table: Table) -> list[str]:
-    some = next(option for option in table.options if FILE in option.sources and not option.repeatable)
+    some = min(table.given_by(FILE).values(), key=lambda option: len(option.name))
     return [
         *table.summary.split("\n\n"),
         f"Each option can be given in three ways. The first that has it wins: the command line "

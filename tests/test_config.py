@@ -1,0 +1,237 @@
+"""The daemon's own options. What every table does is in ``test_options.py``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatflow.config import TABLE, Config, Endpoint, Origin, default_server_id
+from chatflow.errors import ConfigError
+from chatflow.options import load
+from chatflow.options.manual import as_help, as_page
+from chatflow.options.table import FILE
+
+_PAGE = Path(__file__).parents[1] / "docs" / "configuration.rst"
+
+
+def config(environ: Mapping[str, str] | None = None, **options: str | list[str]) -> Config:
+    argv = {name.replace("_", "-"): [value] if isinstance(value, str) else value for name, value in options.items()}
+    return Config.from_settings(load(TABLE, argv, environ or {}, Path.read_text))  # type: ignore[arg-type]
+
+
+def refusal(environ: Mapping[str, str] | None = None, **options: str | list[str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(environ, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestConfig:
+    def test_the_defaults_agree_with_each_other_and_are_those_that_are_promised(self) -> None:
+        promised: dict[str, Any] = {
+            "listen": ("tcp:8080",),
+            "allowed_origins": (),
+            "rooms": 20,
+            "broker": "embedded",
+            "database": "embedded",
+            "data_dir": Path("chatflow-data"),
+            "batch_size": 1000,
+            "linger_ms": 0,
+            "max_frame_bytes": 16_384,
+            "max_connections": 10_000,
+            "ping_interval_seconds": 20,
+            "drain_seconds": 20,
+            "retention_days": 0,
+            "partitions_ahead_days": 7,
+            "max_pending_messages": 20_000,
+            "max_pending_per_connection": 500,
+            "max_client_buffer_bytes": 4_194_304,
+            "database_connections": 4,
+        }
+        defaults = attrs.asdict(config())
+        assert {name: defaults[name] for name in promised} == promised
+
+    def test_every_default_is_a_value_that_could_be_given(self) -> None:
+        for option in TABLE.own_options:
+            value = option.default_value()
+            for each in value if option.repeatable else (value,):
+                assert option.kind.parse(option.kind.show(each)) == each, option.name
+
+    def test_every_option_of_the_table_is_a_field_and_every_field_an_option(self) -> None:
+        fields = {field.name.replace("_", "-") for field in attrs.fields(Config)}
+        assert fields == {option.name for option in TABLE.options if FILE in option.sources}
+
+    def test_no_option_would_be_taken_for_one_of_a_sibling(self) -> None:
+        assert all(TABLE.owns_variable(TABLE.variable(option)) for option in TABLE.options)
+
+    def test_it_cannot_be_changed(self) -> None:
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            config().rooms = 3  # type: ignore[misc]
+
+    def test_its_repr_has_no_password(self) -> None:
+        assert "hunter2" not in repr(config(database="postgresql://ann:hunter2@h/db?sslpassword=hunter2"))
+
+    @pytest.mark.parametrize(
+        ("name", "least", "most"),
+        [
+            ("rooms", "1", "10000"),
+            ("batch-size", "1", "10000"),
+            ("max-frame-bytes", "1024", "1048576"),
+            ("retention-days", "0", "36500"),
+            ("drain-seconds", "0", "3600"),
+            ("ping-interval-seconds", "0", "3600"),
+        ],
+    )
+    def test_limits(self, name: str, least: str, most: str) -> None:
+        assert config(**{name: least})
+        assert config(**{name: most})
+        for wrong in (str(int(least) - 1), str(int(most) + 1), "", "many"):
+            assert refusal(**{name: wrong}).startswith(f"{name} = ")
+
+    @pytest.mark.parametrize("text", ["", "a b", "ä", "x" * 21, "a.b", "a/b", "a\n"])
+    def test_server_ids_that_are_refused(self, text: str) -> None:
+        assert "1 to 20 letters, digits, _ or -" in refusal(server_id=text)
+
+
+class TestCrossChecks:
+    def test_there_is_something_to_listen_on(self) -> None:
+        line = refusal({"CHATFLOW_LISTEN": ""})
+        assert line == "listen (environment variable CHATFLOW_LISTEN): must be at least one endpoint"
+
+    @pytest.mark.parametrize(
+        ("low", "high", "value", "limit"),
+        [
+            ("batch-size", "max-pending-messages", "1001", "1000"),
+            ("max-pending-per-connection", "max-pending-messages", "2000", "1999"),
+            ("max-frame-bytes", "max-client-buffer-bytes", "4096", "4095"),
+        ],
+    )
+    def test_one_limit_cannot_exceed_another(self, low: str, high: str, value: str, limit: str) -> None:
+        line = refusal({f"CHATFLOW_{high.upper().replace('-', '_')}": limit}, **{low: value})
+        assert line.startswith(
+            f"{low} = {value} (command line): must be at most {high} = {limit} (environment variable "
+        )
+        assert config(**{low: limit, high: limit})
+
+
+class TestDefaultServerId:
+    @pytest.mark.parametrize(
+        ("host", "server_id"),
+        [
+            ("chat1", "chat1"),
+            ("chat1.example.com", "chat1"),
+            ("ip-10-0-1-23.ec2.internal", "ip-10-0-1-23"),
+            ("chatflow-7d9f8b6c5d-x2x4z", "low-7d9f8b6c5d-x2x4z"),
+            ("büro pc", "b-ro-pc"),
+            ("", "server"),
+            ("...", "server"),
+        ],
+    )
+    def test_is_made_of_the_host_name(self, host: str, server_id: str) -> None:
+        assert default_server_id(host) == server_id
+
+    @given(st.text())
+    def test_is_always_a_server_id(self, host: str) -> None:
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,20}", default_server_id(host))
+
+
+class TestListen:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "tcp:0",
+            "tcp:65535",
+            "tcp:8080:interface=127.0.0.1",
+            r"tcp6:8080:interface=\:\:1",
+            "unix:/run/chatflow:mode=660",
+            "ssl:8443:privateKey=/nonexistent/key.pem",
+            "haproxy:tcp:8080",
+        ],
+    )
+    def test_endpoints_of_twisted(self, text: str) -> None:
+        assert config(listen=text).listen == (text,)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "8080",
+            "tcp",
+            "tcp:",
+            "tcp:http",
+            "tcp:65536",
+            "tcp:port=65536",
+            "tcp6:70000",
+            "tcp:-1",
+            "tcp:８０",
+            "tcp:1:colour=red",
+            "x:1",
+        ],
+    )
+    def test_what_is_no_endpoint_is_refused_at_once(self, text: str) -> None:
+        assert refusal(listen=text).startswith(f"listen = '{text}' (command line): must be a Twisted server endpoint")
+
+    @given(st.text())
+    def test_parsing_fails_with_nothing_but_value_error(self, text: str) -> None:
+        for kind in (Endpoint(), Origin()):
+            try:
+                kind.parse(text)
+            except ValueError:
+                continue
+
+
+class TestAllowedOrigins:
+    @pytest.mark.parametrize(
+        "text", ["*", "https://chat.example.com", "http://localhost:3000", "http://[::1]:8080", "http://10.0.0.1"]
+    )
+    def test_origins(self, text: str) -> None:
+        assert config(allowed_origins=text).allowed_origins == (text,)
+
+    def test_upper_case_means_the_same(self) -> None:
+        assert config(allowed_origins="HTTPS://Chat.Example.COM").allowed_origins == ("https://chat.example.com",)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "chat.example.com",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "https://a?b",
+            "https://a#b",
+            "https://u@a",
+            "ws://a",
+            "https://a:99999",
+            "https://a:x",
+            "https://a b",
+            "https://*.example.com",
+            "null",
+            "https://[::1",
+        ],
+    )
+    def test_what_is_no_origin(self, text: str) -> None:
+        assert "must be * or an origin" in refusal(allowed_origins=text)
+
+    def test_several_in_one_variable(self) -> None:
+        assert config({"CHATFLOW_ALLOWED_ORIGINS": "https://a, https://b"}).allowed_origins == (
+            "https://a",
+            "https://b",
+        )
+
+
+class TestPage:
+    def test_it_is_up_to_date(self) -> None:
+        page = as_page(TABLE, "Configuration of the daemon")
+        assert _PAGE.read_text(encoding="utf-8") == page, "run: python -m chatflow.config > docs/configuration.rst"
+
+    def test_it_is_the_same_on_every_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("socket.gethostname", lambda: "some-host")
+        assert "some-host" not in as_page(TABLE, "x") + as_help(TABLE, 80)
