@@ -232,8 +232,8 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, reads: Database) -> Bro
             await fanout.attach_again()
 
     async def leave() -> None:
-        await fanout.detach()
-        await instances.leave()
+        if await fanout.detach():  # otherwise the entry is what makes the others remove the queue
+            await instances.leave()
 
     return Broker(
         queue=queue,

@@ -199,14 +199,13 @@ class SnsFanout:
         self._outstanding.add("listening", Deferred.fromCoroutine(self._listen()))
         self._outstanding.add("probing", Deferred.fromCoroutine(self._probe()))
 
-    def detach(self) -> Deferred[None]:
-        """Hear nothing more: unsubscribe and delete the queue. Fires when that is done; never fails."""
+    def detach(self) -> Deferred[bool]:
+        """Hear nothing more: unsubscribe and delete the queue. Fires with whether nothing is left; never fails."""
         self._running = self.hears = False
         attachment, self._attachment = self._attachment, None
-        detached: Deferred[Any] = Deferred.fromCoroutine(self._detach(attachment))
-        self._outstanding.add("detaching", detached)
-        done: Deferred[None] = Deferred()
-        detached.addBoth(lambda _: done.callback(None))
+        done: Deferred[bool] = Deferred()
+        detached = Deferred.fromCoroutine(self._detach(attachment))
+        self._outstanding.add("detaching", detached.addCallback(done.callback))
         return done
 
     def stop(self) -> Deferred[None]:
@@ -237,15 +236,17 @@ class SnsFanout:
         start = f"{int(self._clock.seconds() * 1000):x}"
         return start, self._names.fanout_queue(self._server_id, start)
 
-    async def _detach(self, attachment: Attachment | None) -> None:
+    async def _detach(self, attachment: Attachment | None) -> bool:
         if attachment is None:
-            return
+            return True
         try:
             await self._aws.send_threads.run(detach_in_thread, self._aws.clients, attachment)
         except Exception as error:
             self._log.warn(
                 "{queue} was not removed, the reaper will: {reason}", queue=attachment.queue_name, reason=str(error)
             )
+            return False
+        return True
 
     # Publishing
 

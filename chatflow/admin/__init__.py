@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from chatflow.admin import deadletters, instances, queues, setup
 from chatflow.errors import ChatFlowError
 from chatflow.persistence import commands as database_commands
 
-_MODULES = (database_commands,)
+_MODULES = (database_commands, setup, queues, deadletters, instances)
 
 _DESCRIPTION = "Administers ChatFlow. `chatflow-admin COMMAND --help` explains a command."
 
@@ -63,7 +64,3 @@ def make_parser() -> argparse.ArgumentParser:
     for module in _MODULES:
         module.add_to(add_command)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

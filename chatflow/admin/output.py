@@ -1,0 +1,25 @@
+"""What commands print: for people, to a terminal or not."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+_COLUMNS_OF_A_FILE = 200
+
+
+def printable(text: str) -> str:
+    """The same with escapes for what could control a terminal: users may have written it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def make_console() -> Console:
+    """Standard output. Nothing in a text is taken for markup, and a table is not squeezed where nobody sees it."""
+    return Console(
+        file=sys.stdout,
+        width=None if sys.stdout.isatty() else _COLUMNS_OF_A_FILE,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
