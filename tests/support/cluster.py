@@ -1,0 +1,201 @@
+"""A whole cluster on this machine: an SQS and SNS emulator, PostgreSQL, instances of the daemon, HAProxy in front.
+
+::
+
+    with Cluster(instances=3) as cluster:
+        cluster.start()
+        ... cluster.urls, cluster.instances[0].chat_url(1) ...
+        cluster.kill(0)
+        cluster.add()
+
+Everything listens on loopback, on free ports. Leaving the ``with`` block ends every process and removes every file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from chatflow.persistence.embedded import EmbeddedPostgres
+from tests.support.daemon import Daemon, clean_environment
+from tests.support.emulator import Emulator, aws_environment
+from tests.support.fault_proxy import FaultProxy
+from tests.support.haproxy import HAProxy
+from tests.support.postgres import execute
+from tests.support.threads import run_together
+
+ADMIN = Path(sysconfig.get_path("scripts")) / "chatflow-admin"
+
+
+class Cluster:
+    """Its parts are started by :meth:`start`; instances may then come and go.
+
+    All methods block until what they say has happened.
+
+    :param options: of every daemon, beside those that join it to the cluster.
+    :param instances: how many to begin with; they are called ``node-1``, ``node-2`` and so on.
+    :param faults: rules of a :class:`FaultProxy` between daemons and emulator; None for no such proxy.
+    :param haproxy: what to put in front; it is stopped with the cluster.
+    :param data_directory: where PostgreSQL keeps its data over restarts; None for a temporary one.
+    :ivar instances: every one that was ever started, running or not.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        instances: int = 4,
+        rooms: int = 20,
+        room_queues: int = 0,
+        faults: Sequence[str] | None = None,
+        seed: int = 0,
+        haproxy: HAProxy | None = None,
+        data_directory: Path | None = None,
+    ) -> None:
+        self.haproxy = haproxy
+        self.emulator = Emulator()
+        self.instances: list[Daemon] = []
+        self._directory = Path(tempfile.mkdtemp(prefix="chatflow-cluster-"))
+        self._postgres = EmbeddedPostgres(data_directory or self._directory)
+        self._faults, self._seed = faults, seed
+        self._fault_proxy: FaultProxy | None = None
+        self._first_instances = instances
+        self._names = ("--rooms", str(rooms), "--room-queues", str(room_queues))
+        self._options = options
+        self._exits = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def start(self) -> Self:
+        """Start every part; afterwards each instance is ready for clients."""
+        if self.haproxy is not None:
+            self._exits.callback(self.haproxy.stop)
+        self._exits.callback(self.emulator.stop)
+        self._exits.callback(self._postgres.stop)
+        run_together([self.emulator.start, self.start_database])
+        if self._faults is not None:
+            proxy = FaultProxy(self.emulator.url, rules=self._faults, seed=self._seed)
+            self._fault_proxy = self._exits.enter_context(proxy)
+        run_together([lambda: self.admin("migrate"), lambda: self.admin("setup", *self._names)])
+        self.add(self._first_instances)
+        return self
+
+    def stop(self) -> list[int]:
+        """SIGTERM to every running instance at once; their exit statuses."""
+        return run_together([instance.stop for instance in self.running])
+
+    # Instances
+
+    @property
+    def running(self) -> list[Daemon]:
+        """The instances that have not ended."""
+        return [instance for instance in self.instances if instance.runs]
+
+    def add(self, count: int = 1) -> list[Daemon]:
+        """Start further instances at once, and let HAProxy send clients to them."""
+        added = [self._new_instance() for _ in range(count)]
+        run_together([instance.start for instance in added])
+        self._tell_haproxy()
+        return added
+
+    def kill(self, index: int) -> None:
+        """SIGKILL."""
+        self.instances[index].kill()
+
+    def terminate(self, index: int) -> int:
+        """SIGTERM; the exit status."""
+        return self.instances[index].stop()
+
+    def _new_instance(self) -> Daemon:
+        # Calls of the daemons may go through the fault proxy, those of ``admin`` never do.
+        aws_url = self._fault_proxy.url if self._fault_proxy else self.emulator.url
+        instance = Daemon(
+            *("--broker", "sqs", "--server-id", f"node-{len(self.instances) + 1}"),
+            *self._names,
+            *self._options,
+            database=self.database_url,
+            environment=aws_environment(aws_url),
+        )
+        self.instances.append(self._exits.enter_context(instance))
+        return instance
+
+    def _tell_haproxy(self) -> None:
+        if self.haproxy is not None:
+            ports = {f"node-{n}": one.port for n, one in enumerate(self.instances, 1) if one.runs}
+            self.haproxy.serve(ports)
+
+    @property
+    def urls(self) -> list[str]:
+        """For clients, each without the room: HAProxy's, or without it those of all running instances."""
+        if self.haproxy is not None:
+            return [f"ws://127.0.0.1:{self.haproxy.port}/chat"]
+        return self.urls_of(self.running)
+
+    @staticmethod
+    def urls_of(instances: Sequence[Daemon]) -> list[str]:
+        """The same for some instances themselves."""
+        return [f"ws://127.0.0.1:{instance.port}/chat" for instance in instances]
+
+    # What they share
+
+    @property
+    def database_url(self) -> str:
+        return self._postgres.url
+
+    def stop_database(self) -> None:
+        """Shut PostgreSQL down, as an administrator does."""
+        self._postgres.stop()
+
+    def start_database(self) -> None:
+        """Start it, again if need be."""
+        self._postgres.start()
+
+    def sql(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
+        """The rows of one statement."""
+        return execute(self.database_url, statement, arguments)
+
+    @property
+    def faults(self) -> FaultProxy:
+        """The proxy whose rules say how calls of the daemons fail."""
+        assert self._fault_proxy is not None, "the cluster was made without faults"
+        return self._fault_proxy
+
+    def admin(self, *arguments: str) -> str:
+        """What ``chatflow-admin`` prints.
+
+        :raises RuntimeError: it failed.
+        """
+        environment = clean_environment() | aws_environment(self.emulator.url)
+        ended = subprocess.run(
+            [ADMIN, *arguments],
+            env=environment | {"CHATFLOW_DATABASE": self.database_url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if ended.returncode:
+            raise RuntimeError(f"chatflow-admin {' '.join(arguments)}: {ended.stderr.strip()}")
+        return ended.stdout
+
+    def totals(self) -> dict[str, float]:
+        """Every figure of Prometheus, added up over labels and running instances; 0 for any other."""
+        totals: dict[str, float] = defaultdict(float)
+        for instance in self.running:
+            text = instance.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    totals[sample.name] += sample.value
+        return totals
