@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 
 from chatflow import process
 from chatflow.broker.broker import Broker
@@ -20,7 +20,7 @@ from chatflow.edge.connections import ChatFactory, EdgeLimits, Heartbeat
 from chatflow.edge.frames import broadcast_block
 from chatflow.edge.http import ChatResource, ChatSite, Status, routes
 from chatflow.edge.listeners import Listener
-from chatflow.lifecycle import Repeating, TopService
+from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
 from chatflow.lifecycle.step import Step
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
@@ -144,7 +144,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service = TopService(reactor, deadline_seconds=config.drain_seconds)
     service.add("process", Step(start=process.prepare))
     if postgres:
-        service.add("PostgreSQL", Step(postgres.start, lambda: deferToThread(postgres.stop)))
+        stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
+        service.add("PostgreSQL", Step(postgres.start, stop_postgres))
     service.add("schema", Step(prepare_database))
     service.add("readers", Step(reads.start, reads.stop))
     service.add("writer's connection", Step(commits.start, commits.stop))

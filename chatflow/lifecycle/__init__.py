@@ -8,7 +8,15 @@
 
 from chatflow.lifecycle.process import TopService
 from chatflow.lifecycle.services import OrderedServices
-from chatflow.lifecycle.threads import NamedThreadPool
+from chatflow.lifecycle.threads import NamedThreadPool, run_in_own_thread
 from chatflow.lifecycle.work import Backoff, Outstanding, Repeating
 
-__all__ = ["Backoff", "NamedThreadPool", "OrderedServices", "Outstanding", "Repeating", "TopService"]
+__all__ = [
+    "Backoff",
+    "NamedThreadPool",
+    "OrderedServices",
+    "Outstanding",
+    "Repeating",
+    "TopService",
+    "run_in_own_thread",
+]

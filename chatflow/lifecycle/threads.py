@@ -11,6 +11,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from chatflow.errors import Unavailable
@@ -50,15 +51,30 @@ class NamedThreadPool(Service):
         if not self.running:
             return succeed(None)
         super().stopService()
-        joined: Deferred[None] = Deferred()
         # ThreadPool.stop joins its threads, which takes as long as they do: not on the reactor's thread.
-        Thread(target=self._join_in_thread, args=(joined,), name=f"stop {self.name}", daemon=True).start()
-        return joined
-
-    def _join_in_thread(self, joined: Deferred[None]) -> None:
-        self._pool.stop()
-        self._reactor.callFromThread(joined.callback, None)
+        return run_in_own_thread(self._reactor, f"stop {self.name}", self._pool.stop)
 
 
 class _DaemonThreadPool(ThreadPool):
     threadFactory = functools.partial(Thread, daemon=True)  # type: ignore[assignment]
+
+
+def run_in_own_thread(reactor: IReactorFromThreads, name: str, function: Callable[[], _T]) -> Deferred[_T]:
+    """Call ``function`` in a thread made for it, for which neither the reactor's end nor the process's waits.
+
+    (Both wait for calls of ``deferToThread``, however long they take.)
+
+    Reactor thread. Fires there with what the function returned, and fails with what it raised.
+    """
+    done: Deferred[_T] = Deferred()
+
+    def call_in_thread() -> None:
+        try:
+            result = function()
+        except BaseException:
+            reactor.callFromThread(done.errback, Failure())
+        else:
+            reactor.callFromThread(done.callback, result)
+
+    Thread(target=call_in_thread, name=name, daemon=True).start()
+    return done

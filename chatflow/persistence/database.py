@@ -6,7 +6,9 @@ tries are spent on the reactor's clock, outside the threads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
@@ -20,7 +22,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
-from chatflow.lifecycle import Backoff
+from chatflow.lifecycle import Backoff, run_in_own_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,6 +115,7 @@ class Database:
             cp_openfun=limits.apply_in_thread,
             cp_reactor=reactor,
         )
+        self._pool.threadpool.threadFactory = functools.partial(Thread, daemon=True)  # type: ignore[assignment]
         self._stopping = False
         self.transactions = 0
         self.retries = 0
@@ -122,10 +125,19 @@ class Database:
         """Start the threads; connections are made when they are needed."""
         self._pool.start()
 
-    def stop(self) -> None:
-        """Close every connection; transactions that wait for another try fail."""
+    def stop(self) -> Deferred[Any]:
+        """Close every connection; transactions that wait for another try fail. Fires when those under way are over.
+
+        One that the server never ends delays neither the reactor nor the end of the process.
+        """
         self._stopping = True
-        self._pool.close()
+        pool = self._pool
+        # Closing joins the threads: not on the reactor's thread, where adbapi's own trigger would do it.
+        for trigger in (pool.startID, pool.shutdownID):
+            if trigger is not None:
+                self._reactor.removeSystemEventTrigger(trigger)
+        pool.startID = pool.shutdownID = None
+        return run_in_own_thread(self._reactor, "close connections", pool.close)
 
     async def run(
         self,
@@ -161,7 +173,8 @@ class Database:
             self.available = False
             self._log.warn("{name} is tried again: {reason}", name=name, reason=reason)
             await deferLater(self._clock, backoff.next_delay_seconds())
-            await self._recover()
+            if not self._stopping:
+                await self._recover()
 
     async def run_once(
         self,
