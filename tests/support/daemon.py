@@ -181,8 +181,13 @@ class Daemon:
         return processes_in(self.directory)
 
     def postmaster(self) -> psutil.Process:
-        """The first process of the embedded PostgreSQL."""
-        return psutil.Process(int((self.data_directory / "postgres/postmaster.pid").read_text().split()[0]))
+        """The first process of the embedded PostgreSQL, which may have ended already."""
+        return eventually(self._find_postmaster, "a process number in postmaster.pid")
+
+    def _find_postmaster(self) -> psutil.Process | None:
+        with contextlib.suppress(OSError, IndexError, ValueError, psutil.NoSuchProcess):  # while it is replaced
+            return psutil.Process(int((self.data_directory / "postgres/postmaster.pid").read_text().split()[0]))
+        return None
 
     def _is_listening(self) -> bool:
         assert self.runs, f"the daemon ended with status {self.process.returncode}: {self.errors()}"
