@@ -7,6 +7,7 @@ since a group gives no more before those are deleted. The order that counts is r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -28,8 +29,6 @@ from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
 _MAX_ENTRIES = 10
 #: How long a reader keeps letters from others, should it die.
 HOLD_SECONDS = 300
-#: A long poll asks all of SQS's servers; without any wait, a few that may know of no letter.
-_WAIT_SECONDS = 1
 
 
 @implementer(IDeadLetters)
@@ -90,11 +89,13 @@ class SqsDeadLetterBox:
 
     :param client: for SQS.
     :param url: of the queue.
+    :param wait_seconds: for a letter, before there is none. Without any wait SQS asks a few of its servers only.
     """
 
-    def __init__(self, client: Any, url: str) -> None:
+    def __init__(self, client: Any, url: str, wait_seconds: int = 1) -> None:
         self._client = client
         self._url = url
+        self._wait_seconds = wait_seconds
         self._receipts: dict[str, list[str]] = {}
 
     def read(self) -> list[DeadLetter]:
@@ -131,7 +132,8 @@ class SqsDeadLetterBox:
         """See :class:`IDeadLetterBox`."""
         receipts = [receipt for each in self._receipts.values() for receipt in each]
         self._receipts.clear()
-        self._each(receipts, "change_message_visibility_batch", {"VisibilityTimeout": 0})
+        with suppress(Unavailable):  # then they come back by themselves
+            self._each(receipts, "change_message_visibility_batch", {"VisibilityTimeout": 0})
 
     def _receive(self) -> Sequence[dict[str, Any]]:
         response = call(
@@ -140,7 +142,7 @@ class SqsDeadLetterBox:
             QueueUrl=self._url,
             MaxNumberOfMessages=_MAX_ENTRIES,
             VisibilityTimeout=HOLD_SECONDS,
-            WaitTimeSeconds=_WAIT_SECONDS,
+            WaitTimeSeconds=self._wait_seconds,
             AttributeNames=["SentTimestamp"],
         )
         messages: Sequence[dict[str, Any]] = response.get("Messages", ())

@@ -49,8 +49,6 @@ def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
     A head remembers its last 64 envelopes only, and a dead letter may be older: so the messages' own ids are looked
     up, while the room's head is locked and nobody else can store them.
     """
-    if not envelope.messages:
-        return None
     cursor.execute(_CREATE_ROOM, (envelope.room,))
     cursor.execute(_LOCK_HEAD, (envelope.room,))
     times = [message.created_at_us for message in envelope.messages]
