@@ -98,6 +98,17 @@ class RoomQueueContract:
         await published
 
     @on_reactor
+    async def test_who_waits_is_given_what_is_published(self, queue: Any) -> None:
+        waiting = self.begin_to_receive(queue, 1)
+        await self.idle()
+        envelope = make_envelope(1)
+        published = publish(queue, envelope)
+        deliveries = await waiting
+        assert envelopes(deliveries) == [envelope]
+        await queue.done(deliveries)
+        await published
+
+    @on_reactor
     async def test_while_a_room_is_held_nobody_else_is_given_any_of_it(self, queue: Any) -> None:
         first, second = make_envelope(1, "first"), make_envelope(1, "second")
         publish(queue, first)
@@ -157,6 +168,18 @@ class RoomQueueContract:
         assert texts(received) == ["0", "1", "2"]
         await published
         await last
+
+    @on_reactor
+    async def test_it_comes_to_who_waits_already(self, queue: Any) -> None:
+        envelope = make_envelope(1)
+        publish(queue, envelope)
+        held = await self.receive(queue, 1)
+        other = self.as_another_instance(queue)
+        waiting = self.begin_to_receive(other, 1)
+        await queue.again(held)
+        deliveries = await waiting
+        assert envelopes(deliveries) == [envelope]
+        await other.done(deliveries)
 
     @on_reactor
     async def test_of_what_is_held_some_may_be_done_and_the_rest_given_back(self, queue: Any) -> None:
