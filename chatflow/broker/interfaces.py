@@ -37,7 +37,8 @@ class IRoomQueue(IPublish):
 
         Fails with :class:`~chatflow.errors.Unavailable` when it is certainly not queued, or with
         :class:`~chatflow.errors.NotStored` when the database refused it (embedded queue only). Publishing the same
-        ``envelope_id`` again within five minutes changes nothing.
+        ``envelope_id`` again within five minutes fires, too, and is a redelivery at most: none while the first is
+        under way, and none that its room's head would not recognise.
         """
 
     def receive(lane: object) -> Deferred[Sequence[Delivery]]:
