@@ -56,6 +56,19 @@ class _Lane:
     #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
     attempt_id: str = Factory(lambda: str(uuid4()))
 
+    def take(self) -> list[_Publishing]:
+        """The oldest that wait, one of each room: if it failed alone, the room's next would overtake it."""
+        taken: dict[int, _Publishing] = {}
+        left: list[_Publishing] = []
+        while self.waiting and len(taken) < _MAX_ENTRIES:
+            one = self.waiting.popleft()
+            if one.envelope.room in taken:
+                left.append(one)
+            else:
+                taken[one.envelope.room] = one
+        self.waiting.extendleft(reversed(left))
+        return list(taken.values())
+
 
 @define(eq=False)
 class _Receipt:
@@ -169,8 +182,14 @@ class SqsRoomQueue:
     async def _send_all(self, lane: _Lane) -> None:
         try:
             while lane.waiting:
-                batch = [lane.waiting.popleft() for _ in range(min(_MAX_ENTRIES, len(lane.waiting)))]
-                await self._send(lane, batch)
+                batch = lane.take()
+                try:
+                    await self._send(lane, batch)
+                except Exception as error:
+                    # Calls have stopped, or this is our fault: nobody shall wait for ever.
+                    for one in batch:
+                        if not one.result.called:
+                            one.result.errback(error)
         finally:
             lane.sending = False
 
@@ -266,7 +285,8 @@ class SqsRoomQueue:
         self._pace.count()
         received = response.get("Messages", ())
         state.backlogged = len(received) == _MAX_ENTRIES
-        deliveries = []
+        deliveries: list[Delivery] = []
+        poison: list[tuple[_Receipt, str, str]] = []
         # SQS counts from when it answered; counting from the question is on the safe side only near the end.
         visible_at = max(began, now - 1.0) + self._visibility_seconds
         for message in received:
@@ -274,7 +294,7 @@ class SqsRoomQueue:
             try:
                 decoded = envelopes.decode(message["Body"])
             except BadEnvelope as error:
-                await self._set_poison_aside(receipt, message["Body"], str(error))
+                poison.append((receipt, message["Body"], str(error)))
                 continue
             self._held.add(receipt)
             deliveries.append(Delivery(decoded, receipt))
@@ -283,12 +303,19 @@ class SqsRoomQueue:
         if received:
             sent_ms = int(received[0].get("Attributes", {}).get("SentTimestamp", now * 1000))
             self.counters.lag_seconds[lane] = max(0.0, now - sent_ms / 1000)
+        try:
+            for receipt, body, reason in poison:
+                await self._set_poison_aside(receipt, body, reason)
+        except Exception:
+            # Nobody will hear of the others, so nobody could settle them.
+            await self._change_visibility([one[0] for one in poison] + [one.receipt for one in deliveries], 0)
+            raise
         return deliveries
 
     async def _set_poison_aside(self, receipt: _Receipt, body: str, reason: str) -> None:
-        self.counters.poison += 1
         self._log.error("queue {lane} holds what is no envelope: {reason}", lane=receipt.lane, reason=reason)
         await self._set_aside(body, reason)
+        self.counters.poison += 1
         await self._delete([receipt])
 
     # Settling
