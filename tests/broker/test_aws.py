@@ -153,11 +153,12 @@ class TestCalls:
     async def test_a_missing_queue_is_told_apart(self) -> None:
         url = await self.make_queue()
         await self.aws.sqs("delete_queue", QueueUrl=url)
-        for operation, arguments in [
+        cases: list[tuple[str, dict[str, Any]]] = [
             ("get_queue_url", {"QueueName": self.queue}),
             ("receive_message", {"QueueUrl": url}),
             ("delete_message_batch", {"QueueUrl": url, "Entries": [{"Id": "1", "ReceiptHandle": "x"}]}),
-        ]:
+        ]
+        for operation, arguments in cases:
             error = await self.failure(operation, **arguments)
             assert error.queue_is_missing, operation
             assert error.certain, operation

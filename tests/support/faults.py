@@ -87,7 +87,7 @@ class Faults:
     _random: dict[str, Random] = field(factory=dict)
 
     def set_rules(self, texts: Iterable[str], seed: int | None = None) -> None:
-        """Replace all rules; with a seed, begin to draw anew.
+        """Replace all rules; with a seed, begin anew to draw and to count.
 
         :raises ValueError: one is no rule; nothing has changed then.
         """
@@ -95,6 +95,8 @@ class Faults:
         if seed is not None:
             self.seed = seed
             self._random.clear()
+            self.calls.clear()
+            self.injected.clear()
 
     def fate(self, operation: str) -> Fate:
         """Decide about a call, and count it."""

@@ -1,0 +1,589 @@
+"""The room queue on SQS FIFO keeps the contract on an emulator over HTTP, also while calls fail."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from random import Random
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from chatflow.broker.interfaces import Delivery
+from chatflow.broker.names import Names
+from chatflow.broker.pacing import Pace
+from chatflow.broker.sqs import SqsRoomQueue
+from chatflow.errors import StartupError, Unavailable
+from chatflow.rooms import envelope as codec
+from chatflow.rooms.envelope import MAX_BODY_BYTES, MAX_CONTENT_BYTES, Envelope
+from tests.broker.contract_room_queue import RoomQueueContract, as_value, envelopes, publish, texts
+from tests.support.chat import make_envelope, make_message
+from tests.support.cloud import direct_client, make_objects, shared_aws, start_aws
+from tests.support.fault_proxy import FaultProxy
+from tests.support.reactor import on_reactor, reactor, until
+
+MakeQueue = Callable[..., SqsRoomQueue]
+
+
+class Parking:
+    """Where bodies go that are no envelopes; ``fails`` when it cannot take them."""
+
+    def __init__(self) -> None:
+        self.parked: list[tuple[str, str]] = []
+        self.fails = False
+
+    async def keep(self, body: str, reason: str) -> None:
+        if self.fails:
+            raise Unavailable("no place for dead letters")
+        self.parked.append((body, reason))
+
+
+@pytest.fixture
+def parking() -> Parking:
+    return Parking()
+
+
+@pytest_twisted.async_yield_fixture
+async def make_queue(proxy: FaultProxy, parking: Parking) -> AsyncIterator[MakeQueue]:
+    """Makes an instance's queue, started; all are stopped after the test."""
+    queues: list[SqsRoomQueue] = []
+
+    def make(names: Names, **options: Any) -> SqsRoomQueue:
+        usual: dict[str, Any] = {
+            "aws": shared_aws(),
+            "pace": unhurried(),
+            "set_aside": parking.keep,
+            "long_poll_seconds": 0,
+        }
+        queue = SqsRoomQueue(clock=reactor, names=names, **usual | options)
+        queue.start()
+        queues.append(queue)
+        return queue
+
+    yield make
+    proxy.set_rules()
+    for queue in queues:
+        queue.close()
+        await queue.stop()
+
+
+def unhurried() -> Pace:
+    """A pace without a gap, whatever the round trips."""
+    return Pace(clock=reactor, max_gap_seconds=0.0, calls_per_second=1e9)
+
+
+async def an_empty_poll() -> None:
+    """Return when some poll that was under way, or began since, has come back."""
+    calls = shared_aws().counters.calls
+    before = calls["receive_message", "ok"]
+    await until(lambda: calls["receive_message", "ok"] > before, "a poll comes back")
+
+
+async def a_moment() -> None:
+    await deferLater(reactor, 0.05)
+
+
+class TestContract(RoomQueueContract):
+    room_queues = 0
+
+    @pytest.fixture
+    def queue(self, make_queue: MakeQueue) -> SqsRoomQueue:
+        self.make_queue = make_queue
+        self.names = make_objects(rooms=2, room_queues=self.room_queues)
+        return make_queue(self.names, long_poll_seconds=1)
+
+    def as_another_instance(self, queue: SqsRoomQueue) -> SqsRoomQueue:
+        return self.make_queue(self.names, long_poll_seconds=1)
+
+    def lane_of(self, room: int) -> object:
+        return self.names.lane(room)
+
+    async def idle(self) -> None:
+        await an_empty_poll()
+
+
+class TestContractOfRoomsThatShareAQueue(TestContract):
+    room_queues = 1
+
+
+class Instances:
+    """Two instances that share rooms, and the room queues as SQS has them."""
+
+    def __init__(self, make_queue: MakeQueue, names: Names, **options: Any) -> None:
+        self.names = names
+        self.one = make_queue(names, **options)
+        self.two = make_queue(names, **options)
+
+    async def receive(self, queue: SqsRoomQueue, lane: int = 1) -> list[Delivery]:
+        """The lane's next deliveries; not none."""
+        while not (deliveries := await queue.receive(lane)):
+            pass
+        return list(deliveries)
+
+    async def drain(self, queue: SqsRoomQueue, count: int, lane: int = 1) -> list[Envelope]:
+        """Receive and settle until so many have come, and then nothing more; everything that came, in order."""
+        received: list[Envelope] = []
+        while len(received) < count:
+            deliveries = await self.receive(queue, lane)
+            received += envelopes(deliveries)
+            await queue.done(deliveries)
+        assert self.left(lane) == 0
+        return received
+
+    def left(self, lane: int = 1) -> int:
+        """How many envelopes SQS has of a lane, in flight or not."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        attributes = direct_client("sqs").get_queue_attributes(QueueUrl=self.one.urls()[lane], AttributeNames=names)
+        return sum(int(number) for number in attributes["Attributes"].values())
+
+
+MakeInstances = Callable[..., Instances]
+
+
+@pytest.fixture
+def make_instances(make_queue: MakeQueue) -> MakeInstances:
+    def make(*, rooms: int = 1, room_queues: int = 0, **options: Any) -> Instances:
+        return Instances(make_queue, make_objects(rooms=rooms, room_queues=room_queues), **options)
+
+    return make
+
+
+@pytest.fixture
+def pair(make_instances: MakeInstances) -> Instances:
+    """Two instances with one room."""
+    return make_instances()
+
+
+class TestPublishingWhenCallsFail:
+    @pytest.mark.parametrize("fault", ["drop", "fail", "throttle", "reset", "partial"])
+    @on_reactor
+    async def test_it_is_tried_again_until_accepted_and_nothing_overtakes_it(
+        self, pair: Instances, proxy: FaultProxy, fault: str
+    ) -> None:
+        proxy.set_rules(f"SendMessageBatch:{fault}=1,times=2")
+        sent = [make_envelope(1, str(number)) for number in range(4)]
+        published = publish(pair.one, *sent[:2])
+        await until(lambda: proxy.injected("SendMessageBatch", fault) > 0, "a call fails")
+        later = publish(pair.one, *sent[2:])
+        await published
+        await later
+        assert await pair.drain(pair.two, 4) == sent
+        assert pair.one.counters.publish_retries == 2
+
+    @on_reactor
+    async def test_a_lost_answer_is_not_a_second_envelope(self, pair: Instances, proxy: FaultProxy) -> None:
+        """The first call was carried out; even if what it brought is received and deleted before the second."""
+        proxy.set_rules("SendMessageBatch:drop=1,times=1", "SendMessageBatch:throttle=1")
+        envelope, last = make_envelope(1, "once"), make_envelope(1, "last")
+        published = pair.one.publish(envelope)
+        deliveries = await pair.receive(pair.two)
+        assert not published.called
+        await pair.two.done(deliveries)
+        proxy.set_rules()
+        await published
+        await pair.one.publish(last)
+        assert envelopes(deliveries) + await pair.drain(pair.two, 1) == [envelope, last]
+
+    @on_reactor
+    async def test_of_a_batch_only_what_failed_is_sent_again_and_rooms_keep_their_order(
+        self, make_instances: MakeInstances, proxy: FaultProxy
+    ) -> None:
+        rooms = range(1, 8)
+        pair = make_instances(rooms=7, room_queues=1)
+        proxy.set_rules("SendMessageBatch:partial=1,times=2")
+        sent = [make_envelope(room, f"{room}:{number}") for number in range(3) for room in rooms]
+        await publish(pair.one, *sent)
+        received = await pair.drain(pair.two, len(sent))
+        for room in rooms:
+            own = [envelope for envelope in received if envelope.room == room]
+            assert texts(own) == [f"{room}:0", f"{room}:1", f"{room}:2"]
+        assert proxy.injected("SendMessageBatch", "partial") == 2
+
+    @on_reactor
+    async def test_within_a_batch_a_room_is_not_overtaken_by_itself(
+        self, make_instances: MakeInstances, proxy: FaultProxy
+    ) -> None:
+        pair = make_instances(rooms=1, room_queues=1)
+        proxy.set_rules("SendMessageBatch:partial=1,times=1")
+        sent = [make_envelope(1, str(number)) for number in range(5)]
+        await publish(pair.one, *sent)
+        assert texts(await pair.drain(pair.two, 5)) == ["0", "1", "2", "3", "4"]
+
+    @on_reactor
+    async def test_what_sqs_refuses_for_good_fails_at_once_and_alone(self, make_instances: MakeInstances) -> None:
+        pair = make_instances(rooms=2, room_queues=1)
+        limit = {"MaximumMessageSize": "1024"}
+        direct_client("sqs").set_queue_attributes(QueueUrl=pair.one.urls()[1], Attributes=limit)
+        small, large = make_envelope(1, "small"), make_envelope(2, *(f"{Random(n).random()}" for n in range(200)))
+        accepted, refused = pair.one.publish(small), pair.one.publish(large)
+        with pytest.raises(Unavailable, match="InvalidParameterValue"):
+            await refused
+        await accepted
+        assert await pair.drain(pair.two, 1) == [small]
+        assert pair.one.counters.publish_retries == 0
+
+    @on_reactor
+    async def test_after_the_time_for_it_a_publish_fails_and_the_next_one_is_tried(
+        self, make_instances: MakeInstances, proxy: FaultProxy
+    ) -> None:
+        pair = make_instances(publish_seconds=0.2)
+        proxy.set_rules("SendMessageBatch:throttle=1")
+        with pytest.raises(Unavailable, match="ThrottlingException"):
+            await pair.one.publish(make_envelope(1, "refused"))
+        proxy.set_rules()
+        envelope = make_envelope(1, "accepted")
+        await pair.one.publish(envelope)
+        assert await pair.drain(pair.two, 1) == [envelope]
+
+    @on_reactor
+    async def test_once_calls_have_stopped_it_fails(self, make_queue: MakeQueue, proxy: FaultProxy) -> None:
+        aws = start_aws(polls=1, sends=1)
+        queue = make_queue(make_objects(rooms=1), aws=aws)
+        await aws.stop()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await queue.publish(make_envelope(1))
+
+
+class TestReceivingWhenCallsFail:
+    @pytest.mark.parametrize("fault", ["fail", "throttle", "reset"])
+    @on_reactor
+    async def test_a_receive_fails_as_unavailable_and_the_next_one_finds_everything(
+        self, pair: Instances, proxy: FaultProxy, fault: str
+    ) -> None:
+        sent = [make_envelope(1, str(number)) for number in range(3)]
+        await publish(pair.one, *sent)
+        proxy.set_rules(f"ReceiveMessage:{fault}=1,times=1")
+        with pytest.raises(Unavailable):
+            await pair.one.receive(1)
+        assert await pair.drain(pair.one, 3) == sent
+
+    @on_reactor
+    async def test_what_a_lost_answer_held_comes_again(self, make_instances: MakeInstances, proxy: FaultProxy) -> None:
+        pair = make_instances(visibility_seconds=1)
+        sent = [make_envelope(1, str(number)) for number in range(3)]
+        await publish(pair.one, *sent)
+        proxy.set_rules("ReceiveMessage:drop=1,times=1")
+        with pytest.raises(Unavailable):
+            await pair.one.receive(1)
+        assert await pair.drain(pair.two, 3) == sent
+
+    @on_reactor
+    async def test_a_receive_whose_answer_was_lost_is_repeated_as_the_same_attempt(
+        self, pair: Instances, proxy: FaultProxy, attempts: list[str]
+    ) -> None:
+        """So that SQS gives the same messages again instead of holding them back until they are visible."""
+        for rule, expected in [("drop", Unavailable), ("fail", Unavailable), ("throttle", Unavailable)]:
+            proxy.set_rules(f"ReceiveMessage:{rule}=1,times=1")
+            with pytest.raises(expected):
+                await pair.one.receive(1)
+        proxy.set_rules()
+        await pair.one.receive(1)
+        await pair.one.receive(1)
+        dropped, failed, throttled, received, next_one = attempts
+        assert dropped == failed == throttled, "the outcome of the one before was unknown"
+        assert len({throttled, received, next_one}) == 3, "the outcome of the one before was known"
+
+    @pytest.fixture
+    def attempts(self) -> Iterator[list[str]]:
+        """The attempt id of each receive."""
+        attempts: list[str] = []
+
+        def record(params: dict[str, Any], **_: object) -> None:
+            attempts.append(params["ReceiveRequestAttemptId"])
+
+        events = shared_aws().clients.sqs_poll.meta.events
+        events.register("before-parameter-build.sqs.ReceiveMessage", record)
+        yield attempts
+        events.unregister("before-parameter-build.sqs.ReceiveMessage", record)
+
+
+class TestSettlingWhenCallsFail:
+    @pytest.mark.parametrize("fault", ["fail", "throttle", "reset", "partial", "drop"])
+    @on_reactor
+    async def test_what_is_done_is_deleted_though_the_first_call_fails(
+        self, pair: Instances, proxy: FaultProxy, fault: str
+    ) -> None:
+        await publish(pair.one, *(make_envelope(1) for _ in range(5)))
+        held = await pair.receive(pair.two)
+        while len(held) < 5:
+            held += await pair.receive(pair.two)
+        proxy.set_rules(f"DeleteMessageBatch:{fault}=1,times=1")
+        await pair.two.done(held)
+        assert proxy.injected("DeleteMessageBatch", fault) == 1
+        assert pair.left() == 0
+
+    @on_reactor
+    async def test_what_cannot_be_deleted_is_given_up_and_comes_again(
+        self, make_instances: MakeInstances, proxy: FaultProxy
+    ) -> None:
+        pair = make_instances(visibility_seconds=1)
+        envelope = make_envelope(1)
+        await pair.one.publish(envelope)
+        proxy.set_rules("DeleteMessageBatch:fail=1")
+        await pair.one.done(await pair.receive(pair.one))
+        assert pair.one.counters.lost_receipts == 1
+        proxy.set_rules()
+        assert await pair.drain(pair.two, 1) == [envelope]
+
+    @on_reactor
+    async def test_giving_back_never_fails(self, make_instances: MakeInstances, proxy: FaultProxy) -> None:
+        pair = make_instances(visibility_seconds=1)
+        envelope = make_envelope(1)
+        await pair.one.publish(envelope)
+        proxy.set_rules("ChangeMessageVisibilityBatch:fail=1")
+        await pair.one.again(await pair.receive(pair.one))
+        assert await pair.drain(pair.two, 1) == [envelope]
+
+
+class TestHolding:
+    @on_reactor
+    async def test_what_a_dead_consumer_held_comes_to_another_in_order(self, make_instances: MakeInstances) -> None:
+        pair = make_instances(visibility_seconds=1)
+        sent = [make_envelope(1, str(number)) for number in range(4)]
+        await publish(pair.one, *sent[:2])
+        await pair.receive(pair.one)  # and never settled
+        await publish(pair.one, *sent[2:])
+        assert await pair.drain(pair.two, 4) == sent
+        assert pair.two.counters.redeliveries >= 1
+
+    @on_reactor
+    async def test_a_consumer_that_took_too_long_takes_nothing_from_who_holds_now(
+        self, make_instances: MakeInstances
+    ) -> None:
+        pair = make_instances(visibility_seconds=1)
+        envelope = make_envelope(1)
+        await pair.one.publish(envelope)
+        expired = await pair.receive(pair.one)
+        held = await pair.receive(pair.two)
+        await pair.one.done(expired)
+        assert pair.one.counters.lost_receipts == 1
+        assert pair.left() == 1
+        await pair.two.done(held)
+        assert pair.left() == 0
+
+    @on_reactor
+    async def test_a_room_stays_with_who_extends_it_beyond_the_visibility(self, make_instances: MakeInstances) -> None:
+        pair = make_instances(visibility_seconds=1, long_poll_seconds=1)
+        envelope = make_envelope(1)
+        await pair.one.publish(envelope)
+        held = await pair.receive(pair.one)
+        for _ in range(2):
+            poll = pair.two.receive(1)
+            while not poll.called:
+                await pair.one.extend_visibility()
+                await a_moment()
+            assert not await poll
+        await pair.one.done(held)
+        assert pair.left() == 0
+        assert pair.one.counters.lost_receipts == 0
+
+    @on_reactor
+    async def test_only_what_is_due_is_extended(self, pair: Instances, proxy: FaultProxy) -> None:
+        await pair.one.publish(make_envelope(1))
+        held = await pair.receive(pair.one)
+        extensions = proxy.faults.calls["ChangeMessageVisibilityBatch"]
+        await pair.one.extend_visibility()  # 30 s are left
+        assert proxy.faults.calls["ChangeMessageVisibilityBatch"] == extensions
+        await pair.one.done(held)
+
+    @pytest.mark.parametrize("settle", ["done", "again"])
+    @on_reactor
+    async def test_nothing_that_is_settled_is_extended(
+        self, make_instances: MakeInstances, proxy: FaultProxy, settle: str
+    ) -> None:
+        pair = make_instances(visibility_seconds=1)
+        await pair.one.publish(make_envelope(1))
+        await getattr(pair.one, settle)(await pair.receive(pair.one))
+        extensions = proxy.faults.calls["ChangeMessageVisibilityBatch"]
+        for _ in range(10):
+            await a_moment()
+            await pair.one.extend_visibility()
+        assert proxy.faults.calls["ChangeMessageVisibilityBatch"] == extensions
+
+    @on_reactor
+    async def test_a_poll_whose_receiver_is_gone_gives_back_what_it_is_given(
+        self, make_instances: MakeInstances, proxy: FaultProxy
+    ) -> None:
+        pair = make_instances(long_poll_seconds=1, visibility_seconds=600)
+        receiving = pair.one.receive(1)
+        receiving.cancel()
+        with pytest.raises(CancelledError):
+            await receiving
+        sent = [make_envelope(1, str(number)) for number in range(2)]
+        await publish(pair.one, *sent)
+        await until(lambda: proxy.faults.calls["ChangeMessageVisibilityBatch"], "it gives back")
+        assert await pair.drain(pair.two, 2) == sent
+
+
+class TestQueues:
+    def test_a_missing_queue_ends_the_start_and_says_what_makes_it(self, make_queue: MakeQueue) -> None:
+        with pytest.raises(StartupError, match=r"none-room-1\.fifo: run `chatflow-admin setup`"):
+            make_queue(Names("none", 1))
+
+    @on_reactor
+    async def test_a_queue_that_was_deleted_makes_everything_unavailable(self, make_instances: MakeInstances) -> None:
+        pair = make_instances(rooms=2, publish_seconds=0.2)
+        await pair.one.publish(make_envelope(1))
+        held = await pair.receive(pair.one)
+        direct_client("sqs").delete_queue(QueueUrl=pair.one.urls()[1])
+        with pytest.raises(Unavailable, match="NonExistentQueue"):
+            await pair.one.receive(1)
+        with pytest.raises(Unavailable, match="NonExistentQueue"):
+            await pair.one.publish(make_envelope(1))
+        await pair.one.done(held)
+        await pair.one.again(held)
+        other = make_envelope(2)
+        await pair.one.publish(other)
+        assert await pair.drain(pair.two, 1, lane=2) == [other]
+
+    @on_reactor
+    async def test_an_envelope_of_the_largest_size_arrives(self, pair: Instances) -> None:
+        random = Random(1)
+        messages = []
+        size = 0
+        while True:
+            # What zlib cannot compress, and takes three bytes a character in UTF-8.
+            message = make_message("".join(chr(random.randrange(0x800, 0xD800)) for _ in range(500)))
+            size += codec.content_bytes(message)
+            if size > MAX_CONTENT_BYTES:
+                break
+            messages.append(message)
+        envelope = make_envelope(1, messages=tuple(messages))
+        assert len(codec.encode(envelope)) > MAX_BODY_BYTES / 3
+        await pair.one.publish(envelope)
+        assert await pair.drain(pair.two, 1) == [envelope]
+
+    @on_reactor
+    async def test_twenty_rooms_at_once(self, make_instances: MakeInstances) -> None:
+        pair = make_instances(rooms=20, long_poll_seconds=1)
+        sent = {room: [make_envelope(room, f"{room}:{number}") for number in range(15)] for room in range(1, 21)}
+        receiving = [
+            Deferred.fromCoroutine(pair.drain(pair.one if room % 2 else pair.two, 15, lane=room)) for room in sent
+        ]
+        await publish(pair.one, *(one for turn in zip(*sent.values(), strict=True) for one in turn))
+        for room, received in zip(sent, await gatherResults(receiving), strict=True):
+            assert received == sent[room]
+
+    @on_reactor
+    async def test_rooms_that_share_a_queue_share_calls(self, make_instances: MakeInstances, proxy: FaultProxy) -> None:
+        pair = make_instances(rooms=20, room_queues=4)
+        calls = proxy.faults.calls
+        before = calls.copy()
+        sent = [make_envelope(room) for room in range(1, 21)]
+        await publish(pair.one, *sent)
+        assert calls["SendMessageBatch"] - before["SendMessageBatch"] == 4
+        received = [one for lane in pair.names.lanes for one in await pair.drain(pair.two, 5, lane)]
+        assert sorted(one.room for one in received) == list(range(1, 21))
+        assert calls["DeleteMessageBatch"] - before["DeleteMessageBatch"] == 4
+
+
+class TestPoison:
+    def put(self, pair: Instances, body: str, key: str) -> None:
+        direct_client("sqs").send_message(
+            QueueUrl=pair.one.urls()[1], MessageBody=body, MessageGroupId="1", MessageDeduplicationId=key
+        )
+
+    @on_reactor
+    async def test_a_body_that_is_no_envelope_is_parked_and_the_room_goes_on_in_order(
+        self, pair: Instances, parking: Parking
+    ) -> None:
+        sent = [make_envelope(1, str(number)) for number in range(3)]
+        self.put(pair, "poison at the head", "a")
+        await publish(pair.one, *sent[:2])
+        self.put(pair, "poison between", "b")
+        await publish(pair.one, sent[2])
+        assert await pair.drain(pair.two, 3) == sent
+        assert [body for body, _ in parking.parked] == ["poison at the head", "poison between"]
+        assert all("not an envelope" in reason for _, reason in parking.parked)
+        assert pair.two.counters.poison == 2
+        assert pair.left() == 0
+
+    @on_reactor
+    async def test_while_it_cannot_be_parked_the_room_waits_and_is_not_held(
+        self, make_instances: MakeInstances, parking: Parking
+    ) -> None:
+        pair = make_instances(visibility_seconds=600)
+        sent = [make_envelope(1, str(number)) for number in range(2)]
+        await publish(pair.one, sent[0])
+        self.put(pair, "poison", "a")
+        await publish(pair.one, sent[1])
+        parking.fails = True
+        with pytest.raises(Unavailable):
+            await pair.two.receive(1)
+        parking.fails = False
+        await pair.two.extend_visibility()
+        assert await pair.drain(pair.one, 2) == sent
+        assert [body for body, _ in parking.parked] == ["poison"]
+
+
+class TestPacing:
+    @on_reactor
+    async def test_publishes_and_receives_of_a_queue_keep_the_gap_until_the_daemon_stops(
+        self, make_queue: MakeQueue
+    ) -> None:
+        pace = Pace(clock=reactor, max_gap_seconds=1e6, calls_per_second=1e9)
+        pace.gap_seconds = 1e6
+        queue = make_queue(make_objects(rooms=2), pace=pace)
+        assert queue.wait_seconds(1) == 0
+        await queue.publish(make_envelope(1))
+        assert queue.wait_seconds(1) > 9e5
+        assert queue.wait_seconds(2) == 0
+        queue.close()
+        assert queue.wait_seconds(1) == 0
+
+    @on_reactor
+    async def test_a_room_is_held_back_for_the_gap_so_that_it_gathers(self, make_instances: MakeInstances) -> None:
+        pace = Pace(clock=reactor, max_gap_seconds=1e6, calls_per_second=1e9)
+        pair = make_instances(pace=pace)
+        await pair.one.publish(make_envelope(1))
+        held = await pair.receive(pair.one)
+        pace.gap_seconds = 1e6
+        done = pair.one.done(held)
+        assert not await pair.two.receive(1)
+        assert not done.called
+        done.addErrback(as_value(CancelledError))
+        done.cancel()
+        pair.one.close()
+        await pair.one.done(held)
+        assert pair.left() == 0
+
+    @on_reactor
+    async def test_every_call_counts_for_the_pace(self, make_instances: MakeInstances) -> None:
+        counted: list[float | None] = []
+
+        class Counting(Pace):
+            def count(self, round_trip_seconds: float | None = None) -> None:
+                counted.append(round_trip_seconds)
+
+        pair = make_instances(pace=Counting(clock=reactor, max_gap_seconds=0.0, calls_per_second=1e9))
+        await pair.one.publish(make_envelope(1))
+        held = await pair.receive(pair.one)
+        await pair.one.again(held)
+        await pair.one.done(await pair.receive(pair.one))
+        publishing, polling, giving_back, polling_again, deleting = counted
+        assert polling is polling_again is None, "a long poll tells nothing of the round trip"
+        assert all(seconds and seconds > 0 for seconds in (publishing, giving_back, deleting))
+
+
+@on_reactor
+async def test_the_age_of_what_was_received_is_told(pair: Instances) -> None:
+    assert pair.one.counters.lag_seconds == {}
+    await pair.one.publish(make_envelope(1))
+    began = reactor.seconds()
+    await pair.receive(pair.one)
+    assert 0 <= pair.one.counters.lag_seconds[1] <= reactor.seconds() - began + 1
+
+
+@on_reactor
+async def test_stop_waits_for_what_is_under_way(pair: Instances) -> None:
+    publishing = pair.one.publish(make_envelope(1))
+    receiving = pair.two.receive(1)
+    await deferLater(reactor, 0)  # publishing begins in the next turn
+    stopped = gatherResults([pair.one.stop(), pair.two.stop()])
+    assert not stopped.called
+    await stopped
+    assert publishing.called
+    assert receiving.called
