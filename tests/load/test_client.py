@@ -220,6 +220,7 @@ def test_an_ack_of_what_is_not_in_flight_is_unexpected() -> None:
     for number, message in enumerate((first, first, of_another, never_sent, other_run, second)):
         room.connections[0].dataReceived(ack(number, message))
     assert room.connections[0].ledger.unexpected_acks == 4
+    assert room.counts.owed == 1, "the other connection's"
     assert room.connections[0].ledger.acked == 2
 
 

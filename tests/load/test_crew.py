@@ -61,6 +61,19 @@ async def test_one_connection_that_cannot_be_opened_ends_the_run(server: type[Nu
 
 
 @ensureDeferred
+async def test_no_more_connections_are_tried_once_one_has_failed() -> None:
+    tried = []
+
+    class Counts(RefusesTheFourth):
+        def buildProtocol(self, addr: object) -> NullConnection:
+            tried.append(addr)
+            return super().buildProtocol(addr)
+
+    await run_against(Counts, warmup_messages=0, connections=300)
+    assert len(tried) < 100
+
+
+@ensureDeferred
 async def test_a_server_that_is_not_there() -> None:
     async with Listening(NullServer(reactor)) as url:
         pass

@@ -16,7 +16,7 @@ from benchmarks.null_server import NullConnection, NullServer
 from chatflow.load.clock import system_clock
 from chatflow.load.remote import RemoteCrew
 from chatflow.load.run import LoadRun, Outcome
-from chatflow.load.worker import Lines
+from chatflow.load.worker import Done, Lines, encode
 from tests.load.running import SETTINGS, Listening, faults, reactor
 
 
@@ -131,6 +131,25 @@ async def test_a_process_ends_when_its_parent_lets_go_of_it() -> None:
     crew.spawn(reactor, hash_seed=1)
     await crew.close()
     assert crew.ended
+
+
+class _Pipe:
+    """The process transport of a worker that never ran; keeps nothing."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+def test_an_answer_to_an_order_that_was_given_up_is_not_taken_for_another() -> None:
+    crew = RemoteCrew(SETTINGS, 0, system_clock())
+    crew.makeConnection(_Pipe())
+    crew.work(0)
+    stopped: list[object] = []
+    crew.stop().addCallback(stopped.append)
+    crew.outReceived(encode(Done(1, bounds={1: (2, 3)})) + b"\n")
+    assert stopped == []
+    crew.outReceived(encode(Done(2)) + b"\n")
+    assert stopped == [None]
 
 
 def test_lines_may_come_in_any_pieces() -> None:

@@ -26,8 +26,9 @@ def _outcome() -> Outcome:
     main = PhaseTally(
         name="main", connections=4, sent=104, acked=100, refused=3, failed=1, expected=400, received=398, repeated=2,
         duplicated=1, out_of_order=5, room_seq_holes=1, start_us=1_000_000, end_us=23_500_000, cpu_seconds=[4.5],
-        waited_seconds=[0.0], ack_ticks={10: 50, 20: 49, 500: 1}, delivery_ticks={30: 398}, types={"TEXT": 90, "JOIN": 10},
-        acked_in_second={0: 40, 9: 10, 10: 20, 22: 30}, rooms={2: RoomTally(connections=4, acked=100, first=11, last=110)},
+        waited_seconds=[0.0], ack_ticks={10: 50, 20: 49, 500: 1}, delivery_ticks={30: 398},
+        types={"TEXT": 90, "JOIN": 10}, acked_in_second={0: 40, 9: 10, 10: 20, 22: 30},
+        rooms={2: RoomTally(connections=4, acked=100, first=11, last=110)},
     )  # fmt: skip
     stored = Stored(checked=110, missing=4, duplicated=5, holes=6)
     return Outcome(Settings(seed=7), [warm_up, main], stored, ["main: something"])

@@ -204,6 +204,31 @@ def test_the_bytes_that_all_have_passed_are_forgotten(monkeypatch: pytest.Monkey
     assert [connection.arrivals.next for connection in room.connections] == [201, 201]
 
 
+def test_bytes_are_compared_after_others_were_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roomlog, "_TRIM_BYTES", 2_000)
+    room, messages = _sent(200)
+    stream = [broadcast(seq, seq, message) for seq, message in enumerate(messages, 1)]
+    for sent in stream[:100]:
+        for connection in room.connections:
+            connection.dataReceived(sent)
+    for sent in stream[100:103]:
+        room.connections[0].dataReceived(sent)
+    monkeypatch.setattr(room.log, "sight", None)
+    room.connections[1].dataReceived(b"".join(stream[100:103]))
+    assert room.connections[1].arrivals.next == 104
+
+
+def test_messages_of_others_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roomlog, "_TRIM_BYTES", 2_000)
+    room, messages = _sent(100)
+    for index, message in enumerate(messages):
+        for connection in room.connections:
+            connection.dataReceived(broadcast(2 * index + 1, 1000 + index, b'{"userId":"1","message":"hi"}'))
+            connection.dataReceived(broadcast(2 * index + 2, index, message))
+    assert len(room.log._gaps) < 20
+    assert room.log.foreign == 100
+
+
 def test_one_that_hangs_back_does_not_hold_the_log_and_is_judged_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roomlog, "_TRIM_BYTES", 2_000)
     monkeypatch.setattr(roomlog, "_MAX_BYTES", 4_000)

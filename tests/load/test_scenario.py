@@ -106,6 +106,13 @@ def test_every_message_is_what_the_server_accepts_and_names_itself() -> None:
     assert len(users) > 490, "each message has another user"
 
 
+@pytest.mark.parametrize(("drawn", "user"), [(0.0, 1), (0.999_999, 100_000)])
+def test_users_are_from_1_to_100000(drawn: float, user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = MessageWriter(1, "run", 1, kinds((1, 1, 1)))
+    monkeypatch.setattr(writer, "_random", lambda: drawn)
+    assert decode(writer.write(0, [1], _NOW)[0]).userId == str(user)
+
+
 def test_messages_are_about_as_long_as_the_references() -> None:
     written = MessageWriter(1, "k3f9a1", 17, kinds((90, 5, 5))).write(0, [81234567890] * 1000, _NOW)
     assert 170 < sum(map(len, written)) / 1000 < 210
