@@ -18,7 +18,7 @@ _ROUND_TRIPS = 3.0
 _SMALLEST_BASE_SECONDS = 0.01
 #: The base is forgotten slowly, so that a path that became longer for good does not look full for ever.
 _BASE_DRIFT = 1.002
-_SMOOTHING = 0.2
+_SMOOTHING = 0.3
 
 
 class Pace:
@@ -34,6 +34,7 @@ class Pace:
         self._budget = calls_per_second
         self._decided_at = clock.seconds()
         self._calls = 0
+        self._quickest_seconds: float | None = None
         self.gap_seconds = 0.0
         self.round_trip_seconds = 0.0
         self.base_seconds = 0.0
@@ -46,7 +47,8 @@ class Pace:
             if not self.base_seconds:
                 self.base_seconds = self.round_trip_seconds = round_trip_seconds
             self.base_seconds = min(self.base_seconds * _BASE_DRIFT, round_trip_seconds)
-            self.round_trip_seconds += _SMOOTHING * (round_trip_seconds - self.round_trip_seconds)
+            # The quickest of some: where calls queue, every one of them does; a single slow one says nothing.
+            self._quickest_seconds = min(round_trip_seconds, self._quickest_seconds or round_trip_seconds)
         elapsed = self._clock.seconds() - self._decided_at
         if elapsed >= _STEP_SECONDS:
             self._decide(elapsed)
@@ -62,6 +64,9 @@ class Pace:
         rate = self._calls / elapsed
         self._calls = 0
         self._decided_at += elapsed
+        if self._quickest_seconds is not None:
+            self.round_trip_seconds += _SMOOTHING * (self._quickest_seconds - self.round_trip_seconds)
+            self._quickest_seconds = None
         # A quiet second between bursts is no proof of a free path, hence the smoothing; a long pause is.
         weight = min(1.0, elapsed)
         self.calls_per_second += weight * (rate - self.calls_per_second)
@@ -70,7 +75,8 @@ class Pace:
             self.round_trip_seconds / (_ROUND_TRIPS * max(self.base_seconds, _SMALLEST_BASE_SECONDS)),
         )
         if pressure > 1.0:
-            self.gap_seconds = min(self._max_gap_seconds, max(_SMALLEST_SECONDS, self.gap_seconds * _GROWTH))
+            growth = min(_GROWTH, pressure)
+            self.gap_seconds = min(self._max_gap_seconds, max(_SMALLEST_SECONDS, self.gap_seconds * growth))
         elif pressure < 0.8:
             self.gap_seconds *= _SHRINK
             if self.gap_seconds < _SMALLEST_SECONDS:

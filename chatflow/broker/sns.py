@@ -36,8 +36,9 @@ _RETENTION_SECONDS = 300
 _VISIBILITY_SECONDS = 30
 _PROBE_SECONDS = 5.0
 _PROBE_GROUP = "probe"
+_FROM = "from"  # the message attribute by which subscriptions filter
 #: Of the gap between publishes of a room: news of many rooms share these calls already.
-_SHARE_OF_GAP = 0.25
+_SHARE_OF_GAP = 0.5
 
 
 @frozen
@@ -49,11 +50,12 @@ class Attachment:
     subscription_arn: str
 
 
-def attach_in_thread(clients: Clients, names: Names, queue_name: str) -> Attachment:
-    """Make the queue with its policy, then subscribe it. Blocks.
+def attach_in_thread(clients: Clients, names: Names, queue_name: str, server_id: str) -> Attachment:
+    """Make the queue with its policy, then subscribe it to what others publish. Blocks.
 
     A policy set later would take up to a minute to count, and messages sent meanwhile would be dropped.
 
+    :param server_id: whose own news are filtered out: its hub had them before they were published.
     :raises StartupError: there is no topic.
     """
     topic_arn = topic_arn_in_thread(clients, names)
@@ -88,7 +90,10 @@ def attach_in_thread(clients: Clients, names: Names, queue_name: str) -> Attachm
         TopicArn=topic_arn,
         Protocol="sqs",
         Endpoint=queue_arn,
-        Attributes={"RawMessageDelivery": "true"},
+        Attributes={
+            "RawMessageDelivery": "true",
+            "FilterPolicy": json.dumps({_FROM: [{"anything-but": [server_id]}]}),
+        },
         ReturnSubscriptionArn=True,
     )["SubscriptionArn"]
     return Attachment(queue_name, queue_url, subscription_arn)
@@ -189,7 +194,7 @@ class SnsFanout:
             self._topic_arn = topic_arn_in_thread(self._aws.clients, self._names)
             start, name = self._next_queue()
             self._register_now(start, name)
-            self._attachment = attach_in_thread(self._aws.clients, self._names, name)
+            self._attachment = attach_in_thread(self._aws.clients, self._names, name, self._server_id)
         except StartupError:
             raise
         except Exception as error:
@@ -223,7 +228,7 @@ class SnsFanout:
             try:
                 await self._register(start, name)
                 self._attachment = await self._aws.send_threads.run(
-                    attach_in_thread, self._aws.clients, self._names, name
+                    attach_in_thread, self._aws.clients, self._names, name, self._server_id
                 )
                 self.counters.attachments += 1
                 self._outstanding.add("probing", Deferred.fromCoroutine(self._probe()))
@@ -282,17 +287,18 @@ class SnsFanout:
             if entries and (len(entries) == _MAX_ENTRIES or size + len(body) > _MAX_CALL_BYTES):
                 await self._publish_batch(entries)
                 entries, size = [], 0
-            entries.append(self._entry(str(len(entries)), str(news.room), body))
+            entries.append(self._entry(str(len(entries)), str(news.room), body, self._server_id))
             size += len(body)
         if entries:
             await self._publish_batch(entries)
 
-    def _entry(self, entry_id: str, group: str, body: str) -> dict[str, Any]:
+    def _entry(self, entry_id: str, group: str, body: str, sender: str) -> dict[str, Any]:
         return {
             "Id": entry_id,
             "Message": body,
             "MessageGroupId": group,
             "MessageDeduplicationId": uuid7(int(self._clock.seconds() * 1000)),
+            "MessageAttributes": {_FROM: {"DataType": "String", "StringValue": sender}},
         }
 
     async def _publish_batch(self, entries: list[dict[str, Any]]) -> bool:
@@ -321,7 +327,8 @@ class SnsFanout:
         """Send this instance something through topic and queue, until it has come back once."""
         while self._running and not self.hears:
             probe = self._attachment.queue_name if self._attachment else ""
-            await self._publish_batch([self._entry("0", _PROBE_GROUP, codec.encode(News(0, 0, probe=probe)))])
+            body = codec.encode(News(0, 0, probe=probe))
+            await self._publish_batch([self._entry("0", _PROBE_GROUP, body, probe)])
             began = self._clock.seconds()
             while self._running and not self.hears and self._clock.seconds() - began < _PROBE_SECONDS:
                 await deferLater(self._clock, 0.1)
