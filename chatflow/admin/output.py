@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 from rich.console import Console
@@ -10,8 +11,8 @@ _COLUMNS_OF_A_FILE = 200
 
 
 def printable(text: str) -> str:
-    """The same with escapes for what could control a terminal: users may have written it."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """The same with JSON's escapes for what could control a terminal: users may have written it."""
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def make_console() -> Console:

@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import define, field, frozen
 from rich.console import Console
@@ -113,21 +113,22 @@ def _queues(arguments: argparse.Namespace) -> None:
         console.print(look())
         return
     with suppress(KeyboardInterrupt):  # that is how it ends
-        _repeat(console, look, arguments.interval_seconds)
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False) as live:
+                _repeat(look, lambda table: live.update(table, refresh=True), console, arguments.interval_seconds)
+        _repeat(look, console.print, console, arguments.interval_seconds)
 
 
-def _repeat(console: Console, look: Callable[[], Table], interval_seconds: float) -> None:
-    with Live(look(), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(interval_seconds)
-            try:
-                table = look()
-            except ChatFlowError as error:
-                live.console.print(Text(str(error), "yellow"))  # AWS does not answer just now; keep on looking
-                continue
-            live.update(table, refresh=True)
-            if not console.is_terminal:
-                console.print(table)
+def _repeat(
+    look: Callable[[], Table], show: Callable[[Table], object], console: Console, interval_seconds: float
+) -> NoReturn:
+    show(look())
+    while True:
+        time.sleep(interval_seconds)
+        try:
+            show(look())
+        except ChatFlowError as error:
+            console.print(Text(str(error), "yellow"))  # AWS does not answer just now: keep on looking
 
 
 def _ask(clients: Any, names: Names) -> Iterator[_Row]:

@@ -89,13 +89,14 @@ class SqsDeadLetterBox:
 
     :param client: for SQS.
     :param url: of the queue.
-    :param wait_seconds: for a letter, before there is none. Without any wait SQS asks a few of its servers only.
     """
 
-    def __init__(self, client: Any, url: str, wait_seconds: int = 1) -> None:
+    #: How long to wait for a letter, before there is none. Without any wait SQS asks only a few of its servers.
+    wait_seconds = 1
+
+    def __init__(self, client: Any, url: str) -> None:
         self._client = client
         self._url = url
-        self._wait_seconds = wait_seconds
         self._receipts: dict[str, list[str]] = {}
 
     def read(self) -> list[DeadLetter]:
@@ -142,7 +143,7 @@ class SqsDeadLetterBox:
             QueueUrl=self._url,
             MaxNumberOfMessages=_MAX_ENTRIES,
             VisibilityTimeout=HOLD_SECONDS,
-            WaitTimeSeconds=self._wait_seconds,
+            WaitTimeSeconds=self.wait_seconds,
             AttributeNames=["SentTimestamp"],
         )
         messages: Sequence[dict[str, Any]] = response.get("Messages", ())

@@ -34,6 +34,12 @@ def box(names: Names) -> SqsDeadLetterBox:
     return make_box(names)
 
 
+@pytest.fixture(autouse=True)
+def one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator has a single server, which knows every letter at once."""
+    monkeypatch.setattr(SqsDeadLetterBox, "wait_seconds", 0)
+
+
 def make_keeper(names: Names, aws: Any = None) -> SqsDeadLetters:
     keeper = SqsDeadLetters(
         clock=reactor,
@@ -46,9 +52,8 @@ def make_keeper(names: Names, aws: Any = None) -> SqsDeadLetters:
 
 
 def make_box(names: Names) -> SqsDeadLetterBox:
-    """Of the emulator, which has a single server that knows every letter at once."""
     client = direct_client("sqs")
-    return SqsDeadLetterBox(client, find_queue(client, names.dead_letters), wait_seconds=0)
+    return SqsDeadLetterBox(client, find_queue(client, names.dead_letters))
 
 
 class TestContract(DeadLettersContract):
@@ -117,7 +122,7 @@ class TestKeeping:
     def test_nor_when_aws_does_not_answer(self, names: Names, proxy: FaultProxy) -> None:
         proxy.set_rules("GetQueueUrl:fail=1")
         with pytest.raises(StartupError, match="cannot find queue"):
-            make_keeper(names)
+            find_queue(shared_aws().clients.sqs_send, names.dead_letters)
 
 
 class TestReading:
