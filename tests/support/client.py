@@ -263,6 +263,10 @@ class RawClient:
         except ConnectionError:
             pass
 
+    def read_faster(self) -> None:
+        """End of being a slow reader."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+
     def reset(self) -> None:
         """End the connection with a reset (RST) instead of a FIN, and without a close frame."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
