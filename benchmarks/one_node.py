@@ -63,7 +63,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def load(url: str, *options: object, database_url: str = "") -> dict[str, Any]:
     """The report of a run of the load client, whose progress is shown."""
-    with LoadClient(*options, urls=[url], database_url=database_url, progress=None) as client:
+    with LoadClient(*options, urls=[url], database_url=database_url, progress=True) as client:
         return client.report(_RUN_SECONDS)
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from tests.support.daemon import TWISTD, clean_environment
 
@@ -21,31 +21,25 @@ class LoadClient:
     :param options: of the load client, without ``--url``, ``--output`` and ``--check-database``.
     :param urls: where to connect, each without the room.
     :param database_url: where to look up every acknowledged message at the end; empty for nowhere.
-    :param progress: where the progress line goes: :data:`subprocess.DEVNULL`, or None for our own stderr.
+    :param progress: show it on our own stderr.
     """
 
-    def __init__(
-        self, *options: object, urls: list[str], database_url: str = "", progress: int | None = subprocess.DEVNULL
-    ) -> None:
+    def __init__(self, *options: object, urls: list[str], database_url: str = "", progress: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="chatflow-load-"))
-        self._summary: IO[bytes] = (self.directory / "summary").open("wb")
         environment = clean_environment()
         if database_url:
             environment["CHATFLOW_LOAD_CHECK_DATABASE"] = database_url  # a URL may hold a password
         where = [word for url in urls for word in ("--url", url)]
-        self._process = subprocess.Popen(
-            [
-                str(TWISTD),
-                *("-n", "--pidfile=", "chatflow-load", "--output", str(self.directory)),
-                *where,
-                *map(str, options),
-            ],
-            cwd=self.directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._summary,
-            stderr=progress,
-        )
+        command = [str(TWISTD), "-n", "--pidfile=", "chatflow-load", "--output", str(self.directory), *where]
+        with self._file("stdout").open("wb") as stdout, self._file("stderr").open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [*command, *map(str, options)],
+                cwd=self.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=None if progress else stderr,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +47,6 @@ class LoadClient:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        self._summary.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
@@ -76,12 +69,15 @@ class LoadClient:
         except subprocess.TimeoutExpired:
             self.interrupt()
             self._process.wait(_STOP_SECONDS)
-        path = self.directory / "report.json"
-        if not path.exists():
-            raise RuntimeError(f"the load client left no report: {self.summary()}")
-        report: dict[str, Any] = json.loads(path.read_text())
+        try:
+            report: dict[str, Any] = json.loads(self._file("report.json").read_text())
+        except FileNotFoundError:
+            raise RuntimeError(f"the load client left no report: {self._file('stderr').read_text()}") from None
         return report
 
     def summary(self) -> str:
         """What it printed for people."""
-        return (self.directory / "summary").read_text(errors="replace")
+        return self._file("stdout").read_text(errors="replace")
+
+    def _file(self, name: str) -> Path:
+        return self.directory / name

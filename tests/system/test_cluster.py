@@ -1,0 +1,216 @@
+"""Several instances, SQS and SNS between them: what the promises say, held on every instance, whatever happens to one.
+
+The load client is the judge of what clients see: on each connection every message of the room once, in one order,
+without a hole, and every acknowledged one in the database.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.support.client import ChatClient
+from tests.support.cluster import Cluster
+from tests.support.crowd import Crowd
+from tests.support.daemon import Daemon
+from tests.support.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
+from tests.support.http import request
+from tests.support.load import LoadClient
+from tests.support.recount import recount
+from tests.support.waiting import eventually
+
+_RUN_SECONDS = 60.0
+_REAP_SECONDS = 5
+
+# What waits for somebody dead is due sooner than by default, and a stop does not wait for long polls.
+_OPTIONS = ("--visibility-seconds", "3", "--reap-after-seconds", str(_REAP_SECONDS), "--long-poll-seconds", "2")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three instances that outlive every test: what a test kills, it has added before."""
+    haproxy = HAProxy() if find_haproxy() else None
+    if haproxy is None:
+        warnings.warn(f"clients choose their instances themselves: {HOW_TO_INSTALL}", stacklevel=1)
+    with Cluster(*_OPTIONS, instances=3, haproxy=haproxy, faults=()) as cluster:
+        yield cluster.start()
+        instances = len(cluster.running)
+        assert cluster.stop() == [0] * instances
+        assert fanout_names(cluster) == set(), "nothing is left in AWS that only an instance needs"
+
+
+@pytest.fixture(autouse=True)
+def exact_counts(cluster: Cluster) -> Iterator[None]:
+    """After each test, all counts are those of a recount, and no envelope was set aside."""
+    yield
+    assert recount(cluster.database_url) == {}
+    assert cluster.totals()["chatflow_envelopes_set_aside_total"] == 0
+
+
+def load(cluster: Cluster, urls: list[str], *, messages: int = 2000, rate: int = 500) -> LoadClient:
+    """Some seconds of load in all rooms, checked against the database."""
+    size = ("--messages", messages, "--rate", rate, "--connections", 60, "--warmup-messages", 0)
+    patience = ("--timeout-seconds", _RUN_SECONDS / 2)
+    return LoadClient(*size, *patience, urls=urls, database_url=cluster.database_url)
+
+
+def check_pass(client: LoadClient) -> None:
+    """The run ends, and its verdict is *pass*."""
+    report = client.report(_RUN_SECONDS)
+    assert report["verdict"] == "pass", report["causes"]
+    assert report["stored"]["checked"] == report["acked"] > 0
+
+
+def wait_for_acks(cluster: Cluster, client: LoadClient, more: int) -> None:
+    """Return once all instances together have acknowledged so many further messages."""
+    goal = acknowledged(cluster) + more
+
+    def reached() -> bool:
+        assert client.runs, f"the load ended too soon: {client.report(0)['causes']}"
+        return acknowledged(cluster) >= goal
+
+    eventually(reached, f"{more} more acknowledgements", _RUN_SECONDS)
+
+
+def acknowledged(cluster: Cluster) -> float:
+    return cluster.totals()["chatflow_messages_acknowledged_total"]
+
+
+def test_what_is_sent_on_one_instance_is_seen_on_all_in_one_order(cluster: Cluster) -> None:
+    room, each = 20, 25
+    members = [ChatClient(instance.chat_url(room)) for instance in cluster.running]
+    try:
+        for number in range(each):
+            for place, member in enumerate(members):
+                member.send(f"{number} from {place}")
+        seen = []
+        for member in members:
+            broadcasts = [member.receive_kind("broadcast") for _ in range(each * len(members))]
+            seen.append([(frame["seq"], frame["messageId"], frame["message"]) for frame in broadcasts])
+            first = seen[-1][0][0]
+            assert [seq for seq, *_ in seen[-1]] == list(range(first, first + each * len(members)))
+            servers = {frame["message"].rpartition(" ")[2]: frame["serverId"] for frame in broadcasts}
+            assert len(set(servers.values())) == len(members), "each message tells the instance that took it"
+        assert all(other == seen[0] for other in seen)
+        for place in range(len(members)):
+            own = [text for _, _, text in seen[0] if text.endswith(f"from {place}")]
+            assert own == [f"{number} from {place}" for number in range(each)], "in the order it was sent"
+    finally:
+        for member in members:
+            member.__exit__()
+
+
+def test_a_run_through_the_load_balancer_passes(cluster: Cluster) -> None:
+    with load(cluster, cluster.urls, messages=6000, rate=0) as client:
+        check_pass(client)
+    received = [instance.metric("handler", "messagesReceived") for instance in cluster.running]
+    assert all(received), f"some instance had no clients: {received}"
+
+
+def test_nothing_is_lost_or_doubled_while_instances_are_killed_stopped_and_added(cluster: Cluster) -> None:
+    survivors = cluster.running
+    killed, stopped = cluster.add(2)
+    first, second = Crowd(killed, each=1, window=5), Crowd(stopped, each=1, window=5)
+    with load(cluster, cluster.urls_of(survivors), messages=8000) as client, first, second:
+        wait_for_acks(cluster, client, 500)
+        killed.kill()
+        assert fanout_names(cluster, killed), "it could not take its queue and subscription away"
+        (added,) = cluster.add()
+        with load(cluster, cluster.urls_of([added]), messages=1000) as late:
+            wait_for_acks(cluster, client, 500)
+            assert stopped.stop() == 0
+            assert fanout_names(cluster, stopped) == set(), "this one did"
+            check_pass(late)
+        check_pass(client)
+    check_crowd(cluster, first)
+    check_crowd(cluster, second)
+    eventually(
+        lambda: not fanout_names(cluster, killed), "the dead one's queue and subscription are reaped", _RUN_SECONDS
+    )
+    assert len(fanout_names(cluster)) == len(cluster.running), "and only those"
+    assert added.stop() == 0
+
+
+def test_nothing_is_lost_or_doubled_while_calls_to_aws_fail(cluster: Cluster) -> None:
+    injected = cluster.faults.faults.injected
+    # Fan-out has few calls, since rooms share them: more of those fail, so that enough do.
+    cluster.faults.set_rules("PublishBatch:drop=0.2,fail=0.2", "*:drop=0.05,fail=0.05,delay_ms=100", seed=3)
+    try:
+        with load(cluster, cluster.urls) as client:
+            check_pass(client)
+    finally:
+        cluster.faults.set_rules()
+    for operation in ("SendMessageBatch", "ReceiveMessage", "DeleteMessageBatch", "PublishBatch"):
+        assert injected[operation, "drop"] + injected[operation, "fail"], f"{operation}: {injected}"
+
+
+def test_the_queue_holds_what_is_sent_while_the_database_is_away(cluster: Cluster) -> None:
+    with load(cluster, cluster.urls) as client:
+        wait_for_acks(cluster, client, 500)
+        cluster.stop_database()
+        try:
+            wait_for_acks(cluster, client, 500)
+        finally:
+            cluster.start_database()
+        check_pass(client)
+
+
+@pytest.mark.skipif(not find_haproxy(), reason=HOW_TO_INSTALL)
+def test_a_draining_instance_gets_no_new_clients_and_a_cookie_leads_back(cluster: Cluster) -> None:
+    assert cluster.haproxy is not None
+    (leaving,) = cluster.add()
+    port = cluster.haproxy.port
+
+    def server_of(headers: dict[str, str]) -> tuple[str, str]:
+        answer = request(port, "GET", "/health", headers)
+        return answer.json()["serverId"], answer.headers.get("set-cookie", "")
+
+    def cookie_of(name: str) -> str:
+        server, cookie = server_of({})
+        return cookie.partition(";")[0] if server == name else ""
+
+    name = f"node-{len(cluster.instances)}"
+    cookie = eventually(lambda: cookie_of(name), "the balancer sends somebody to the new instance")
+    assert {server_of({"Cookie": cookie})[0] for _ in range(8)} == {name}
+    assert leaving.stop() == 0
+    assert server_of({"Cookie": cookie})[0] != name
+
+
+def check_crowd(cluster: Cluster, crowd: Crowd) -> None:
+    """Their instance has gone: every acknowledged message is stored once; what they heard is stored, without a hole."""
+    for speaker in crowd.speakers:
+        assert speaker.failure is None, f"{speaker.name}: {speaker.failure!r}"
+        assert speaker.acks, f"{speaker.name} had nothing to lose"
+        stored = eventually(partial(stored_acks, cluster, speaker.acks), f"all of {speaker.name} is stored")
+        assert sorted(stored) == sorted(speaker.acks.items())
+        if speaker.seqs:
+            last = speaker.seqs[-1]
+            assert speaker.seqs == list(range(speaker.seqs[0], last + 1))
+            rows = cluster.sql(
+                "SELECT message_id::text FROM messages WHERE room_id = %s AND seq BETWEEN %s AND %s ORDER BY seq",
+                *(speaker.room, speaker.seqs[0], last),
+            )
+            assert speaker.heard == [message_id for (message_id,) in rows]
+
+
+def stored_acks(cluster: Cluster, acks: dict[str, str]) -> list[tuple[Any, ...]]:
+    """Text and id of these acknowledged messages, once at least so many rows are there."""
+    rows = cluster.sql("SELECT message_text, message_id::text FROM messages WHERE message_text = ANY(%s)", list(acks))
+    return rows if len(rows) >= len(acks) else []
+
+
+def fanout_names(cluster: Cluster, instance: Daemon | None = None) -> set[str]:
+    """Fan-out queues in the emulator, and queues with a subscription: of an instance, or all."""
+    session = boto3.session.Session("test", "test", region_name="us-east-1")
+    sqs, sns = (session.client(name, endpoint_url=cluster.emulator.url) for name in ("sqs", "sns"))
+    names = {url.rpartition("/")[2] for url in sqs.list_queues(QueueNamePrefix="chatflow-fanout-").get("QueueUrls", ())}
+    names |= {one["Endpoint"].rpartition(":")[2] for one in sns.list_subscriptions()["Subscriptions"]}
+    if instance is None:
+        return names
+    server_id = f"node-{cluster.instances.index(instance) + 1}"
+    return {name for name in names if name.startswith(f"chatflow-fanout-{server_id}-")}
