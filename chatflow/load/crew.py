@@ -117,9 +117,8 @@ class Crew:
 
     async def _connect_one(self, connection: LoadConnection) -> None:
         seat = connection.seat
-        address = wire.parse_url(seat.url, seat.room)
         try:
-            await self._endpoint(address).connect(_OneConnection(connection))
+            await self._endpoint(wire.parse_url(seat.url, seat.room)).connect(_OneConnection(connection))
             await connection.opened.addTimeout(self._settings.timeout_seconds, self._reactor)
         except Exception as error:
             connection.abort()
@@ -131,8 +130,11 @@ class Crew:
             self._reactor, address.host, address.port, self._settings.timeout_seconds
         )
         if address.secure:
-            # pyOpenSSL is needed for wss:// only. Whom to trust, OpenSSL's SSL_CERT_FILE says.
-            from twisted.internet.ssl import optionsForClientTLS
+            # Needed for wss:// only. Whom to trust, OpenSSL's SSL_CERT_FILE says.
+            try:
+                from twisted.internet.ssl import optionsForClientTLS
+            except ImportError as error:
+                raise CannotOpen(f"wss:// needs more packages, pip install 'twisted[tls]': {error}") from error
 
             endpoint = wrapClientTLS(optionsForClientTLS(address.host), endpoint)
         return endpoint

@@ -1,6 +1,6 @@
 """Every setting of the load client: the table, and the values that the rest of it is handed.
 
-``python -m chatflow.load.options`` prints the page of the documentation.
+``python -m chatflow.load.options`` prints ``docs/load-configuration.rst``.
 """
 
 from __future__ import annotations

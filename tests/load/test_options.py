@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from chatflow.errors import ConfigError
 from chatflow.load.options import TABLE, LoadConfig
 from chatflow.options import load
+from chatflow.options.manual import as_page
+
+_PAGE = Path(__file__).parents[2] / "docs" / "load-configuration.rst"
 
 
 def _config(environ: Mapping[str, str] | None = None, **given: str) -> LoadConfig:
@@ -72,3 +76,10 @@ def test_a_wrong_mix_is_refused(text: str) -> None:
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         _config(**given)
+
+
+def test_the_page_of_the_documentation_is_the_tables() -> None:
+    page = as_page(TABLE, "Configuration of the load client")
+    assert _PAGE.read_text(encoding="utf-8") == page, (
+        "run: python -m chatflow.load.options > docs/load-configuration.rst"
+    )
