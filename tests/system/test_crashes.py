@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import psutil
@@ -77,12 +78,13 @@ def test_a_daemon_and_its_postgresql_killed_together_come_back_with_every_acknow
 class TestPostgresqlDies:
     """Connections stay open; what was under way is acknowledged later or refused."""
 
-    def test_a_killed_postmaster_is_replaced(self, alone: Daemon) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "shut down by somebody"])
+    def test_a_postmaster_that_ended_is_replaced(self, alone: Daemon, number: signal.Signals) -> None:
         with Crowd(alone) as crowd:
             for _ in range(2):
                 crowd.wait_for(500)
                 before = alone.postmaster()
-                before.kill()
+                before.send_signal(number)
                 eventually(lambda: alone.postmaster() != before, "another PostgreSQL")  # noqa: B023
                 crowd.wait_for(500)
             crowd.finish()

@@ -164,6 +164,20 @@ class TestBroadcast:
             assert client.frames_until_now() == []
 
 
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        *("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000001+15:59", "9999-12-31T23:59:59.999999999-15:59"),
+        *("2024-02-29T23:59:59.9Z", "2026-11-23T00:00:00-00:00", "1969-12-31T23:59:59.999999999Z"),
+    ],
+)
+def test_every_timestamp_that_is_taken_can_be_stored(daemon: Daemon, room: int, timestamp: str) -> None:
+    with ChatClient(daemon.chat_url(room)) as client:
+        client.send(timestamp=timestamp)
+        assert client.receive_kind("ack")["originalMessage"]["timestamp"] == timestamp
+    assert daemon.sql("SELECT count(client_timestamp) FROM messages WHERE room_id = %s", room) == [(1,)]
+
+
 class TestTheReferencesClient:
     """What ``facts-reference`` saw the reference's load client do."""
 
@@ -199,7 +213,7 @@ class TestTheReferencesClient:
                 if kind(got[-1]) == "ack" and len(sent) < total:
                     send()
             got += client.frames_until_now()
-        assert sorted(ack["originalMessage"]["message"] for ack in acks(got)) == sorted(sent)
+        assert [ack["originalMessage"]["message"] for ack in acks(got)] == sent
         assert [frame["message"] for frame in broadcasts(got)] == sent
         assert [frame["seq"] for frame in broadcasts(got)] == list(range(1, total + 1))
         assert len(got) == 2 * total
