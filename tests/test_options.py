@@ -33,6 +33,7 @@ from chatflow.options import load as load_table
 from chatflow.options.manual import as_config, as_help, as_page
 
 _POSTGRES = Url(schemes=("postgresql",), words=("embedded",), example="postgresql://u:p@host/db", needs_host=False)
+_BELL = Url(schemes=("ws",), example="ws://host/")
 
 TABLE = Table(
     name="tea",
@@ -46,6 +47,7 @@ TABLE = Table(
         Option(name="milk", kind=Flag(), default=False, group="Drinking", help="Whether with milk."),
         Option(name="guests", kind=Text(), default=(), repeatable=True, group="Drinking", help="Who drinks it."),
         Option(name="store", kind=_POSTGRES, default="embedded", group="Making", help="Where it is kept."),
+        Option(name="bell", kind=_BELL, default="ws://bell/", group="Making", help="What rings."),
         Option(name="recipe-token", kind=Text(), default="", secret=True, group="Making", help="Opens the safe."),
         Option(
             name="host",
@@ -236,6 +238,7 @@ class TestErrors:
             "postgresql://ann:hünter2@h/db?hunter2",
         ):
             assert "hunter2" not in refusal({"store": [url]}), url
+        assert "hunter2" not in refusal({"bell": ["ws://ann:hunter2/@h/"]})
 
 
 def allowed(kind: Kind, text: str) -> bool:
@@ -303,7 +306,7 @@ class TestKinds:
 
     @given(st.sampled_from(TABLE.options), st.text())
     def test_what_is_shown_can_be_read_again(self, option: Option, text: str) -> None:
-        if option.kind != _POSTGRES and allowed(option.kind, text):
+        if not isinstance(option.kind, Url) and allowed(option.kind, text):
             value = option.kind.parse(text)
             assert option.kind.parse(option.kind.show(value)) == value
 
@@ -413,6 +416,7 @@ class TestCommandLine:
             "milk = no  (default)",
             "guests = Ann, Bob  (command line)",
             "store = postgresql://ann:***@h/db  (environment variable TEA_STORE)",
+            "bell = ws://bell/  (default)",
             "recipe-token = (hidden)  (environment variable TEA_RECIPE_TOKEN)",
             "host = found  (default)",
         ]
