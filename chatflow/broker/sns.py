@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 from attrs import define, frozen
 from twisted.internet.defer import Deferred
@@ -23,7 +24,7 @@ from chatflow.broker.interfaces import IFanout
 from chatflow.broker.names import Names
 from chatflow.broker.news import BadNews, News
 from chatflow.broker.pacing import Pace
-from chatflow.errors import StartupError
+from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.rooms.identifiers import uuid7
 from chatflow.rooms.messages import StoredMessage
@@ -32,8 +33,10 @@ _MAX_ENTRIES = 10
 #: The topic's limit is 262,144 bytes for a batch, attributes included.
 _MAX_CALL_BYTES = 250_000
 _PUBLISH_TRIES = 2
+_DELETE_TRIES = 3
 _RETENTION_SECONDS = 300
-_VISIBILITY_SECONDS = 30
+#: What is heard is deleted at once; and until it is visible again, nothing else of its room is given.
+_VISIBILITY_SECONDS = 5
 _PROBE_SECONDS = 5.0
 _PROBE_GROUP = "probe"
 _FROM = "from"  # the message attribute by which subscriptions filter
@@ -173,6 +176,9 @@ class SnsFanout:
         self._long_poll_seconds = long_poll_seconds
         self._topic_arn = ""
         self._attachment: Attachment | None = None
+        self._attaching = False
+        #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
+        self._attempt_id = str(uuid4())
         self._waiting: dict[int, list[StoredMessage]] = {}
         self._handed_over: list[Deferred[None]] = []
         self._publishing = False
@@ -194,15 +200,14 @@ class SnsFanout:
             self._topic_arn = topic_arn_in_thread(self._aws.clients, self._names)
             start, name = self._next_queue()
             self._register_now(start, name)
-            self._attachment = attach_in_thread(self._aws.clients, self._names, name, self._server_id)
+            attachment = attach_in_thread(self._aws.clients, self._names, name, self._server_id)
         except StartupError:
             raise
         except Exception as error:
             raise StartupError(f"cannot attach to the fan-out: {error}") from error
-        self.counters.attachments += 1
         self._running = True
+        self._attached(attachment)
         self._outstanding.add("listening", Deferred.fromCoroutine(self._listen()))
-        self._outstanding.add("probing", Deferred.fromCoroutine(self._probe()))
 
     def detach(self) -> Deferred[bool]:
         """Hear nothing more: unsubscribe and delete the queue. Fires with whether nothing is left; never fails."""
@@ -219,22 +224,40 @@ class SnsFanout:
 
     async def attach_again(self) -> None:
         """The queue is gone, or a reaper took this instance for dead: make another. Until it is heard, not ready."""
+        if self._attaching:
+            return  # heartbeat and listener may both have noticed
+        self._attaching = True
         self.hears = False
         gone, self._attachment = self._attachment, None
+        try:
+            await self._detach(gone)
+            await self._attach()
+        finally:
+            self._attaching = False
+
+    async def _attach(self) -> None:
         backoff = Backoff(first_seconds=0.5, cap_seconds=10.0)
-        await self._detach(gone)
-        while self._running and self._attachment is None:
+        while self._running:
             start, name = self._next_queue()
             try:
                 await self._register(start, name)
-                self._attachment = await self._aws.send_threads.run(
+                attachment = await self._aws.send_threads.run(
                     attach_in_thread, self._aws.clients, self._names, name, self._server_id
                 )
-                self.counters.attachments += 1
-                self._outstanding.add("probing", Deferred.fromCoroutine(self._probe()))
             except Exception:
                 self._log.failure("the fan-out queue {queue} could not be made", queue=name)
                 await deferLater(self._clock, backoff.next_delay_seconds())
+                continue
+            if self._running:
+                self._attached(attachment)
+            else:
+                await self._detach(attachment)
+            return
+
+    def _attached(self, attachment: Attachment) -> None:
+        self._attachment = attachment
+        self.counters.attachments += 1
+        self._outstanding.add("probing", Deferred.fromCoroutine(self._probe(attachment)))
 
     def _next_queue(self) -> tuple[str, str]:
         """A start, and the name of the queue that belongs to it: another one each time."""
@@ -268,14 +291,16 @@ class SnsFanout:
 
     async def _publish_all(self) -> None:
         try:
-            while self._waiting:
+            while self._handed_over:
                 gap = self._pace.wait_seconds(self._published_at, _SHARE_OF_GAP) if self._running else 0.0
                 await deferLater(self._clock, gap)
                 waiting, self._waiting = self._waiting, {}
                 handed_over, self._handed_over = self._handed_over, []
-                await self._publish_each([news for own in waiting.values() for news in codec.split(own)])
-                for deferred in handed_over:
-                    deferred.callback(None)
+                try:
+                    await self._publish_each([news for own in waiting.values() for news in codec.split(own)])
+                finally:
+                    for deferred in handed_over:
+                        deferred.callback(None)
         finally:
             self._publishing = False
 
@@ -309,7 +334,7 @@ class SnsFanout:
                 response = await self._aws.sns(
                     "publish_batch", TopicArn=self._topic_arn, PublishBatchRequestEntries=left
                 )
-            except AwsError as error:
+            except Unavailable as error:
                 self._log.warn("news were not published: {reason}", reason=str(error))
                 continue
             self._pace.count(self._clock.seconds() - began)
@@ -323,31 +348,32 @@ class SnsFanout:
 
     # Hearing
 
-    async def _probe(self) -> None:
+    async def _probe(self, attachment: Attachment) -> None:
         """Send this instance something through topic and queue, until it has come back once."""
-        while self._running and not self.hears:
-            probe = self._attachment.queue_name if self._attachment else ""
-            body = codec.encode(News(0, 0, probe=probe))
+        probe = attachment.queue_name
+        body = codec.encode(News(0, 0, probe=probe))
+        while self._attachment is attachment and not self.hears:
             await self._publish_batch([self._entry("0", _PROBE_GROUP, body, probe)])
             began = self._clock.seconds()
-            while self._running and not self.hears and self._clock.seconds() - began < _PROBE_SECONDS:
+            while self._attachment is attachment and not self.hears and self._clock.seconds() - began < _PROBE_SECONDS:
                 await deferLater(self._clock, 0.1)
 
     async def _listen(self) -> None:
         backoff = Backoff(first_seconds=0.1, cap_seconds=5.0)
         backlogged = False
         while self._running:
-            if self._attachment is None:
-                await deferLater(self._clock, 0.1)
-                continue
             if not backlogged:
                 await deferLater(self._clock, self._pace.wait_seconds(self._received_at, _SHARE_OF_GAP))
+            attachment = self._attachment
+            if attachment is None:
+                await deferLater(self._clock, 0.1)
+                continue
             try:
-                backlogged = await self._receive(self._attachment.queue_url) == _MAX_ENTRIES
+                backlogged = await self._receive(attachment.queue_url) == _MAX_ENTRIES
                 backoff.reset()
             except AwsError as error:
-                if not self._running:
-                    return
+                if self._attachment is not attachment:
+                    continue  # it was left, and is gone therefore
                 self._log.warn("news cannot be heard: {reason}", reason=str(error))
                 if error.queue_is_missing:
                     await self.attach_again()
@@ -359,24 +385,46 @@ class SnsFanout:
 
     async def _receive(self, queue_url: str) -> int:
         """Hear what waits, at most ten; how many that were."""
-        response = await self._aws.receive(
-            QueueUrl=queue_url,
-            MaxNumberOfMessages=_MAX_ENTRIES,
-            WaitTimeSeconds=self._long_poll_seconds,
-            AttributeNames=["SentTimestamp"],
-        )
+        try:
+            response = await self._aws.receive(
+                QueueUrl=queue_url,
+                MaxNumberOfMessages=_MAX_ENTRIES,
+                WaitTimeSeconds=self._long_poll_seconds,
+                AttributeNames=["SentTimestamp"],
+                ReceiveRequestAttemptId=self._attempt_id,
+            )
+        except AwsError as error:
+            if error.certain:
+                self._attempt_id = str(uuid4())
+            raise
+        self._attempt_id = str(uuid4())
         self._pace.count()
         self._received_at = self._clock.seconds()
         received = response.get("Messages", ())
         for message in received:
             self._hear(message)
         if received:
-            entries = [{"Id": str(i), "ReceiptHandle": one["ReceiptHandle"]} for i, one in enumerate(received)]
-            began = self._clock.seconds()
-            # What is not deleted comes again, and is then dropped as seen.
-            await self._aws.sqs("delete_message_batch", QueueUrl=queue_url, Entries=entries)
-            self._pace.count(self._clock.seconds() - began)
+            await self._forget(queue_url, [message["ReceiptHandle"] for message in received])
         return len(received)
+
+    async def _forget(self, queue_url: str, handles: Sequence[str]) -> None:
+        """Delete what was heard. What stays all the same comes again, and is then dropped as seen."""
+        left = {str(index): handle for index, handle in enumerate(handles)}
+        backoff = Backoff(first_seconds=0.1, cap_seconds=1.0)
+        for _ in range(_DELETE_TRIES):
+            entries = [{"Id": key, "ReceiptHandle": handle} for key, handle in left.items()]
+            began = self._clock.seconds()
+            try:
+                response = await self._aws.sqs("delete_message_batch", QueueUrl=queue_url, Entries=entries)
+            except AwsError as error:
+                self._log.warn("news were not deleted: {reason}", reason=str(error))
+            else:
+                self._pace.count(self._clock.seconds() - began)
+                failed = {entry["Id"] for entry in response.get("Failed", ()) if not entry.get("SenderFault")}
+                left = {key: handle for key, handle in left.items() if key in failed}
+                if not left:
+                    return
+            await deferLater(self._clock, backoff.next_delay_seconds())
 
     def _hear(self, message: dict[str, Any]) -> None:
         try:
