@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from random import Random
 from typing import Any
 
@@ -272,7 +272,7 @@ class TestReceivingWhenCallsFail:
 
     @on_reactor
     async def test_a_receive_whose_answer_was_lost_is_repeated_as_the_same_attempt(
-        self, pair: Instances, proxy: FaultProxy, attempts: list[str]
+        self, pair: Instances, proxy: FaultProxy, receives: list[dict[str, Any]]
     ) -> None:
         """So that SQS gives the same messages again instead of holding them back until they are visible."""
         for rule, expected in [("drop", Unavailable), ("fail", Unavailable), ("throttle", Unavailable)]:
@@ -282,22 +282,9 @@ class TestReceivingWhenCallsFail:
         proxy.set_rules()
         await pair.one.receive(1)
         await pair.one.receive(1)
-        dropped, failed, throttled, received, next_one = attempts
+        dropped, failed, throttled, received, next_one = (one["ReceiveRequestAttemptId"] for one in receives)
         assert dropped == failed == throttled, "the outcome of the one before was unknown"
         assert len({throttled, received, next_one}) == 3, "the outcome of the one before was known"
-
-    @pytest.fixture
-    def attempts(self) -> Iterator[list[str]]:
-        """The attempt id of each receive."""
-        attempts: list[str] = []
-
-        def record(params: dict[str, Any], **_: object) -> None:
-            attempts.append(params["ReceiveRequestAttemptId"])
-
-        events = shared_aws().clients.sqs_poll.meta.events
-        events.register("before-parameter-build.sqs.ReceiveMessage", record)
-        yield attempts
-        events.unregister("before-parameter-build.sqs.ReceiveMessage", record)
 
 
 class TestSettlingWhenCallsFail:
