@@ -33,6 +33,7 @@ class RoomLog:
     """:param room: its id.
     :param run: the run's name, as in the messages.
     :param seats: the phase's connections to this room, in all processes.
+    :param first_seat: the lowest number of the phase's connections to any room.
     :param kinds: see :func:`chatflow.load.scenario.kinds`.
 
     :ivar arrivals: of this process's connections to the room.
@@ -41,13 +42,14 @@ class RoomLog:
     :ivar first, last: lowest and highest seq of the run's own messages, 0 before any.
     """
 
-    def __init__(self, room: int, run: str, seats: Iterable[Seat], kinds: Sequence[Kind]) -> None:
+    def __init__(self, room: int, run: str, seats: Iterable[Seat], first_seat: int, kinds: Sequence[Kind]) -> None:
         self.arrivals: list[Arrivals] = []
         self.ledgers: dict[str, Ledger] = {}
         self.next = self.first = self.last = 0
         self.altered = self.conflicting = self.stray = self.repeated = self.foreign = 0
         self._room = str(room)
         self._run = run
+        self._first_seat = first_seat
         self._kinds = kinds
         self._broadcast = {str(seat.number): bytearray(seat.messages) for seat in seats}
         # of each seq from _first_print on: hash of the message, 0 while no connection has received it
@@ -165,7 +167,10 @@ class RoomLog:
         _, connection, number_word, user, kind_word, _ = words
         marks = self._broadcast.get(connection)
         if marks is None:
-            self.stray += 1
+            if self._is_of_the_phase_before(connection, frame):
+                self.foreign += 1
+            else:
+                self.stray += 1
             return
         try:
             number, kind = int(number_word), self._kinds[int(kind_word)]
@@ -191,6 +196,14 @@ class RoomLog:
         ledger = self.ledgers.get(connection)
         if ledger is not None:
             ledger.pair(number, frame.messageId)
+
+    def _is_of_the_phase_before(self, connection: str, frame: ServerFrame) -> bool:
+        """An instance that lags behind the others delivers the phase before to who connects early.
+
+        But nothing of it may come behind this phase's own messages.
+        """
+        earlier = connection.isdigit() and int(connection) < self._first_seat
+        return earlier and frame.roomId == self._room and not 0 < self.first < frame.seq
 
     def _trim(self) -> None:
         """Forget the bytes that all connections have passed. One that hangs back far will have its frames decoded."""

@@ -157,9 +157,20 @@ def test_a_text_that_is_not_what_was_sent_is_altered(was: bytes, is_now: bytes) 
     assert room.log.altered == 1
 
 
-def test_a_message_of_a_connection_to_another_room_or_phase_is_stray() -> None:
+def test_a_message_of_a_connection_to_another_room_is_stray() -> None:
     room, messages = _sent(1)
     room.connections[0].dataReceived(broadcast(1, 1, messages[0].replace(b" ~run.0.", b" ~run.9.")))
+    assert room.log.stray == 1
+
+
+def test_a_message_of_the_phase_before_is_stray_behind_the_first_of_this_one_only() -> None:
+    room = Room(1, first_seat=5)
+    room.connections[0].send()
+    (message,) = room.sent()
+    before = message.replace(b" ~run.5.", b" ~run.4.")
+    room.connections[0].dataReceived(broadcast(1, 101, before) + broadcast(2, 102, before) + broadcast(3, 1, message))
+    assert (room.log.stray, room.log.foreign, room.log.first) == (0, 2, 3)
+    room.connections[0].dataReceived(broadcast(4, 104, before))
     assert room.log.stray == 1
 
 
