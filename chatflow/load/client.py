@@ -85,6 +85,8 @@ class LoadConnection(Protocol):
         self._shaken = False
         self._rest = b""
         self._fragments = b""
+        self._acks: list[ServerFrame] = []  # of the chunk that is being scanned
+        self._goodbye = ""  # what the server's close frame said
 
     # opening and closing
 
@@ -170,29 +172,43 @@ class LoadConnection(Protocol):
             self._shake(data)
             return
         now_us = self._clock.monotonic_us()
+        counts, acks, delivered_before = self._counts, self._acks, self._counts.delivered
+        broken = ""
         try:
             self._scan(self._rest + data if self._rest else data, now_us)
         except (WireError, SeqJump) as error:
-            self._fail(str(error))
-            return
-        if self._unsent:
+            broken = str(error)
+        second = (now_us - counts.start_us) // 1_000_000
+        if acks:
+            counts.acked_in_second[second] += self._take_acks(acks, now_us // TICK_US)
+            acks.clear()
+        counts.delivered_in_second[second] += counts.delivered - delivered_before
+        counts.progress_us = now_us
+        if broken:
+            self._fail(broken)
+        elif self._goodbye:
+            self._lose(self._goodbye)
+            self.close()
+        elif self._unsent:
             self.send()
 
     def _scan(self, data: bytes, now_us: int) -> None:
-        """Take all whole frames out of *data*; keep the rest."""
+        """Take all whole frames out of *data*, acks into a list of their own; keep the rest.
+
+        :raises WireError, SeqJump: what comes behind cannot be understood.
+        """
         counts, log, arrivals = self._counts, self._log, self.arrivals
         now_ticks = now_us // TICK_US
         size = len(data)
         at = 0
-        delivered = 0
-        acks: list[ServerFrame] = []
+        acks = self._acks
         seq = arrivals.next
         while size - at >= 2:
             if 0 < seq < log.next and not data.startswith(ACK_START, at + ACK_HEADER_BYTES):
                 count, end = log.match(seq, data, at)
                 if count:
                     counts.delivery_ticks.update(map(sub, repeat(now_ticks), log.ticks(seq, count)))
-                    delivered += count
+                    counts.delivered += count
                     seq += count
                     arrivals.next = seq
                     at = end
@@ -209,7 +225,7 @@ class LoadConnection(Protocol):
                 break
             if data[at] != 0x81:
                 message = self._other_frame(data[at], data[start:end])
-                if self._closing:
+                if self._goodbye:
                     return
                 data = message + data[end:]
                 at, size = 0, len(data)
@@ -222,7 +238,7 @@ class LoadConnection(Protocol):
                 acks.append(frame)
             elif frame.seq > 0 and not frame.status:
                 sent_us = log.sight(frame, data[at:end])
-                delivered += 1
+                counts.delivered += 1
                 if sent_us:
                     counts.delivery_ticks[now_ticks - sent_us // TICK_US] += 1
                 if frame.seq == seq:
@@ -237,14 +253,6 @@ class LoadConnection(Protocol):
                 counts.unexpected_frames += 1
             at = end
         self._rest = data[at:]
-        second = (now_us - counts.start_us) // 1_000_000
-        if acks:
-            acked = self._take_acks(acks, now_ticks)
-            counts.acked_in_second[second] += acked
-        if delivered:
-            counts.delivered += delivered
-            counts.delivered_in_second[second] += delivered
-        counts.progress_us = now_us
 
     def _take_acks(self, acks: list[ServerFrame], now_ticks: int) -> int:
         run, name, ledger, counts = self._run, self._name, self.ledger, self._counts
@@ -290,8 +298,7 @@ class LoadConnection(Protocol):
             self.transport.write(wire.masked_frames([payload], wire.PONG))
         elif opcode == wire.CLOSE:
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
-            self._lose(f"the server closed it: {code} {payload[2:].decode('utf-8', 'replace')}".rstrip())
-            self.close()
+            self._goodbye = f"the server closed it: {code} {payload[2:].decode('utf-8', 'replace')}".rstrip()
         elif opcode in (wire.TEXT, wire.CONTINUATION):
             self._fragments += payload
             if head & wire.FINAL:

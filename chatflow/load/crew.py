@@ -28,6 +28,7 @@ _OPENING_AT_ONCE = 32
 _POLL_SECONDS = 0.02
 _TICK_SECONDS = 0.001
 _GOODBYE_SECONDS = 2.0
+_LINGER_SECONDS = 0.2
 
 
 class _OneConnection(Factory):
@@ -90,7 +91,11 @@ class Crew:
         for seat in phase.seats:
             if seat.room in members:
                 members[seat.room].append(seat)
-        logs = {room: RoomLog(room, self._settings.run, of_room, self._kinds) for room, of_room in members.items()}
+        first_seat = phase.seats[0].number
+        logs = {
+            room: RoomLog(room, self._settings.run, of_room, first_seat, self._kinds)
+            for room, of_room in members.items()
+        }
         connections = [
             LoadConnection(seat, self._settings, logs[seat.room], counts, self._clock, self._kinds, kept)
             for seat in seats
@@ -185,6 +190,8 @@ class Crew:
             shift.counts.causes.append(
                 f"no progress for {self._settings.timeout_seconds:g} s; deliveries to come: {shift.behind(bounds)}"
             )
+        # What is delivered twice may come the second time when all is there.
+        await deferLater(self._reactor, min(_LINGER_SECONDS, self._settings.timeout_seconds / 5))
         return await self._finish(shift, bounds)
 
     async def _stop(self) -> PhaseTally | None:

@@ -28,18 +28,22 @@ class Transport(StringTransportWithDisconnection):
 class Room:
     """Room 7, with as many connections as *shares*, each of which sends so many messages.
 
+    :param first_seat: the number of the first one.
+
     :ivar now_us: the time; tests move it.
     """
 
-    def __init__(self, *shares: int, in_flight: int = 50, rate: float = 0.0, handshake: bool = True) -> None:
+    def __init__(
+        self, *shares: int, in_flight: int = 50, rate: float = 0.0, handshake: bool = True, first_seat: int = 0
+    ) -> None:
         self.now_us = 1_000_000
         settings = Settings(run=RUN, in_flight=in_flight, rate=rate)
-        seats = [Seat(number, "ws://127.0.0.1:9/chat", 7, share) for number, share in enumerate(shares)]
+        seats = [Seat(first_seat + index, "ws://127.0.0.1:9/chat", 7, share) for index, share in enumerate(shares)]
         table = kinds(settings.mix)
         clock = Clock(lambda: self.now_us, 0)
         self.counts = Counts(start_us=self.now_us)
         self.kept = KeptAcks(ids=True, lines=True)
-        self.log = RoomLog(7, RUN, seats, table)
+        self.log = RoomLog(7, RUN, seats, first_seat, table)
         self.connections = [
             LoadConnection(seat, settings, self.log, self.counts, clock, table, self.kept) for seat in seats
         ]

@@ -191,6 +191,24 @@ def test_the_servers_close_frame_is_answered_and_the_connection_lost() -> None:
     assert room.counts.causes == ["connection 0 (room 7): the server closed it: 1013 too slow"]
 
 
+def test_what_came_before_the_close_frame_counts() -> None:
+    room = Room(3)
+    room.connections[0].send()
+    first, second, _ = room.sent()
+    goodbye = frame((1012).to_bytes(2, "big"), wire.CLOSE)
+    room.connections[0].dataReceived(ack(1, first) + broadcast(1, 1, first) + ack(2, second) + goodbye + b"?")
+    assert (room.counts.acked, room.counts.delivered, room.counts.owed) == (2, 1, 0)
+    assert room.connections[0].ledger.waiting == 1
+    assert room.connections[0].lost
+
+
+def test_what_came_before_a_frame_that_no_server_may_send_counts() -> None:
+    room = Room(3)
+    room.connections[0].send()
+    room.connections[0].dataReceived(ack(1, room.sent()[0]) + b"\xc1\x05hello")
+    assert (room.counts.acked, room.counts.owed) == (1, 0)
+
+
 def test_a_connection_that_breaks_is_lost_once_and_owes_nothing_any_more() -> None:
     room = Room(10, 10, in_flight=4)
     room.connections[0].send()

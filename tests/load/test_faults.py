@@ -156,6 +156,15 @@ class DropsTheFirst(NullServer):
             member.transport.write(b"".join(frames[1:] if drop else frames))
 
 
+class DoublesLate(NullServer):
+    """The last message of the run reaches one member of its room again when all is over."""
+
+    def deliver(self, room: str, frames: list[bytes]) -> None:
+        super().deliver(room, frames)
+        if (room, self.seqs[room]) == ("1", 70):
+            self._reactor.callLater(0.05, self.members[room][0].transport.write, frames[-1])
+
+
 class DropsTheLast(NullServer):
     """The last message of the run does not reach one member of its room."""
 
@@ -220,6 +229,12 @@ async def test_a_planted_fault_is_found_and_named(name: str) -> None:
     assert outcome.verdict == "fail"
     assert faults(outcome) == figures
     assert cause in "\n".join(outcome.causes)
+
+
+@ensureDeferred
+async def test_a_delivery_that_comes_twice_when_all_is_over_is_found() -> None:
+    outcome = await run_against(DoublesLate, timeout_seconds=1.0)
+    assert faults(outcome) == {"duplicated": 1}
 
 
 @ensureDeferred
