@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
-from chatflow.broker.interfaces import Delivery, IFanout
+from chatflow.broker.interfaces import Delivery
 from chatflow.errors import NotStored, Unavailable
+from tests.broker.contract_fanout import FanoutContract, Instance
 from tests.broker.contract_room_queue import RoomQueueContract
-from tests.support.chat import make_envelope, make_stored
+from tests.support.chat import make_envelope
 
 
 class TestContract(RoomQueueContract):
@@ -99,9 +98,9 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         self.assertEqual(delivery.envelope.messages[0].text, "next")
 
 
-class NoFanoutTests(SynchronousTestCase):
-    def test_it_is_a_fanout_that_has_nobody_to_tell(self) -> None:
-        fanout = NoFanout()
-        self.assertTrue(verifyObject(IFanout, fanout))
-        told: Deferred[None] = fanout.publish([make_stored(1)])
-        self.successResultOf(told)
+class TestFanoutContract(FanoutContract):
+    """There is nobody else to tell."""
+
+    @pytest.fixture
+    def instances(self) -> list[Instance]:
+        return [Instance(NoFanout())]
