@@ -109,7 +109,7 @@ def make_clients(*, polls: int, sends: int) -> Clients:
             sns_control=client("sns", 2, 10, 4),
         )
     except BotoCoreError as error:
-        raise StartupError(f"AWS cannot be used: {error} Set AWS_REGION and credentials, see docs/cluster.rst") from error
+        raise StartupError(f"AWS cannot be used: {error} Set AWS_REGION and credentials: docs/cluster.rst") from error
 
 
 class Aws:
