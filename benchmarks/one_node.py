@@ -7,69 +7,69 @@ import resource
 import selectors
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks import load_ceiling
 from benchmarks.results import Result
 from tests.support.client import PING, PONG, RawClient, client_frame
 from tests.support.daemon import Daemon
 from tests.support.load import LoadClient
 
-_RUN_SECONDS = 900.0
+RUN_SECONDS = 900.0
 _ROOMS = 20
 
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Register the benchmarks; see :mod:`benchmarks.__main__`."""
-    throughput = add("throughput", help="as fast as acknowledgements allow, every message looked up in the database")
+
+    def benchmark(name: str, run: Callable[[argparse.Namespace], Result], help: str) -> argparse.ArgumentParser:
+        parser = add(name, help=help)
+        parser.add_argument("options", nargs="*", metavar="-- OPTION", help="of the daemon, behind --")
+        parser.set_defaults(run=run)
+        return parser
+
+    throughput = benchmark(
+        "throughput", _throughput, "as fast as acknowledgements allow, all looked up in the database"
+    )
     throughput.add_argument("--messages", type=int, default=500_000)
     throughput.add_argument("--connections", type=int, default=64)
     throughput.add_argument("--processes", type=int, default=1, help="of the load client")
-    throughput.set_defaults(run=_throughput)
 
-    latency = add("latency", help="acknowledgement and delivery at a fixed rate")
+    latency = benchmark("latency", _latency, "acknowledgement and delivery at a fixed rate")
     latency.add_argument("--rate", type=float, default=3465, help="messages/s, all connections together")
     latency.add_argument("--seconds", type=float, default=60)
-    latency.set_defaults(run=_latency)
 
-    fanout = add("fanout", help="a thousand listeners in ten rooms: deliveries per second")
+    fanout = benchmark("fanout", _fanout, "a thousand listeners in ten rooms: deliveries per second")
     fanout.add_argument("--connections", type=int, default=1000)
     fanout.add_argument("--rooms", type=int, default=10)
     fanout.add_argument("--messages", type=int, default=100_000)
     fanout.add_argument("--processes", type=int, default=1, help="of the load client")
-    fanout.set_defaults(run=_fanout)
 
-    idle = add("idle", help="memory of the daemon per idle connection")
+    idle = benchmark("idle", _idle, "memory of the daemon per idle connection")
     idle.add_argument("--connections", type=int, default=5000)
     idle.add_argument("--seconds", type=float, default=45, help="how long they stay: pings go out every 20 s")
-    idle.set_defaults(run=_idle)
 
-    start = add("start", help="start to ready on an existing data directory")
+    start = benchmark("start", _start, "start to ready on an existing data directory")
     start.add_argument("--times", type=int, default=10)
     start.add_argument("--messages", type=int, default=100_000, help="what the directory holds")
-    start.set_defaults(run=_start)
 
     ceiling = add("client-ceiling", help="the load client against a server that does nothing")
-    ceiling.add_argument("--messages", type=int, default=500_000)
-    ceiling.add_argument("--processes", type=int, default=1)
     ceiling.set_defaults(run=_client_ceiling)
 
 
 def load(url: str, *options: object, database_url: str = "") -> dict[str, Any]:
     """The report of a run of the load client, whose progress is shown."""
     with LoadClient(*options, urls=[url], database_url=database_url, progress=True) as client:
-        return client.report(_RUN_SECONDS)
+        return client.report(RUN_SECONDS)
 
 
 def main_phase(report: dict[str, Any]) -> dict[str, Any]:
     """Its main phase, all zero if it was never reached."""
-    missed = {"acked_per_second": 0.0, "delivered_per_second": 0.0}
+    missed = {"seconds": 0.0, "acked_per_second": 0.0, "delivered_per_second": 0.0}
     return next((phase for phase in report["phases"] if phase["name"] == "main"), missed)
 
 
@@ -82,7 +82,7 @@ def add_latencies(result: Result, report: dict[str, Any]) -> None:
 
 def _throughput(arguments: argparse.Namespace) -> Result:
     result = Result("throughput")
-    with Daemon() as daemon:
+    with Daemon(*arguments.options) as daemon:
         daemon.start()
         options = ("--messages", arguments.messages, "--connections", arguments.connections)
         report = load(_url(daemon), *options, "--processes", arguments.processes, database_url=daemon.database_url)
@@ -98,7 +98,7 @@ def _throughput(arguments: argparse.Namespace) -> Result:
 
 def _latency(arguments: argparse.Namespace) -> Result:
     result = Result("latency")
-    with Daemon() as daemon:
+    with Daemon(*arguments.options) as daemon:
         daemon.start()
         messages = round(arguments.rate * arguments.seconds)
         report = load(
@@ -115,7 +115,7 @@ def _latency(arguments: argparse.Namespace) -> Result:
 
 def _fanout(arguments: argparse.Namespace) -> Result:
     result = Result("fanout")
-    with Daemon() as daemon:
+    with Daemon(*arguments.options) as daemon:
         daemon.start()
         rooms = ("--rooms", arguments.rooms, "--even-rooms", "--senders", arguments.rooms)
         client = ("--in-flight", 500, "--warmup-messages", 2000, "--processes", arguments.processes)
@@ -135,7 +135,7 @@ def _idle(arguments: argparse.Namespace) -> Result:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     result = Result("idle")
-    with Daemon() as daemon:
+    with Daemon(*arguments.options) as daemon:
         daemon.start()
         process = psutil.Process(daemon.process.pid)
         warm = [_listener(daemon.port, index) for index in range(50)]  # what is made once, at first use
@@ -191,7 +191,7 @@ def _stay(sockets: list[socket.socket], seconds: float) -> tuple[int, int]:
 def _start(arguments: argparse.Namespace) -> Result:
     result = Result("start")
     seconds = []
-    with Daemon() as daemon:
+    with Daemon(*arguments.options) as daemon:
         began = time.monotonic()
         daemon.start()
         first = time.monotonic() - began
@@ -210,22 +210,14 @@ def _start(arguments: argparse.Namespace) -> Result:
 
 def _client_ceiling(arguments: argparse.Namespace) -> Result:
     result = Result("client-ceiling")
-    script = Path(__file__).with_name("null_server.py")
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            port = server.stdout.readline().strip()
-            report = load(
-                f"ws://127.0.0.1:{port}/chat", "--messages", arguments.messages, "--processes", arguments.processes
-            )
-        finally:
-            server.kill()
-    result.raw = {"report": report}
-    result.expect_pass(report)
-    main = main_phase(report)
-    result.add("acknowledged", main["acked_per_second"], "messages/s")
-    result.add("delivered", main["delivered_per_second"], "deliveries/s")
-    result.add("busiest client process", max(report["client"]["busy"], default=None), "of a CPU")
+    for workload in ("mixed", "fan-out"):
+        report = load_ceiling.measure(workload)
+        found = load_ceiling.figures(report)
+        result.raw[workload] = {"report": report, "figures": found}
+        result.expect_pass(report)
+        result.add(f"{workload}: acknowledged", found["messages_per_second"], "messages/s")
+        result.add(f"{workload}: acks and broadcasts", found["frames_per_second"], "frames/s")
+        result.add(f"{workload}: processor time", found["us_per_frame"], "µs/frame")
     return result
 
 

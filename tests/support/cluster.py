@@ -18,20 +18,25 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import boto3
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from chatflow.persistence.embedded import EmbeddedPostgres
+from tests.support.crowd import Crowd
 from tests.support.daemon import Daemon, clean_environment
 from tests.support.emulator import Emulator, aws_environment
 from tests.support.fault_proxy import FaultProxy
 from tests.support.haproxy import HAProxy
 from tests.support.postgres import execute
 from tests.support.threads import run_together
+from tests.support.waiting import eventually
 
 ADMIN = Path(sysconfig.get_path("scripts")) / "chatflow-admin"
 
@@ -134,8 +139,7 @@ class Cluster:
 
     def _tell_haproxy(self) -> None:
         if self.haproxy is not None:
-            ports = {f"node-{n}": one.port for n, one in enumerate(self.instances, 1) if one.runs}
-            self.haproxy.serve(ports)
+            self.haproxy.serve({self.name_of(instance): instance.port for instance in self.running})
 
     @property
     def urls(self) -> list[str]:
@@ -163,7 +167,7 @@ class Cluster:
         """Start it, again if need be."""
         self._postgres.start()
 
-    def sql(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
+    def sql(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement."""
         return execute(self.database_url, statement, arguments)
 
@@ -193,9 +197,61 @@ class Cluster:
     def totals(self) -> dict[str, float]:
         """Every figure of Prometheus, added up over labels and running instances; 0 for any other."""
         totals: dict[str, float] = defaultdict(float)
+        for sample in self._samples():
+            totals[sample.name] += sample.value
+        return totals
+
+    def aws_calls(self) -> Counter[str]:
+        """Calls of the running instances since they started, by operation and outcome: ``receive_message ok``."""
+        calls: Counter[str] = Counter()
+        for sample in self._samples():
+            if sample.name == "chatflow_aws_calls_total":
+                calls[sample.labels["call"]] += int(sample.value)
+        return calls
+
+    def fanout_names(self, instance: Daemon | None = None) -> set[str]:
+        """Fan-out queues that there are, and those that have a subscription: of an instance, or all."""
+        session = boto3.session.Session("test", "test", region_name="us-east-1")
+        sqs, sns = (session.client(name, endpoint_url=self.emulator.url) for name in ("sqs", "sns"))
+        urls = sqs.list_queues(QueueNamePrefix="chatflow-fanout-").get("QueueUrls", ())
+        names = {url.rpartition("/")[2] for url in urls}
+        names |= {one["Endpoint"].rpartition(":")[2] for one in sns.list_subscriptions()["Subscriptions"]}
+        if instance is None:
+            return names
+        return {name for name in names if name.startswith(f"chatflow-fanout-{self.name_of(instance)}-")}
+
+    def name_of(self, instance: Daemon) -> str:
+        """Its server id."""
+        return f"node-{self.instances.index(instance) + 1}"
+
+    def _samples(self) -> Iterator[Sample]:
         for instance in self.running:
             text = instance.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
             for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    totals[sample.name] += sample.value
-        return totals
+                yield from family.samples
+
+
+def check_left_behind(cluster: Cluster, crowd: Crowd) -> None:
+    """For clients whose instance has gone: each acknowledged message is stored once, and what was heard is stored.
+
+    :raises AssertionError: not so. What is stored is waited for: the queue may still hold it.
+    """
+    for speaker in crowd.speakers:
+        assert speaker.failure is None, f"{speaker.name}: {speaker.failure!r}"
+        assert speaker.acks, f"{speaker.name} had nothing to lose"
+        stored = eventually(partial(_stored_acks, cluster, speaker.acks), f"all of {speaker.name} is stored", 60)
+        assert sorted(stored) == sorted(speaker.acks.items())
+        if speaker.seqs:
+            first, last = speaker.seqs[0], speaker.seqs[-1]
+            assert speaker.seqs == list(range(first, last + 1)), f"{speaker.name} heard with holes"
+            rows = cluster.sql(
+                "SELECT message_id::text FROM messages WHERE room_id = %s AND seq BETWEEN %s AND %s ORDER BY seq",
+                *(speaker.room, first, last),
+            )
+            assert speaker.heard == [message_id for (message_id,) in rows]
+
+
+def _stored_acks(cluster: Cluster, acks: dict[str, str]) -> list[tuple[Any, ...]]:
+    """Text and id of these acknowledged messages, once at least so many rows are there."""
+    rows = cluster.sql("SELECT message_text, message_id::text FROM messages WHERE message_text = ANY(%s)", list(acks))
+    return rows if len(rows) >= len(acks) else []

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
 
-import boto3
 import pytest
 
 from tests.support.client import ChatClient
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, check_left_behind
 from tests.support.crowd import Crowd
-from tests.support.daemon import Daemon
 from tests.support.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
 from tests.support.http import request
 from tests.support.load import LoadClient
@@ -41,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
         yield cluster.start()
         instances = len(cluster.running)
         assert cluster.stop() == [0] * instances
-        assert fanout_names(cluster) == set(), "nothing is left in AWS that only an instance needs"
+        assert cluster.fanout_names() == set(), "nothing is left in AWS that only an instance needs"
 
 
 @pytest.fixture(autouse=True)
@@ -119,20 +115,20 @@ def test_nothing_is_lost_or_doubled_while_instances_are_killed_stopped_and_added
     with load(cluster, cluster.urls_of(survivors), messages=8000) as client, first, second:
         wait_for_acks(cluster, client, 500)
         killed.kill()
-        assert fanout_names(cluster, killed), "it could not take its queue and subscription away"
+        assert cluster.fanout_names(killed), "it could not take its queue and subscription away"
         (added,) = cluster.add()
         with load(cluster, cluster.urls_of([added]), messages=1000) as late:
             wait_for_acks(cluster, client, 500)
             assert stopped.stop() == 0
-            assert fanout_names(cluster, stopped) == set(), "this one did"
+            assert cluster.fanout_names(stopped) == set(), "this one did"
             check_pass(late)
         check_pass(client)
-    check_crowd(cluster, first)
-    check_crowd(cluster, second)
+    check_left_behind(cluster, first)
+    check_left_behind(cluster, second)
     eventually(
-        lambda: not fanout_names(cluster, killed), "the dead one's queue and subscription are reaped", _RUN_SECONDS
+        lambda: not cluster.fanout_names(killed), "the dead one's queue and subscription are reaped", _RUN_SECONDS
     )
-    assert len(fanout_names(cluster)) == len(cluster.running), "and only those"
+    assert len(cluster.fanout_names()) == len(cluster.running), "and only those"
     assert added.stop() == 0
 
 
@@ -174,43 +170,8 @@ def test_a_draining_instance_gets_no_new_clients_and_a_cookie_leads_back(cluster
         server, cookie = server_of({})
         return cookie.partition(";")[0] if server == name else ""
 
-    name = f"node-{len(cluster.instances)}"
+    name = cluster.name_of(leaving)
     cookie = eventually(lambda: cookie_of(name), "the balancer sends somebody to the new instance")
     assert {server_of({"Cookie": cookie})[0] for _ in range(8)} == {name}
     assert leaving.stop() == 0
     assert server_of({"Cookie": cookie})[0] != name
-
-
-def check_crowd(cluster: Cluster, crowd: Crowd) -> None:
-    """Their instance has gone: every acknowledged message is stored once; what they heard is stored, without a hole."""
-    for speaker in crowd.speakers:
-        assert speaker.failure is None, f"{speaker.name}: {speaker.failure!r}"
-        assert speaker.acks, f"{speaker.name} had nothing to lose"
-        stored = eventually(partial(stored_acks, cluster, speaker.acks), f"all of {speaker.name} is stored")
-        assert sorted(stored) == sorted(speaker.acks.items())
-        if speaker.seqs:
-            last = speaker.seqs[-1]
-            assert speaker.seqs == list(range(speaker.seqs[0], last + 1))
-            rows = cluster.sql(
-                "SELECT message_id::text FROM messages WHERE room_id = %s AND seq BETWEEN %s AND %s ORDER BY seq",
-                *(speaker.room, speaker.seqs[0], last),
-            )
-            assert speaker.heard == [message_id for (message_id,) in rows]
-
-
-def stored_acks(cluster: Cluster, acks: dict[str, str]) -> list[tuple[Any, ...]]:
-    """Text and id of these acknowledged messages, once at least so many rows are there."""
-    rows = cluster.sql("SELECT message_text, message_id::text FROM messages WHERE message_text = ANY(%s)", list(acks))
-    return rows if len(rows) >= len(acks) else []
-
-
-def fanout_names(cluster: Cluster, instance: Daemon | None = None) -> set[str]:
-    """Fan-out queues in the emulator, and queues with a subscription: of an instance, or all."""
-    session = boto3.session.Session("test", "test", region_name="us-east-1")
-    sqs, sns = (session.client(name, endpoint_url=cluster.emulator.url) for name in ("sqs", "sns"))
-    names = {url.rpartition("/")[2] for url in sqs.list_queues(QueueNamePrefix="chatflow-fanout-").get("QueueUrls", ())}
-    names |= {one["Endpoint"].rpartition(":")[2] for one in sns.list_subscriptions()["Subscriptions"]}
-    if instance is None:
-        return names
-    server_id = f"node-{cluster.instances.index(instance) + 1}"
-    return {name for name in names if name.startswith(f"chatflow-fanout-{server_id}-")}
