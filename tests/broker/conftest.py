@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,15 +25,27 @@ def proxy() -> Iterator[FaultProxy]:
 @pytest.fixture
 def receives() -> Iterator[list[dict[str, Any]]]:
     """The parameters of each ReceiveMessage of the shared calls."""
-    receives: list[dict[str, Any]] = []
+    with _recorded(shared_aws().clients.sqs_poll, "sqs.ReceiveMessage") as parameters:
+        yield parameters
+
+
+@pytest.fixture
+def publishes() -> Iterator[list[dict[str, Any]]]:
+    """The parameters of each PublishBatch of the shared calls."""
+    with _recorded(shared_aws().clients.sns_send, "sns.PublishBatch") as parameters:
+        yield parameters
+
+
+@contextmanager
+def _recorded(client: Any, operation: str) -> Iterator[list[dict[str, Any]]]:
+    parameters: list[dict[str, Any]] = []
 
     def record(params: dict[str, Any], **_: object) -> None:
-        receives.append(dict(params))
+        parameters.append(dict(params))
 
-    events = shared_aws().clients.sqs_poll.meta.events
-    events.register("before-parameter-build.sqs.ReceiveMessage", record)
-    yield receives
-    events.unregister("before-parameter-build.sqs.ReceiveMessage", record)
+    client.meta.events.register(f"before-parameter-build.{operation}", record)
+    yield parameters
+    client.meta.events.unregister(f"before-parameter-build.{operation}", record)
 
 
 @pytest.fixture(autouse=True)

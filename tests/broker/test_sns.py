@@ -261,6 +261,19 @@ class TestPublishingWhenCallsFail:
         assert calls["PublishBatch"] - before <= 2
         await two.has_heard([message for flush in flushes for message in flush])
 
+    @on_reactor
+    async def test_the_group_is_the_room_and_a_second_try_has_the_same_deduplication_id(
+        self, topic: Topic, proxy: FaultProxy, publishes: list[dict[str, Any]]
+    ) -> None:
+        peer = await topic.start_and_hear()
+        publishes.clear()
+        proxy.set_rules("PublishBatch:drop=1,times=1")
+        await peer.fanout.publish([make_stored(1, room) for room in (3, 1, 2)])
+        first, second = (one["PublishBatchRequestEntries"] for one in publishes)
+        assert first == second
+        assert [entry["MessageGroupId"] for entry in first] == ["3", "1", "2"]
+        assert len({entry["MessageDeduplicationId"] for entry in first}) == 3
+
 
 class TestHearingWhenCallsFail:
     @pytest.mark.parametrize("fault", ["fail", "throttle", "reset"])
