@@ -15,7 +15,7 @@ import msgspec
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
 from twisted.python.failure import Failure
-from twisted.web.http import Request
+from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request as SiteRequest
 from twisted.web.server import Site
@@ -234,9 +234,30 @@ class _BoundedRequest(SiteRequest):
             self.channel.loseConnection()
 
 
+class _BoundedChannel(HTTPChannel):
+    """Ends with the first request that comes while the answers to earlier ones wait for the client.
+
+    Twisted answers pipelined requests whether or not anybody reads, and keeps all the answers.
+    """
+
+    _answers_wait = False
+
+    def pauseProducing(self) -> None:
+        self._answers_wait = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._answers_wait = False
+        super().resumeProducing()
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        return bool(super().checkPersistence(request, version)) and not self._answers_wait
+
+
 class ChatSite(Site):
     """The site of one port. Writes no access log: requests are counted, and bodies and addresses are private."""
 
+    protocol = _BoundedChannel  # type: ignore[assignment]
     requestFactory = _BoundedRequest
 
     def __init__(self, chat: ChatResource, app: Klein, reactor: Any) -> None:

@@ -32,6 +32,8 @@ CLOSE_HANDSHAKE_SECONDS = 5
 
 # A message over the limit is read over and answered, so that the connection lives on; beyond this it is closed.
 _SKIPPED_BYTES = 4 * 1024 * 1024
+_PONG_FINAL = 0x8A
+
 # Fragments cost memory even when they are empty.
 _MAX_FRAGMENTS = 1024
 
@@ -176,6 +178,10 @@ class ChatProtocol(WebSocketServerProtocol):
             self._refused(Refused("binary_frame", "messages are JSON in text frames, not binary frames"))
         else:
             self._text(payload)
+
+    def onPing(self, payload: bytes) -> None:
+        # Not as Autobahn answers: who sends pings and reads nothing must meet the limit of what waits for a client.
+        self._write(bytes([_PONG_FINAL, len(payload)]) + payload)
 
     def _text(self, payload: bytes) -> None:
         if self.state != self.STATE_OPEN:
