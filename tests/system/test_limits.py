@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import Thread
@@ -53,6 +54,32 @@ def test_slow_readers_are_closed_with_1013_while_memory_is_bounded_and_others_do
         assert process.memory_info().rss - before_bytes < 6_000_000
         assert heard == list(range(heard[0], heard[0] + total))
         assert [listener.receive()["seq"] for _ in range(total)] == heard
+
+
+def test_who_sends_pings_and_never_reads_the_answers_is_closed(module_database_url: str) -> None:
+    with (
+        running_daemon("--max-client-buffer-bytes", "100000", database=module_database_url) as daemon,
+        RawClient(daemon.port, receive_buffer_bytes=4096) as client,
+    ):
+        pings = client_frame(PING, b"x" * 125) * 1000
+        for _ in range(200):  # 26 MB
+            client.send(pings)
+            if daemon.counter("chatflow_slow_clients_closed_total"):
+                break
+        assert daemon.counter("chatflow_slow_clients_closed_total") == 1
+
+
+def test_who_sends_requests_and_never_reads_the_answers_is_closed(daemon: Daemon) -> None:
+    process = psutil.Process(daemon.process.pid)
+    before_bytes = process.memory_info().rss
+    requests = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as connection,
+        pytest.raises(ConnectionError),
+    ):
+        for _ in range(1000):
+            connection.sendall(requests)
+    assert process.memory_info().rss - before_bytes < 10_000_000
 
 
 class TestOverload:
