@@ -142,8 +142,8 @@ def _replay_one(connection: Any, box: IDeadLetterBox, letter: DeadLetter) -> boo
     else:
         first_seq, last_seq = place
         print(
-            f"stored {letter.id} in room {envelope.room}: {last_seq - first_seq + 1} messages, "
-            f"seq {first_seq} to {last_seq}",
+            f"stored {letter.id} in room {envelope.room} as seq {first_seq} to {last_seq} "
+            f"(messages: {last_seq - first_seq + 1})",
             flush=True,
         )
     return True
@@ -159,7 +159,7 @@ def _purge(arguments: argparse.Namespace) -> None:
         if arguments.yes:
             box.remove(letters)
         for letter in letters:
-            print(f"{verb} {letter.id} ({_count(letter)} messages)")
+            print(f"{verb} {letter.id} (messages: {_count(letter)})")
     if not arguments.yes:
         raise ChatFlowError("nothing was deleted: --yes is needed for that")
 

@@ -129,26 +129,29 @@ class Found:
 
     :ivar queues: to be removed: URL by name.
     :ivar messages: how many each of them holds, where it is not empty.
-    :ivar subscriptions: ARNs.
+    :ivar subscriptions: how many the topic has.
     :ivar others: queues that are left alone: of another number of rooms or room queues, or without our tags.
     """
 
     queues: dict[str, str]
     messages: dict[str, int]
     topic_arn: str | None
-    subscriptions: list[str]
+    subscriptions: int
     others: list[str]
 
     def lines(self) -> list[str]:
         """What would be removed, and what would be left."""
         queues = [
-            f"queue {name}" + (f", which holds {self.messages[name]} messages" if name in self.messages else "")
+            f"queue {name}" + (f" (messages: {self.messages[name]})" if name in self.messages else "")
             for name in self.queues
         ]
-        topics = [f"topic {self.topic_arn.rsplit(':', 1)[-1]}"] if self.topic_arn else []
-        if self.subscriptions:
-            topics.append(f"{len(self.subscriptions)} subscriptions")
+        topics = [self.topic_line()] if self.topic_arn else []
         return [*(f"would remove {what}" for what in topics + queues), *self.lines_about_others()]
+
+    def topic_line(self) -> str:
+        """The topic with its subscriptions."""
+        name = (self.topic_arn or "").rsplit(":", 1)[-1]
+        return f"topic {name} (subscriptions: {self.subscriptions})" if self.subscriptions else f"topic {name}"
 
     def lines_about_others(self) -> list[str]:
         """What is left alone."""
@@ -176,23 +179,20 @@ def find(clients: Clients, names: Names) -> Found:
         else:
             others.append(name)
     topic_arn = _find_topic(sns, names.topic)
-    subscriptions = _subscriptions(sns, topic_arn) if topic_arn else []
+    subscriptions = _count_subscriptions(sns, topic_arn) if topic_arn else 0
     messages = {name: count for name, url in queues.items() if (count := _count_messages(sqs, url))}
     return Found(queues, messages, topic_arn, subscriptions, others)
 
 
 def tear_down(clients: Clients, found: Found, say: Say) -> None:
-    """Remove it: subscriptions, then the topic, then the queues, so that SNS delivers to nothing that is gone.
+    """Remove it: first the topic with its subscriptions, so that SNS delivers to nothing that is gone.
 
     :raises AwsError: a call failed; the same again goes on.
     """
     sqs, sns = clients.sqs_control, clients.sns_control
-    for arn in found.subscriptions:
-        call(sns, "unsubscribe", SubscriptionArn=arn)
-        say(f"removed subscription {arn.rsplit(':', 1)[-1]}")
     if found.topic_arn:
         call(sns, "delete_topic", TopicArn=found.topic_arn)
-        say(f"removed topic {found.topic_arn.rsplit(':', 1)[-1]}")
+        say(f"removed {found.topic_line()}")
     for name, url in found.queues.items():
         try:
             call(sqs, "delete_queue", QueueUrl=url)
@@ -214,16 +214,9 @@ def _find_topic(sns: Any, name: str) -> str | None:
         more = {"NextToken": page["NextToken"]}
 
 
-def _subscriptions(sns: Any, topic_arn: str) -> list[str]:
-    arns: list[str] = []
-    more: dict[str, str] = {}
-    while True:
-        page = call(sns, "list_subscriptions_by_topic", TopicArn=topic_arn, **more)
-        arns += [one["SubscriptionArn"] for one in page.get("Subscriptions", ())]
-        if not page.get("NextToken"):
-            # One that waits for its confirmation has no ARN, and goes with the topic.
-            return [arn for arn in arns if arn.startswith("arn:")]
-        more = {"NextToken": page["NextToken"]}
+def _count_subscriptions(sns: Any, topic_arn: str) -> int:
+    attributes = call(sns, "get_topic_attributes", TopicArn=topic_arn)["Attributes"]
+    return int(attributes.get("SubscriptionsConfirmed", 0)) + int(attributes.get("SubscriptionsPending", 0))
 
 
 def _count_messages(sqs: Any, url: str) -> int:

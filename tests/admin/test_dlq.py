@@ -73,8 +73,8 @@ class TestSqs:
         assert [message["text"] for message in shown["messages"]] == ["a", "b\x1b[31m"]
 
         assert run(*dlq("replay", names, database_url, "--all")).splitlines() == [
-            f"stored {first.envelope_id} in room 1: 2 messages, seq 1 to 2",
-            f"stored {second.envelope_id} in room 2: 1 messages, seq 1 to 1",
+            f"stored {first.envelope_id} in room 1 as seq 1 to 2 (messages: 2)",
+            f"stored {second.envelope_id} in room 2 as seq 1 to 1 (messages: 1)",
         ]
         assert texts(database_url) == [(1, 1, "a"), (1, 2, "b\x1b[31m"), (2, 1, "c")]
         assert run(*dlq("list", names, database_url)) == "there are no dead letters\n"
@@ -123,7 +123,7 @@ class TestSqs:
         refused, no_envelope, stored = output.splitlines()
         assert refused.startswith(f"refused {poison.envelope_id} again: ")
         assert "no envelope" not in stored
-        assert stored == f"stored {good.envelope_id} in room 1: 1 messages, seq 1 to 1"
+        assert stored == f"stored {good.envelope_id} in room 1 as seq 1 to 1 (messages: 1)"
         assert "not an envelope" in no_envelope
         _, first, second = run(*dlq("list", names, database_url)).splitlines()
         assert first.split()[:4] == [poison.envelope_id, "1", "1", "2"]
@@ -143,7 +143,7 @@ class TestSqs:
         _, error = fail("dlq", "replay", "--all", *sqs, "--database", "postgresql://127.0.0.1:1/none")
         assert error.startswith("cannot connect to the database")
         assert envelope.envelope_id in run("dlq", "list", *sqs)
-        assert run("dlq", "purge", "--all", "--yes", *sqs) == f"deleted {envelope.envelope_id} (1 messages)\n"
+        assert run("dlq", "purge", "--all", "--yes", *sqs) == f"deleted {envelope.envelope_id} (messages: 1)\n"
         assert run("dlq", "list", *sqs) == "there are no dead letters\n"
 
     def test_without_its_queue_it_says_what_to_do(self, emulator: None, fail: Fail) -> None:
@@ -207,9 +207,9 @@ class TestTable:
         envelope = make_envelope(1, "a", "b")
         keep(envelope)
         output, error = fail("dlq", "purge", "--all")
-        assert output == f"would delete {envelope.envelope_id} (2 messages)\n"
+        assert output == f"would delete {envelope.envelope_id} (messages: 2)\n"
         assert error == "nothing was deleted: --yes is needed for that"
-        assert run("dlq", "purge", "--all", "--yes") == f"deleted {envelope.envelope_id} (2 messages)\n"
+        assert run("dlq", "purge", "--all", "--yes") == f"deleted {envelope.envelope_id} (messages: 2)\n"
         assert run("dlq", "purge", "--all", "--yes") == "there are no dead letters\n"
 
     def test_what_is_shown_controls_no_terminal(self, run: Run, keep: Keep) -> None:

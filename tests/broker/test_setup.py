@@ -183,13 +183,15 @@ class TestTearDown:
         assert queues(names) == set()
         with pytest.raises(direct_client("sns").exceptions.NotFoundException):
             direct_client("sns").get_topic_attributes(TopicArn=arn)
-        assert sorted(line.split()[1] for line in lines) == ["queue"] * 5 + ["subscription", "topic"]
-        assert [line.split()[1] for line in lines[:2]] == ["subscription", "topic"]
+        p = names.prefix
+        assert lines[0] == f"removed topic {p}-fanout.fifo (subscriptions: 1)"
+        removed = ("db-dlq", "fanout-dead-1", "room-1", "room-2", "room-3")
+        assert lines[1:] == [f"removed queue {p}-{name}.fifo" for name in removed]
 
     def test_then_there_is_nothing(self, clients: Clients, names: Names) -> None:
         set_up_lines(clients, names)
         tear_down_lines(clients, find(clients, names))
-        assert find(clients, names) == Found({}, {}, None, [], [])
+        assert find(clients, names) == Found({}, {}, None, 0, [])
 
     def test_to_look_removes_nothing_and_says_what_a_queue_holds(self, clients: Clients, names: Names) -> None:
         set_up_lines(clients, names)
@@ -203,12 +205,11 @@ class TestTearDown:
             )
         p = names.prefix
         assert find(clients, names).lines() == [
-            f"would remove topic {p}-fanout.fifo",
-            "would remove 1 subscriptions",
+            f"would remove topic {p}-fanout.fifo (subscriptions: 1)",
             f"would remove queue {p}-db-dlq.fifo",
             f"would remove queue {p}-fanout-dead-1.fifo",
             f"would remove queue {p}-room-1.fifo",
-            f"would remove queue {p}-room-2.fifo, which holds 2 messages",
+            f"would remove queue {p}-room-2.fifo (messages: 2)",
             f"would remove queue {p}-room-3.fifo",
         ]
         assert len(queues(names)) == 5
@@ -244,7 +245,7 @@ class TestTearDown:
             tear_down_lines(impatient(clients), find(clients, names))
         proxy.set_rules()
         tear_down_lines(clients, find(clients, names))
-        assert find(clients, names) == Found({}, {}, None, [], [])
+        assert find(clients, names) == Found({}, {}, None, 0, [])
 
     def test_a_queue_that_has_gone_meanwhile_is_no_failure(self, clients: Clients, names: Names) -> None:
         set_up_lines(clients, names)

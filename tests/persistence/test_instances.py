@@ -24,7 +24,8 @@ SILENT_SECONDS = 60.0
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[Any]:
-    with closing(psycopg2.connect(database_url)) as connection:
+    # Who has to wait for a lock fails instead.
+    with closing(psycopg2.connect(database_url, options="-c lock_timeout=5000")) as connection:
         yield connection
 
 

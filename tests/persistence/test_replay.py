@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +17,9 @@ from chatflow.rooms.envelope import Envelope
 from tests.support.chat import make_envelope, make_message
 from tests.support.postgres import execute
 from tests.support.threads import run_together
+from tests.support.waiting import eventually
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -98,22 +102,22 @@ def test_of_two_at_once_one_stores(database_url: str) -> None:
     assert rows(database_url) == [(1, "a"), (2, "b")]
 
 
-def test_the_second_waits_until_the_first_has_ended_and_then_finds_its_rows(database_url: str) -> None:
-    """Even where the first one's envelope is forgotten by the time that the second one looks."""
-    envelope = make_envelope(1, "a")
-    with closing(psycopg2.connect(database_url)) as first, closing(psycopg2.connect(database_url)) as second:
+@pytest.mark.parametrize("room", [1, 7])
+def test_the_second_looks_only_when_the_first_has_ended(connection: Any, database_url: str, room: int) -> None:
+    """Even where the head has forgotten the first one's envelope by then, or was not there before (7)."""
+    commit(connection, make_envelope(1, "x"))
+    envelope = make_envelope(room, "a")
+    with closing(psycopg2.connect(database_url)) as first, ThreadPoolExecutor(1) as threads:
         with first.cursor() as cursor:
-            replay_in_thread(cursor, envelope)
-        with second.cursor() as cursor:
-            cursor.execute("SET lock_timeout = 1")
-        second.commit()
-        with pytest.raises(Unavailable, match="lock timeout"):
-            replay(second, envelope)
-        with first.cursor() as cursor:
+            cursor.execute("INSERT INTO rooms (room_id) VALUES (%s) ON CONFLICT DO NOTHING", (room,))
+            cursor.execute("SELECT FROM rooms WHERE room_id = %s FOR UPDATE", (room,))
+            second = threads.submit(replay, connection, envelope)
+            eventually(lambda: second.done() or execute(database_url, WAITING) == [(1,)], "the second one waits")
+            assert replay_in_thread(cursor, envelope) is not None
             cursor.execute("UPDATE rooms SET recent_envelopes = '{}'")
         first.commit()
-        assert replay(second, envelope) is None
-    assert rows(database_url) == [(1, "a")]
+        assert second.result() is None
+    assert [text for _, text in rows(database_url, room)].count("a") == 1
 
 
 def test_what_is_refused_again_leaves_nothing_and_the_connection_serves_on(connection: Any, database_url: str) -> None:
