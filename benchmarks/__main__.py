@@ -20,7 +20,7 @@ def main() -> int:
 
     :return: the exit status: 1 if the run proved nothing, because something was lost, doubled or failed.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="scripts/benchmark", description=_DESCRIPTION)
     commands = parser.add_subparsers(title="benchmarks", metavar="NAME")
     add = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for module in (micro, one_node, cluster):
@@ -29,8 +29,12 @@ def main() -> int:
     if "run" not in arguments:
         parser.print_help()
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
-    status: int = arguments.run(arguments).tell()
+    # So that everything that was started is ended.
+    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        status: int = arguments.run(arguments).tell()
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     return status
 
 
