@@ -84,7 +84,8 @@ def _throughput(arguments: argparse.Namespace) -> Result:
     result = Result("throughput")
     with Daemon(*arguments.options) as daemon:
         daemon.start()
-        options = ("--messages", arguments.messages, "--connections", arguments.connections)
+        size = ("--messages", arguments.messages, "--warmup-messages", min(32_000, arguments.messages))
+        options = (*size, "--connections", arguments.connections)
         report = load(_url(daemon), *options, "--processes", arguments.processes, database_url=daemon.database_url)
         result.raw = {"report": report, "daemon": _daemon_figures(daemon)}
     result.expect_pass(report)

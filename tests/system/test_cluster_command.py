@@ -18,19 +18,7 @@ from tests.support.daemon import clean_environment, processes_in
 from tests.support.http import request
 from tests.support.run_cluster import main
 
-_SMALL = (
-    "--instances",
-    "2",
-    "--rooms",
-    "2",
-    "--port",
-    "0",
-    "--faults",
-    "*:delay_ms=1",
-    "--",
-    "--long-poll-seconds",
-    "1",
-)
+_SMALL = "--instances 1 --rooms 2 --port 0 --faults *:delay_ms=1 -- --long-poll-seconds 1".split()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
