@@ -18,14 +18,15 @@ from tests.support.daemon import clean_environment, processes_in
 from tests.support.http import request
 from tests.support.run_cluster import main
 
-_SMALL = "--instances 1 --rooms 2 --port 0 --faults *:delay_ms=1 -- --long-poll-seconds 1".split()
+_OPTIONS = ("--instances", "1", "--rooms", "2", "--port", "0", "--faults", "*:delay_ms=1")
+_OF_THE_DAEMONS = ("--long-poll-seconds", "1")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_where_and_leaves_nothing_behind(number: signal.Signals) -> None:
     with tempfile.TemporaryDirectory(prefix="chatflow-") as directory:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.run_cluster", *_SMALL],
+            [sys.executable, "-m", "tests.support.run_cluster", *_OPTIONS, "--", *_OF_THE_DAEMONS],
             cwd=directory,
             env=clean_environment() | {"TMPDIR": directory, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,
