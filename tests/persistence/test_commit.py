@@ -172,7 +172,7 @@ class TestRollups:
                 messages = tuple(
                     make_message(
                         user_id=1 + number % 4,
-                        username=f"user{1 + number % 4}x{flush if room > 1 else ''}",
+                        username=f"user{1 + number % 4}x{flush}x{number}",
                         message_type=kinds[(number + flush) % 5],
                         created_at_us=NOW_US + flush * 40_000_000 - number * _MINUTE_US,
                     )
@@ -188,7 +188,7 @@ class TestRollups:
             database_url,
             "SELECT message_count, text_count, join_count, leave_count, username FROM user_activity"
             " WHERE room_id = 3 AND user_id = 1",
-        ) == [(len(own), own.count("TEXT"), own.count("JOIN"), own.count("LEAVE"), "user1x3")]
+        ) == [(len(own), own.count("TEXT"), own.count("JOIN"), own.count("LEAVE"), "user1x3x28")]
         assert execute(database_url, "SELECT sum(message_count)::int FROM message_stats_minute") == [(len(sent),)]
 
     def test_a_users_activity_begins_with_the_earliest_and_ends_with_the_latest_of_any_batch(
@@ -323,6 +323,22 @@ class TestTogether:
             database_url, "SELECT deadlocks::int FROM pg_stat_database WHERE datname = current_database()"
         ) == [(0,)]
         assert recount(database_url) == {}
+
+    def test_rooms_are_locked_in_their_order_not_in_the_one_they_lie_in(
+        self, connection: Any, database_url: str
+    ) -> None:
+        execute(database_url, "INSERT INTO rooms (room_id) SELECT generate_series(5, 1, -1)")
+        with closing(psycopg2.connect(database_url)) as other, connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM rooms WHERE room_id = 3 FOR UPDATE")
+            batch = threading.Thread(target=commit, args=[other, *[make_envelope(room) for room in (4, 5, 1, 3, 2)]])
+            batch.start()
+            try:
+                eventually(lambda: execute(database_url, WAITING), "the batch waits for room 3")
+                free = execute(database_url, "SELECT room_id FROM rooms ORDER BY room_id FOR UPDATE SKIP LOCKED")
+            finally:
+                connection.rollback()
+                batch.join(30)
+        assert free == [(4,), (5,)]
 
     def test_the_second_of_two_for_a_room_waits_and_goes_on_where_the_first_ended(
         self, connection: Any, database_url: str
