@@ -58,9 +58,9 @@ def test_it_says_where_and_leaves_nothing_behind(number: signal.Signals) -> None
             assert process.returncode == 0, said
             assert "ended with status" not in said
         finally:
-            guard.cancel()
-            process.kill()
+            process.terminate()  # it has gone, or has something to take down
             process.wait()
+            guard.cancel()
         assert processes_in(Path(directory)) == []
         assert list(Path(directory).iterdir()) == []
     for port in ports:
