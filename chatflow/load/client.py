@@ -73,7 +73,7 @@ class LoadConnection(Protocol):
         self._closing = False
         self._unsent = seat.messages
         self._window = settings.in_flight
-        self._run = settings.run
+        self._mark = f" ~{settings.run}"
         self._name = str(seat.number)
         self._log = log
         self._counts = counts
@@ -255,14 +255,14 @@ class LoadConnection(Protocol):
         self._rest = data[at:]
 
     def _take_acks(self, acks: list[ServerFrame], now_ticks: int) -> int:
-        run, name, ledger, counts = self._run, self._name, self.ledger, self._counts
+        mark, name, ledger, counts = self._mark, self._name, self.ledger, self._counts
         in_flight, pair = ledger.in_flight, ledger.pair
         rows = []
         for ack in acks:
-            words = ack.originalMessage.message.rpartition("~")[2].split(".")  # type: ignore[union-attr]
+            words = ack.originalMessage.message.rsplit(".", 5)  # type: ignore[union-attr]
             try:
-                word_run, word_connection, number_word, _, kind, _ = words
-                if word_run != run or word_connection != name:
+                text, connection, number_word, _, kind, _ = words
+                if connection != name or not text.endswith(mark):
                     raise ValueError
                 number = int(number_word)
                 sent_us = in_flight.pop(number)

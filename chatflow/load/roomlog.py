@@ -48,7 +48,7 @@ class RoomLog:
         self.next = self.first = self.last = 0
         self.altered = self.conflicting = self.stray = self.repeated = self.foreign = 0
         self._room = str(room)
-        self._run = run
+        self._mark = f" ~{run}"
         self._first_seat = first_seat
         self._kinds = kinds
         self._broadcast = {str(seat.number): bytearray(seat.messages) for seat in seats}
@@ -110,9 +110,8 @@ class RoomLog:
         :raises SeqJump: see :class:`chatflow.load.verify.Arrivals`.
         """
         seq = frame.seq
-        text, _, tag = frame.message.rpartition(" ~")
-        words = tag.split(".")
-        own = len(words) == 6 and words[0] == self._run
+        words = frame.message.rsplit(".", 5)
+        own = len(words) == 6 and words[0].endswith(self._mark)
         try:
             sent_us = int(words[5]) if own else 0
         except ValueError:
@@ -139,7 +138,7 @@ class RoomLog:
         else:
             self._sight_elsewhere(seq, print_)
         if own:
-            self._judge(frame, text, words, sent_us)
+            self._judge(frame, words, sent_us)
         else:
             self.foreign += 1
             self.stray += frame.roomId != self._room
@@ -162,9 +161,9 @@ class RoomLog:
         self._ticks.append(0)
         self.next += 1
 
-    def _judge(self, frame: ServerFrame, text: str, words: list[str], sent_us: int) -> None:
+    def _judge(self, frame: ServerFrame, words: list[str], sent_us: int) -> None:
         """One of our messages is seen for the first time: is it what was sent, and is it acknowledged as such?"""
-        _, connection, number_word, user, kind_word, _ = words
+        text, connection, number_word, user, kind_word, _ = words
         marks = self._broadcast.get(connection)
         if marks is None:
             if self._is_of_the_phase_before(connection, frame):
@@ -180,15 +179,18 @@ class RoomLog:
             return
         if (
             not sent_us
-            or text != kind.phrase
+            or text != kind.phrase + self._mark
             or frame.messageType != kind.type
             or frame.userId != user
             or frame.username != "user" + user
             or frame.roomId != self._room
         ):
             self.altered += 1
-        self.first = min(self.first or frame.seq, frame.seq)
-        self.last = max(self.last, frame.seq)
+        seq = frame.seq
+        if seq > self.last:
+            self.last = seq
+        if seq < self.first or not self.first:
+            self.first = seq
         if repeated:
             self.repeated += 1
             return
