@@ -211,8 +211,10 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("CHATFLOW_", "PG"))}
 
 
-def run_twistd(*arguments: str, directory: Path, environment: Mapping[str, str] | None = None) -> Any:
-    """``twistd`` with these arguments in that directory, until it ends: a :class:`subprocess.CompletedProcess`.
+def run_twistd(
+    *arguments: str, directory: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``twistd`` with these arguments in that directory, until it ends.
 
     Its output goes through files: a daemon that is left behind would hold pipes open.
     """

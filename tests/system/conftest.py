@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -25,3 +26,12 @@ def daemon(request: pytest.FixtureRequest, module_database_url: str) -> Iterator
     """
     with running_daemon(*getattr(request.module, "DAEMON_OPTIONS", ()), database=module_database_url) as daemon:
         yield daemon
+
+
+_next_room = itertools.count(1)
+
+
+@pytest.fixture
+def room() -> int:
+    """A room that no other test uses; the module's daemon needs ``--rooms 1000``."""
+    return next(_next_room)

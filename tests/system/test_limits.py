@@ -18,6 +18,12 @@ from tests.support.waiting import eventually
 _LARGE = "\N{PARTY POPPER}" * 500  # 2 KB
 
 
+def send_numbers(client: ChatClient, total: int) -> None:
+    """As messages, without waiting for any answer."""
+    for number in range(total):
+        client.send(f"{number}")
+
+
 def seqs(frames: list[Frame]) -> list[int]:
     """Of the broadcasts among them."""
     return [frame["seq"] for frame in frames if kind(frame) == "broadcast"]
@@ -120,7 +126,7 @@ class TestOverload:
             ChatClient(daemon.chat_url(3)) as client,
         ):
             with daemon.held_database():
-                sender = Thread(target=lambda: [client.send(f"{number}") for number in range(total)])
+                sender = Thread(target=send_numbers, args=(client, total))
                 sender.start()
                 eventually(lambda: daemon.counter("chatflow_reads_paused_total") >= 1, "its reading is paused")
                 pending = daemon.metric("writeManager", "messagesQueued")
