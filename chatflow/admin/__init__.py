@@ -13,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from chatflow.admin import deadletters, instances, queues, setup
+from chatflow.admin import deadletters, instances, migrate, queues, setup
 from chatflow.errors import ChatFlowError
-from chatflow.persistence import commands as database_commands
 
-_MODULES = (database_commands, setup, queues, deadletters, instances)
+_MODULES = (migrate, setup, queues, deadletters, instances)
 
 _DESCRIPTION = "Administers ChatFlow. `chatflow-admin COMMAND --help` explains a command."
 

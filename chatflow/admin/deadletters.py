@@ -16,7 +16,7 @@ from rich.text import Text
 from chatflow.admin.output import make_console, printable
 from chatflow.admin.settings import Settings, add_settings, read_settings
 from chatflow.errors import ChatFlowError, NotStored
-from chatflow.persistence.commands import connect
+from chatflow.persistence.database import connect
 from chatflow.persistence.deadletters import DeadLetterRows
 from chatflow.persistence.replay import replay
 from chatflow.rooms.deadletters import DeadLetter

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from chatflow.admin.settings import add_settings, read_settings
 from chatflow.lifecycle.blocking import at_once
-from chatflow.persistence.commands import connect
+from chatflow.persistence.database import connect
 from chatflow.persistence.instances import BlockingTransactions, InstanceTable
 
 _REAP = """\

@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from chatflow.errors import Unavailable
+from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff, run_in_own_thread
 
 P = ParamSpec("P")
@@ -56,6 +56,17 @@ def is_transient(error: BaseException) -> bool:
 def is_refusal(error: BaseException) -> bool:
     """Whether PostgreSQL refused the data itself (SQLSTATE classes 22 and 23), so that no try will succeed."""
     return isinstance(error, psycopg2.DataError | psycopg2.IntegrityError)
+
+
+def connect(url: str, application_name: str = "chatflow-admin") -> Any:
+    """A connection of one's own, outside the pools. Blocks.
+
+    :raises StartupError: it cannot be made.
+    """
+    try:
+        return psycopg2.connect(url, application_name=application_name, **CONNECT_OPTIONS)
+    except psycopg2.Error as error:
+        raise StartupError(f"cannot connect to the database: {' '.join(str(error).split())}") from error
 
 
 @frozen

