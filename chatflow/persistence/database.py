@@ -221,13 +221,14 @@ class Database:
                 result = transaction_in_thread(cursor, *args, **kwargs)
             connection.commit()
             return result
-        except BaseException:
+        except BaseException as error:
             try:
                 connection.rollback()
             except psycopg2.Error:
                 self._pool.disconnect(connection)
             else:
-                if connection.closed:
+                if connection.closed or getattr(error, "pgcode", None) == errorcodes.READ_ONLY_SQL_TRANSACTION:
+                    # The writer is elsewhere now, and only a new connection looks for it.
                     self._pool.disconnect(connection)
             raise
 
