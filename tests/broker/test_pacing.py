@@ -63,6 +63,12 @@ def test_a_round_trip_of_twice_its_base_is_no_pressure(caller: Caller) -> None:
     assert max(caller.call(10, per_second=10, round_trip=0.04)) == 0.0
 
 
+def test_a_slow_call_among_quick_ones_is_no_pressure(caller: Caller) -> None:
+    """Where calls queue, every one of them is slow."""
+    for round_trip in [0.02, 0.02, 2.0] * 100:
+        assert caller.call(0.05, per_second=20, round_trip=round_trip) == [0.0]
+
+
 def test_a_base_of_next_to_nothing_makes_no_round_trip_look_slow(caller: Caller) -> None:
     caller.call(10, per_second=10, round_trip=0.0005)
     assert max(caller.call(10, per_second=10, round_trip=0.02)) == 0.0

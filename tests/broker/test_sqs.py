@@ -327,7 +327,9 @@ class TestSettlingWhenCallsFail:
 
 class TestHolding:
     @on_reactor
-    async def test_what_a_dead_consumer_held_comes_to_another_in_order(self, make_instances: MakeInstances) -> None:
+    async def test_what_a_dead_consumer_held_comes_to_another_in_order(
+        self, make_instances: MakeInstances, receives: list[dict[str, Any]]
+    ) -> None:
         pair = make_instances(visibility_seconds=1)
         sent = [make_envelope(1, str(number)) for number in range(4)]
         await publish(pair.one, *sent[:2])
@@ -335,6 +337,7 @@ class TestHolding:
         await publish(pair.one, *sent[2:])
         assert await pair.drain(pair.two, 4) == sent
         assert pair.two.counters.redeliveries >= 1
+        assert {one["VisibilityTimeout"] for one in receives} == {1}
 
     @on_reactor
     async def test_a_consumer_that_took_too_long_takes_nothing_from_who_holds_now(
@@ -353,11 +356,11 @@ class TestHolding:
 
     @on_reactor
     async def test_a_room_stays_with_who_extends_it_beyond_the_visibility(self, make_instances: MakeInstances) -> None:
-        pair = make_instances(visibility_seconds=1, long_poll_seconds=1)
+        pair = make_instances(visibility_seconds=2, long_poll_seconds=1)
         envelope = make_envelope(1)
         await pair.one.publish(envelope)
         held = await pair.receive(pair.one)
-        for _ in range(2):
+        for _ in range(3):
             poll = pair.two.receive(1)
             while not poll.called:
                 await pair.one.extend_visibility()
