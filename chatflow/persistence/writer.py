@@ -88,7 +88,7 @@ class BatchWriter:
             one.outcome.errback(Unavailable("the batch writer has stopped"))
 
     def _schedule(self) -> None:
-        if self._flushing is None:
+        if self._waiting and self._flushing is None:
             self._flushing = Deferred.fromCoroutine(self._flush_all())
             self._flushing.addErrback(lambda failure: self._log.failure("the batch writer ended", failure))
 
@@ -125,16 +125,15 @@ class BatchWriter:
         except Exception as error:
             await self._flush_failed(batch, error)
             return
-        messages = 0
-        for one, (first_seq, head) in zip(batch, placed, strict=True):
-            if first_seq is None:
-                one.outcome.callback(StoredBefore(one.envelope.room, head))
-            else:
-                messages += len(one.envelope.messages)
-                one.outcome.callback(Stored(one.envelope, first_seq))
+        # Counted before anybody is told, timed without what they do then.
+        seconds = self._clock.seconds() - began
+        outcomes = [_outcome(one.envelope, *place) for one, place in zip(batch, placed, strict=True)]
+        messages = sum(len(outcome.envelope.messages) for outcome in outcomes if isinstance(outcome, Stored))
         self.stored += messages
         self.batches += 1
-        self._observe(messages, self._clock.seconds() - began)
+        for one, outcome in zip(batch, outcomes, strict=True):
+            one.outcome.callback(outcome)
+        self._observe(messages, seconds)
 
     async def _flush_failed(self, batch: list[_Waiting], error: Exception) -> None:
         """Split a refused batch until the envelope at fault is alone, and set that aside."""
@@ -165,6 +164,10 @@ class BatchWriter:
         else:
             self.set_aside += 1
             one.outcome.callback(SetAside(NotStored(reason)))
+
+
+def _outcome(envelope: Envelope, first_seq: int | None, head: int) -> Outcome:
+    return StoredBefore(envelope.room, head) if first_seq is None else Stored(envelope, first_seq)
 
 
 def _first_error(failure: Any) -> Any:
