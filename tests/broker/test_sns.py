@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
-from chatflow.broker.sns import SnsFanout
+from chatflow.broker.sns import SnsFanout, topic_arn_in_thread
 from chatflow.errors import StartupError, Unavailable
 from tests.broker.contract_fanout import FanoutContract, Instance
 from tests.support.chat import make_stored
@@ -114,9 +114,8 @@ class Topic:
 
     def subscribed(self) -> list[str]:
         """The queues that are subscribed, whether they exist or not."""
-        sns = direct_client("sns")
-        (arn,) = (one["TopicArn"] for one in sns.list_topics()["Topics"] if one["TopicArn"].endswith(self.names.topic))
-        found = sns.list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]
+        arn = topic_arn_in_thread(shared_aws().clients, self.names)
+        found = direct_client("sns").list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]
         return [one["Endpoint"].rsplit(":", 1)[-1] for one in found]
 
     async def stop(self) -> None:
