@@ -241,6 +241,9 @@ class TestRetries:
         running = begin(database.run("insert", lambda cursor: cursor.execute("INSERT INTO rooms VALUES (1)")))
         await until(lambda: database.retries >= 2, "it is tried again")
         assert not running.called
+        # Nor is anything read from what is, perhaps, an old writer.
+        with pytest.raises(Unavailable, match="read-only"):
+            await make_database().run_once("read", select_in_thread)
         # A session may still write if it says so.
         execute(database_url, f"BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT")
         await running
