@@ -239,7 +239,7 @@ TABLE = Table(
         Option(
             name="max-linger-ms",
             kind=Number(0, 10_000, "ms"),
-            default=800.0,
+            default=600.0,
             group=_AWS,
             help="The longest gap between two publishes, or two receives, of a queue. The gap is nothing while calls "
             "are quick and few; it grows as their round trip rises or --max-calls-per-second is reached.",
@@ -247,7 +247,7 @@ TABLE = Table(
         Option(
             name="max-calls-per-second",
             kind=Number(1, 10_000, "calls"),
-            default=50.0,
+            default=80.0,
             group=_AWS,
             help="How many AWS calls this instance should make in a second. With more, the gap grows, up to "
             "--max-linger-ms; beyond that, calls are made all the same.",

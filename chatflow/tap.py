@@ -188,11 +188,17 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, reads: Database) -> Bro
     from chatflow.broker.sqs import SqsRoomQueue
 
     names = Names(config.queue_prefix, config.rooms, config.room_queues)
-    aws = Aws(reactor=reactor, polls=len(names.lanes) + 1, sends=config.publishing_threads)
     pace = Pace(
         clock=reactor,
         max_gap_seconds=config.max_linger_ms / 1000,
         calls_per_second=config.max_calls_per_second,
+    )
+    aws = Aws(
+        reactor=reactor,
+        polls=len(names.lanes) + 1,
+        sends=config.publishing_threads,
+        observe=pace.observe,
+        on_failure=pace.failed,
     )
     dead_letters = SqsDeadLetters(clock=reactor, aws=aws, names=names)
     queue = SqsRoomQueue(

@@ -119,6 +119,7 @@ class Aws:
     :param polls: threads for receiving, one for each queue that is polled at a time.
     :param sends: threads for sending, deleting and publishing; they bound the processor time that calls take.
     :param observe: called with operation and seconds after each call that succeeded.
+    :param on_failure: called after each call that did not.
     """
 
     _log = Logger()
@@ -130,11 +131,13 @@ class Aws:
         polls: int,
         sends: int,
         observe: Callable[[str, float], object] = lambda operation, seconds: None,
+        on_failure: Callable[[], object] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._polls = polls
         self._sends = sends
         self._observe = observe
+        self._on_failure = on_failure
         self.poll_threads = NamedThreadPool(reactor, "aws-receive", polls)
         self.send_threads = NamedThreadPool(reactor, "aws-send", sends)
         self.counters = CallCounters()
@@ -185,6 +188,7 @@ class Aws:
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             failure = as_aws_error(operation, error)
             self.counters.calls[operation, failure.code] += 1
+            self._on_failure()
             raise failure from error
         seconds = self._reactor.seconds() - began
         self.counters.calls[operation, "ok"] += 1

@@ -33,7 +33,7 @@ class Pace:
         self._max_gap_seconds = max_gap_seconds
         self._budget = calls_per_second
         self._decided_at = clock.seconds()
-        self._calls = 0
+        self._calls = self._failures = 0
         self._quickest_seconds: float | None = None
         self.gap_seconds = 0.0
         self.round_trip_seconds = 0.0
@@ -53,6 +53,15 @@ class Pace:
         if elapsed >= _STEP_SECONDS:
             self._decide(elapsed)
 
+    def observe(self, operation: str, seconds: float) -> None:
+        """A call succeeded. A receive waits by itself: the time it took says nothing."""
+        self.count(None if operation == "receive_message" else seconds)
+
+    def failed(self) -> None:
+        """A call was throttled, failed or timed out: for a while, fewer of them."""
+        self._failures += 1
+        self.count()
+
     def wait_seconds(self, last_call_at: float, share: float = 1.0) -> float:
         """How long to wait, when the previous call of this kind and queue began at ``last_call_at``.
 
@@ -61,8 +70,8 @@ class Pace:
         return max(0.0, last_call_at + share * self.gap_seconds - self._clock.seconds())
 
     def _decide(self, elapsed: float) -> None:
-        rate = self._calls / elapsed
-        self._calls = 0
+        rate, failures = self._calls / elapsed, self._failures
+        self._calls = self._failures = 0
         self._decided_at += elapsed
         if self._quickest_seconds is not None:
             self.round_trip_seconds += _SMOOTHING * (self._quickest_seconds - self.round_trip_seconds)
@@ -74,6 +83,8 @@ class Pace:
             self.calls_per_second / self._budget,
             self.round_trip_seconds / (_ROUND_TRIPS * max(self.base_seconds, _SMALLEST_BASE_SECONDS)),
         )
+        if failures:
+            pressure = max(pressure, _GROWTH)
         if pressure > 1.0:
             growth = min(_GROWTH, pressure)
             self.gap_seconds = min(self._max_gap_seconds, max(_SMALLEST_SECONDS, self.gap_seconds * growth))

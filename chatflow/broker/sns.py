@@ -329,7 +329,7 @@ class SnsFanout:
     async def _publish_batch(self, entries: list[dict[str, Any]]) -> bool:
         left = entries
         for _ in range(_PUBLISH_TRIES):
-            began = self._published_at = self._clock.seconds()
+            self._published_at = self._clock.seconds()
             try:
                 response = await self._aws.sns(
                     "publish_batch", TopicArn=self._topic_arn, PublishBatchRequestEntries=left
@@ -337,7 +337,6 @@ class SnsFanout:
             except Unavailable as error:
                 self._log.warn("news were not published: {reason}", reason=str(error))
                 continue
-            self._pace.count(self._clock.seconds() - began)
             failed = {entry["Id"] for entry in response.get("Failed", ())}
             self.counters.published += len(left) - len(failed)
             left = [entry for entry in left if entry["Id"] in failed]
@@ -398,7 +397,6 @@ class SnsFanout:
                 self._attempt_id = str(uuid4())
             raise
         self._attempt_id = str(uuid4())
-        self._pace.count()
         self._received_at = self._clock.seconds()
         received = response.get("Messages", ())
         for message in received:
@@ -413,13 +411,11 @@ class SnsFanout:
         backoff = Backoff(first_seconds=0.1, cap_seconds=1.0)
         for _ in range(_DELETE_TRIES):
             entries = [{"Id": key, "ReceiptHandle": handle} for key, handle in left.items()]
-            began = self._clock.seconds()
             try:
                 response = await self._aws.sqs("delete_message_batch", QueueUrl=queue_url, Entries=entries)
             except AwsError as error:
                 self._log.warn("news were not deleted: {reason}", reason=str(error))
             else:
-                self._pace.count(self._clock.seconds() - began)
                 failed = {entry["Id"] for entry in response.get("Failed", ()) if not entry.get("SenderFault")}
                 left = {key: handle for key, handle in left.items() if key in failed}
                 if not left:

@@ -217,7 +217,6 @@ class SqsRoomQueue:
             except AwsError as error:
                 reason = str(error)
             else:
-                self._pace.count(self._clock.seconds() - began)
                 for entry in response.get("Successful", ()):
                     self.counters.published_bytes += len(entries[entry["Id"]]["MessageBody"])
                     left.pop(entry["Id"]).result.callback(None)
@@ -282,7 +281,6 @@ class SqsRoomQueue:
             raise
         state.attempt_id = str(uuid4())
         state.received_at = now = self._clock.seconds()
-        self._pace.count()
         received = response.get("Messages", ())
         state.backlogged = len(received) == _MAX_ENTRIES
         deliveries: list[Delivery] = []
@@ -371,14 +369,12 @@ class SqsRoomQueue:
             for begin in range(0, len(own), _MAX_ENTRIES):
                 part = own[begin : begin + _MAX_ENTRIES]
                 entries = [{"Id": str(i), "ReceiptHandle": one.handle, **more} for i, one in enumerate(part)]
-                began = self._clock.seconds()
                 try:
                     response = await self._aws.sqs(operation, QueueUrl=self._lanes[lane].url, Entries=entries)
                 except AwsError as error:
                     self._log.warn("{operation} failed: {reason}", operation=operation, reason=str(error))
                     left += part
                     continue
-                self._pace.count(self._clock.seconds() - began)
                 failed = response.get("Failed", ())
                 left += [part[int(entry["Id"])] for entry in failed if not entry.get("SenderFault")]
                 self.counters.lost_receipts += sum(1 for entry in failed if entry.get("SenderFault"))

@@ -112,7 +112,10 @@ class TestCalls:
     @on_reactor
     async def test_calls_are_counted_by_outcome_and_timed_when_they_succeed(self) -> None:
         observed: list[tuple[str, float]] = []
-        aws = start_aws(polls=1, sends=1, observe=lambda *call: observed.append(call))
+        failures: list[None] = []
+        aws = start_aws(
+            polls=1, sends=1, observe=lambda *call: observed.append(call), on_failure=lambda: failures.append(None)
+        )
         await aws.sqs("list_queues")
         await aws.sns("list_topics")
         self.proxy.set_rules("ListQueues:throttle=1")
@@ -126,6 +129,7 @@ class TestCalls:
         }
         assert aws.counters.total == 3
         assert [operation for operation, _ in observed] == ["list_queues", "list_topics"]
+        assert len(failures) == 1
         assert dict(observed) == aws.counters.seconds
         assert all(seconds > 0 for _, seconds in observed)
 

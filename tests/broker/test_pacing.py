@@ -117,3 +117,19 @@ def test_the_wait_is_what_is_left_of_the_gap_since_the_last_call(caller: Caller)
     assert caller.pace.wait_seconds(now - 2.0) == 0.0
     assert caller.pace.wait_seconds(now, share=0.25) == pytest.approx(_MAX_GAP_SECONDS / 4)
     assert caller.pace.wait_seconds(float("-inf")) == 0.0
+
+
+def test_calls_that_fail_are_pressure_however_few_they_are(caller: Caller) -> None:
+    for _ in range(20):
+        caller.clock.advance(0.5)
+        caller.pace.failed()
+    assert caller.pace.gap_seconds > 0.0
+    caller.call(30, per_second=5, round_trip=0.01)
+    assert caller.pace.gap_seconds == 0.0
+
+
+def test_a_receive_that_waited_does_not_look_like_a_long_way(caller: Caller) -> None:
+    caller.pace.observe("receive_message", 20.0)
+    assert caller.pace.round_trip_seconds == 0.0
+    caller.pace.observe("send_message_batch", 0.02)
+    assert caller.pace.round_trip_seconds == pytest.approx(0.02)

@@ -261,23 +261,6 @@ class TestPacing:
         await pair.one.done(held)
         assert pair.left() == 0
 
-    @on_reactor
-    async def test_every_call_counts_for_the_pace(self, make_instances: MakeInstances) -> None:
-        counted: list[float | None] = []
-
-        class Counting(Pace):
-            def count(self, round_trip_seconds: float | None = None) -> None:
-                counted.append(round_trip_seconds)
-
-        pair = make_instances(pace=Counting(clock=reactor, max_gap_seconds=0.0, calls_per_second=1e9))
-        await pair.one.publish(make_envelope(1))
-        held = await pair.receive(pair.one)
-        await pair.one.again(held)
-        await pair.one.done(await pair.receive(pair.one))
-        publishing, polling, giving_back, polling_again, deleting = counted
-        assert polling is polling_again is None, "a long poll tells nothing of the round trip"
-        assert all(seconds and seconds > 0 for seconds in (publishing, giving_back, deleting))
-
 
 @on_reactor
 async def test_the_age_of_what_was_received_is_told(pair: Instances) -> None:
