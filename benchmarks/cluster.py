@@ -111,7 +111,7 @@ def _throughput(arguments: argparse.Namespace) -> Result:
     result = Result("cluster-throughput")
     with started(arguments) as cluster:
         before = cluster.aws_calls()
-        size = ("--messages", arguments.messages, "--in-flight", arguments.in_flight, "--warmup-messages", 10_000)
+        size = ("--messages", arguments.messages, "--in-flight", arguments.in_flight, "--warmup-messages", 0)
         with load(cluster, arguments, *size) as client:
             report = finish(result, cluster, client)
         calls = per_thousand(before, cluster.aws_calls(), report["acked"])

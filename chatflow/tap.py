@@ -36,6 +36,8 @@ from chatflow.rooms.ingress import Ingress
 
 _PARTITIONS_SECONDS = 3600.0
 _COMPARE_SECONDS = 10.0
+#: News of another instance take about this long at most, unless they are lost.
+_PATIENCE_SECONDS = 0.5
 
 
 class Options(CommandLine):
@@ -71,7 +73,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     reads = database("reader", config.database_connections)
 
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
-    hub = Hub(clock=reactor, history=History(reads), encode=broadcast_block)
+    hub = Hub(
+        clock=reactor,
+        history=History(reads),
+        encode=broadcast_block,
+        patience_seconds=_PATIENCE_SECONDS if config.broker == "sqs" else 0.0,
+    )
     broker = _one_of_many(config, reactor, hub, reads) if config.broker == "sqs" else _alone(config, commits)
     writer = BatchWriter(
         clock=reactor,

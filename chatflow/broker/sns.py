@@ -292,8 +292,8 @@ class SnsFanout:
     async def _publish_all(self) -> None:
         try:
             while self._handed_over:
-                gap = self._pace.wait_seconds(self._published_at, _SHARE_OF_GAP) if self._running else 0.0
-                await deferLater(self._clock, gap)
+                # No gap here: a room is held until its news are out, and late ones meet newer ones of another instance.
+                await deferLater(self._clock, 0)
                 waiting, self._waiting = self._waiting, {}
                 handed_over, self._handed_over = self._handed_over, []
                 try:

@@ -1,7 +1,8 @@
 """Members of each room on this instance, and what they have been given: next in line, seen, or a gap.
 
-Every message comes with its room's ``seq``. The next one is delivered, one already seen is dropped, and before one
-that is too far ahead the gap is read from the database. So a lost, doubled or late fan-out heals itself.
+Every message comes with its room's ``seq``. The next one is delivered, one already seen is dropped, and one that is too
+far ahead is held for a moment: when a room's head moves between instances, what the last one stored is often still on
+its way. What has not come by then is read from the database. So a lost, doubled or late fan-out heals itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from chatflow.rooms.messages import StoredMessage
 
 _PAGE_MESSAGES = 1000
 _RETRY_SECONDS = 1.0
+#: Of one room, while a gap before them is open; what comes beyond that is read from the database.
+_MAX_HELD_MESSAGES = 5000
 
 
 @define
@@ -29,6 +32,8 @@ class _Room:
     #: The highest seq known to be stored; members are given the rest from the database.
     head: int = 0
     filling: bool = False
+    #: Messages behind a gap, by the first one's seq.
+    held: dict[int, Sequence[StoredMessage]] = Factory(dict)
     #: ``last_seq`` at the previous comparison with the database.
     compared_seq: int = -1
 
@@ -37,16 +42,23 @@ class Hub:
     """All rooms of this instance. Runs on the reactor thread.
 
     :param encode: makes of consecutive messages the bytes that each member is given; called once per delivery.
+    :param patience_seconds: how long to wait for what is missing before it is read from the database.
     """
 
     _log = Logger()
 
     def __init__(
-        self, *, clock: IReactorTime, history: IHistory, encode: Callable[[Sequence[StoredMessage]], bytes]
+        self,
+        *,
+        clock: IReactorTime,
+        history: IHistory,
+        encode: Callable[[Sequence[StoredMessage]], bytes],
+        patience_seconds: float = 0.0,
     ) -> None:
         self._clock = clock
         self._history = history
         self._encode = encode
+        self._patience_seconds = patience_seconds
         self._rooms: dict[int, _Room] = {}
         self.delivered = 0
         self.failed = 0
@@ -75,22 +87,22 @@ class Hub:
         return self._room(room).last_seq
 
     def deliver(self, messages: Sequence[StoredMessage]) -> None:
-        """Give consecutive messages of one room, ascending, to its members, unless seen; fill a gap first."""
+        """Give consecutive messages of one room, ascending, to its members, unless seen; what is missing first."""
         state = self._room(messages[0].room)
         first, last = messages[0].seq, messages[-1].seq
         if last <= state.last_seq:
             self.duplicates_dropped += len(messages)
             return
         state.head = max(state.head, last)
-        if state.filling:
-            return
         if first > state.last_seq + 1:
-            self._fill(messages[0].room, state)
+            if sum(map(len, state.held.values())) + len(messages) <= _MAX_HELD_MESSAGES:
+                state.held[first] = messages
+            if not state.filling:
+                self._fill(messages[0].room, state)
             return
-        if first <= state.last_seq:
-            self.duplicates_dropped += state.last_seq - first + 1
-            messages = messages[state.last_seq - first + 1 :]
-        self._broadcast(state, messages)
+        self._advance(state, messages)
+        while state.held and min(state.held) <= state.last_seq + 1:
+            self._advance(state, state.held.pop(min(state.held)))
 
     def announce(self, room: int, seq: int) -> None:
         """The room's messages up to ``seq`` are stored; read what its members lack."""
@@ -114,6 +126,13 @@ class Hub:
             state = self._rooms[room] = _Room()
         return state
 
+    def _advance(self, state: _Room, messages: Sequence[StoredMessage]) -> None:
+        """Broadcast what of these messages is not seen yet; they begin at the next one or before it."""
+        seen = state.last_seq + 1 - messages[0].seq
+        self.duplicates_dropped += min(seen, len(messages))
+        if seen < len(messages):
+            self._broadcast(state, messages[seen:] if seen else messages)
+
     def _broadcast(self, state: _Room, messages: Sequence[StoredMessage]) -> None:
         state.last_seq = messages[-1].seq
         members = state.members
@@ -136,18 +155,25 @@ class Hub:
 
     async def _read_gap(self, room: int, state: _Room) -> None:
         try:
+            if self._patience_seconds:
+                await deferLater(self._clock, self._patience_seconds)
             while state.last_seq < state.head:
+                head = state.head
                 try:
                     page = await self._history.after(room, state.last_seq, _PAGE_MESSAGES)
                 except Unavailable:
                     await deferLater(self._clock, _RETRY_SECONDS)
                     continue
-                if not page:
+                if page:
+                    self.gaps_filled += 1
+                    # It begins at the next message, or before it if others came meanwhile; or behind a hole, where
+                    # retention has dropped messages.
+                    state.last_seq = max(state.last_seq, page[0].seq - 1)
+                    self.deliver(page)
+                elif state.last_seq < head:
                     # What was committed is visible, so these messages are older than retention.
-                    self._log.warn("room {room}: messages up to {seq} are gone", room=room, seq=state.head)
-                    state.last_seq = state.head
-                    break
-                self.gaps_filled += 1
-                self._broadcast(state, page)
+                    self._log.warn("room {room}: messages up to {seq} are gone", room=room, seq=head)
+                    state.last_seq = head
         finally:
             state.filling = False
+            state.held = {first: kept for first, kept in state.held.items() if kept[-1].seq > state.last_seq}

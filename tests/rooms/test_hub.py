@@ -176,20 +176,59 @@ class TestGaps:
         rig.deliver(7, 7)
         assert rig.store.reads == [(1, 2)]
 
-    def test_what_comes_while_a_gap_is_read_waits_and_comes_after_it(self, rig: Rig) -> None:
+    def test_what_comes_while_a_gap_is_read_comes_in_its_place(self, rig: Rig) -> None:
         rig.store.holding = True
         rig.deliver(3, 3)
         rig.deliver(4, 6)
         rig.deliver(1, 1)
         rig.hub.announce(1, 6)
-        assert rig.member.seqs == []
+        assert rig.member.seqs == [1]
         assert len(rig.store.held) == 1, "one read at a time"
         rig.store.let_go()  # as of message 3
-        rig.store.let_go()
         assert rig.member.seqs == [1, 2, 3, 4, 5, 6]
         rig.deliver(7, 7)
         assert rig.member.seqs == [1, 2, 3, 4, 5, 6, 7]
         assert rig.store.held == []
+
+    def test_a_gap_that_closes_by_itself_in_time_is_not_read(self, rig: Rig) -> None:
+        clock = Clock()
+        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, patience_seconds=0.5)
+        member = Member()
+        hub.join(1, member)
+        rig.store.commit(9)
+        for first, last in ((5, 6), (3, 4), (8, 9), (1, 2), (7, 7)):
+            hub.deliver(rig.store.messages(first, last))
+        assert member.seqs == list(range(1, 10))
+        clock.advance(0.5)
+        assert rig.store.reads == []
+        hub.deliver(rig.store.messages(9, 9))
+        assert member.seqs == list(range(1, 10))
+
+    def test_a_gap_that_stays_open_is_read_after_the_patience(self, rig: Rig) -> None:
+        clock = Clock()
+        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, patience_seconds=0.5)
+        member = Member()
+        hub.join(1, member)
+        rig.store.commit(6)
+        hub.deliver(rig.store.messages(1, 1))
+        hub.deliver(rig.store.messages(4, 6))
+        clock.advance(0.4)
+        assert member.seqs == [1]
+        clock.advance(0.1)
+        assert member.seqs == [1, 2, 3, 4, 5, 6]
+        assert rig.store.reads == [(1, 1)]
+
+    def test_what_is_held_behind_a_gap_is_bounded_and_the_rest_read(self, rig: Rig) -> None:
+        clock = Clock()
+        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, patience_seconds=0.5)
+        member = Member()
+        hub.join(1, member)
+        rig.store.commit(8001)
+        hub.deliver(rig.store.messages(2, 4001))
+        hub.deliver(rig.store.messages(4002, 8001))
+        clock.advance(0.5)
+        assert member.seqs == list(range(1, 8002))
+        assert len(rig.store.reads) == 5
 
     def test_a_large_gap_is_read_in_pages(self, rig: Rig) -> None:
         rig.deliver(2500, 2500)
