@@ -6,8 +6,13 @@ import unittest
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.postgres import fresh_database
+
+# How long something takes on a busy machine decides nothing.
+settings.register_profile("chatflow", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("chatflow")
 
 
 @pytest.fixture

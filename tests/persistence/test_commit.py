@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 import psycopg2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatflow.persistence.commit import commit_in_thread
@@ -278,7 +278,6 @@ def _store_and_compare(connection: Any) -> None:
         " message_type, host(client_ip), client_message_id FROM messages WHERE room_id = 1 AND seq > %s ORDER BY seq"
     )
 
-    @settings(deadline=None)
     @given(st.lists(legal_messages(), min_size=1, max_size=20))
     def compare(messages: list[Message]) -> None:
         ((first, _),) = commit(connection, make_envelope(1, messages=tuple(messages)))

@@ -10,7 +10,7 @@ import msgspec
 import psycopg2
 import pytest
 import pytest_twisted
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
@@ -112,7 +112,6 @@ class TestMessages:
 
 
 def test_whatever_a_client_may_send_is_read_as_it_was_committed(database_url: str) -> None:
-    @settings(deadline=None)
     @given(st.lists(legal_messages(), min_size=1, max_size=20))
     def compare(messages: list[Message]) -> None:
         # PostgreSQL writes some addresses of IPv6 in another way.
