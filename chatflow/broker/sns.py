@@ -182,7 +182,7 @@ class SnsFanout:
         self._waiting: dict[int, list[StoredMessage]] = {}
         self._handed_over: list[Deferred[None]] = []
         self._publishing = False
-        self._published_at = self._received_at = float("-inf")
+        self._received_at = float("-inf")
         self._running = False
         self._outstanding = Outstanding()
         #: Whether a probe came back through the present queue: only then does this instance hear the others.
@@ -329,7 +329,6 @@ class SnsFanout:
     async def _publish_batch(self, entries: list[dict[str, Any]]) -> bool:
         left = entries
         for _ in range(_PUBLISH_TRIES):
-            self._published_at = self._clock.seconds()
             try:
                 response = await self._aws.sns(
                     "publish_batch", TopicArn=self._topic_arn, PublishBatchRequestEntries=left
