@@ -10,7 +10,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 _STEP_SECONDS = 0.25  # between two decisions
-_GROWTH = 1.25
+_GROWTH = 2.0  # at most, so that a burst finds the gap it needs in a second
 _SHRINK = 0.85
 _SMALLEST_SECONDS = 0.02  # the first gap, and the last before none
 #: The round trip may rise to this many times its base before calls are thought to be queueing.
@@ -84,7 +84,7 @@ class Pace:
             self.round_trip_seconds / (_ROUND_TRIPS * max(self.base_seconds, _SMALLEST_BASE_SECONDS)),
         )
         if failures:
-            pressure = max(pressure, _GROWTH)
+            pressure = max(pressure, 1.25)
         if pressure > 1.0:
             growth = min(_GROWTH, pressure)
             self.gap_seconds = min(self._max_gap_seconds, max(_SMALLEST_SECONDS, self.gap_seconds * growth))
