@@ -40,7 +40,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     full = benchmark("cluster-throughput", _throughput, "four instances, as fast as acknowledgements allow")
     full.add_argument("--messages", type=int, default=200_000)
-    full.add_argument("--in-flight", type=int, default=10, help="messages per connection without an answer")
+    full.add_argument("--in-flight", type=int, default=8, help="messages per connection without an answer")
 
     rate = benchmark("cluster-rate", _rate, "acknowledgement and delivery at a fixed rate, and what it costs in calls")
     rate.add_argument("--rate", type=float, default=20, help="messages/s, all connections together")

@@ -247,7 +247,7 @@ TABLE = Table(
         Option(
             name="max-calls-per-second",
             kind=Number(1, 10_000, "calls"),
-            default=80.0,
+            default=100.0,
             group=_AWS,
             help="How many AWS calls this instance should make in a second. With more, the gap grows, up to "
             "--max-linger-ms; beyond that, calls are made all the same.",
