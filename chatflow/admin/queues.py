@@ -27,7 +27,7 @@ how many are with a consumer just now. All figures are SQS's, and approximate.
 
 SQS does not tell the age of the oldest one without a receive, which would be in the consumers' way. So with
 --watch the column says since when the queue has not been seen empty: the oldest envelope is younger than
-that. The instances measure it exactly (chatflow_room_lag_seconds in /metrics).
+that. The instances measure it exactly (chatflow_queue_lag_seconds in /metrics).
 
 health:
   ok       a room queue with at most 10 waiting, what one receive takes; a fan-out queue with at most 100;
