@@ -20,6 +20,8 @@ from chatflow.persistence.writer import BatchWriter
 from chatflow.readings import Reading
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.pages import Pages
+from chatflow.rooms.resume import Resumer
 
 _COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _BATCH_MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
@@ -87,6 +89,8 @@ class Instance:
         edge: ChatFactory,
         ingress: Ingress,
         hub: Hub,
+        resumer: Resumer,
+        pages: Pages,
         consumer: Consumer,
         writer: BatchWriter,
         databases: Iterable[Database],
@@ -97,6 +101,8 @@ class Instance:
         self._edge = edge
         self._ingress = ingress
         self._hub = hub
+        self._resumer = resumer
+        self._pages = pages
         self._consumer = consumer
         self._writer = writer
         self._databases = tuple(databases)
@@ -196,6 +202,10 @@ class Instance:
             Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
             Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
             Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),
+            Reading("chatflow_resumes", "Connections that asked for history", lambda: self._resumer.resumes, counter),
+            Reading("chatflow_resuming", "Connections that are given history", lambda: self._resumer.resuming, gauge),
+            Reading("chatflow_pages_read", "Pages of history read", lambda: self._pages.read, counter),
+            Reading("chatflow_pages_shared", "Pages given without a read", lambda: self._pages.shared, counter),
             Reading("chatflow_database_retries", "Transactions tried again", self._retries, counter),
             Reading("chatflow_database_available", "1 if the last try worked", self._database_available, gauge),
         ]

@@ -17,7 +17,7 @@ from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Heartbeat
-from chatflow.edge.frames import broadcast_block
+from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, ChatSite, Status, routes
 from chatflow.edge.listeners import Listener
 from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
@@ -33,6 +33,8 @@ from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.pages import Pages
+from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
 _COMPARE_SECONDS = 10.0
@@ -73,9 +75,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     reads = database("reader", config.database_connections)
 
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
+    history = History(reads, text_frame)
     hub = Hub(
         clock=reactor,
-        history=History(reads),
+        history=history,
         encode=broadcast_block,
         patience_seconds=_PATIENCE_SECONDS if config.broker == "sqs" else 0.0,
     )
@@ -95,11 +98,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         server_id=config.server_id,
         max_pending_messages=config.max_pending_messages,
     )
+    # And the way of who comes back: history → tail of the hub → hub.
+    pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
+    resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     edge = ChatFactory(
         clock=reactor,
         rooms=config.rooms,
         ingress=ingress,
         hub=hub,
+        resumer=resumer,
         limits=EdgeLimits(
             max_frame_bytes=config.max_frame_bytes,
             max_connections=config.max_connections,
@@ -115,6 +122,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         edge=edge,
         ingress=ingress,
         hub=hub,
+        resumer=resumer,
+        pages=pages,
         consumer=consumer,
         writer=writer,
         databases=(commits, reads),

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, CLOSE_RESTART, ChatProtocol
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.resume import Resumer
 
 _OPEN_HANDSHAKE_SECONDS = 10
 
@@ -55,12 +56,15 @@ class ChatFactory(WebSocketServerFactory):
     protocol = ChatProtocol  # type: ignore[assignment]
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, rooms: int, ingress: Ingress, hub: Hub, limits: EdgeLimits) -> None:
+    def __init__(
+        self, *, clock: IReactorTime, rooms: int, ingress: Ingress, hub: Hub, resumer: Resumer, limits: EdgeLimits
+    ) -> None:
         super().__init__(server="ChatFlow", reactor=clock)
         self.clock = clock
         self.rooms = rooms
         self.ingress = ingress
         self.hub = hub
+        self.resumer = resumer
         self.limits = limits
         self.counters = EdgeCounters()
         self.draining = False

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, text_frame
+from chatflow.edge.wishes import Wish, parse_wish
 from chatflow.errors import Refused
-from chatflow.rooms.interfaces import Accepted, IMember, ISender
+from chatflow.rooms.interfaces import Accepted, IResumingMember, ISender, Reset, Resumed
 from chatflow.rooms.messages import decode, encode_ack, encode_error, parse_room
 
 if TYPE_CHECKING:
@@ -34,11 +37,17 @@ CLOSE_HANDSHAKE_SECONDS = 5
 _SKIPPED_BYTES = 4 * 1024 * 1024
 _PONG_FINAL = 0x8A
 
+# What a client without chatflow.v2 is told when the history that it asked for is not there.
+_RESET = {
+    "beyond_head": "since is beyond the room's last message: what comes now are the new ones, from seq {first} on",
+    "expired": "messages behind since are no longer held: what comes now begins with seq {first}",
+}
+
 # Fragments cost memory even when they are empty.
 _MAX_FRAGMENTS = 1024
 
 
-@implementer(ISender, IMember, IPushProducer)
+@implementer(ISender, IResumingMember, IPushProducer)
 class ChatProtocol(WebSocketServerProtocol):
     """A connection to one room: a sender of messages and a member."""
 
@@ -50,13 +59,17 @@ class ChatProtocol(WebSocketServerProtocol):
         super().__init__()
         self._room = 0
         self._ip: str | None = None
+        self._wish = Wish()
         self._joined = False
+        # While history is read for this client, which joins the hub at its end.
+        self._resume: Deferred[None] | None = None
         # What was accepted from here and is not answered yet; beyond the limit this connection is not read.
         self._pending = 0
         self._reading_paused = False
         # Bytes written while the transport's own buffer was over its mark: nobody has taken these yet.
         self._writing_paused = False
         self._unsent_bytes = 0
+        self._drained: Deferred[None] | None = None
         self._end: IDelayedCall | None = None
         self._oversized = False
         self._fragments = 0
@@ -72,6 +85,10 @@ class ChatProtocol(WebSocketServerProtocol):
         if room is None:
             raise ConnectionDeny(404, "there is no such room")
         self._room = room
+        try:
+            self._wish = parse_wish(self.http_request_uri)
+        except Refused as refused:
+            raise ConnectionDeny(400, str(refused)) from None
         self._ip = getattr(self.transport.getPeer(), "host", None)
 
     def onOpen(self) -> None:
@@ -81,11 +98,11 @@ class ChatProtocol(WebSocketServerProtocol):
             return
         factory.opened(self)
         self._joined = True
-        factory.hub.join(self._room, self)
         # Twisted's HTTP channel had registered itself, and Autobahn's resource leaves it so.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         self._forget_handshake()
+        self._enter_room()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._leave_room()
@@ -114,10 +131,25 @@ class ChatProtocol(WebSocketServerProtocol):
             self._end = self.factory.clock.callLater(CLOSE_HANDSHAKE_SECONDS, self.transport.abortConnection)
         self._resume_reading()
 
+    def _enter_room(self) -> None:
+        wish = self._wish
+        if wish.resumes:
+            self._resume = self.factory.resumer.start(self._room, self, since=wish.since, last=wish.last)
+            self._resume.addErrback(self._resume_failed)
+        else:
+            self.factory.hub.join(self._room, self)
+
     def _leave_room(self) -> None:
         if self._joined:
             self._joined = False
+            if self._resume is not None:
+                self._resume.cancel()
             self.factory.hub.leave(self._room, self)
+
+    def _resume_failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("resuming in room {room} failed", failure, room=self._room)
+            self.leave(CLOSE_TRY_AGAIN_LATER, "history cannot be read now: reconnect and resume")
 
     def _forget_handshake(self) -> None:
         # Kilobytes per connection that nobody reads again.
@@ -227,11 +259,23 @@ class ChatProtocol(WebSocketServerProtocol):
     def deliver(self, block: bytes) -> None:
         self._write(block)
 
+    def resuming(self, result: Resumed | Reset) -> None:
+        if isinstance(result, Reset):
+            self._error(Refused(f"since_{result.reason}", _RESET[result.reason].format(first=result.first), "since"))
+
+    def drained(self) -> Deferred[None]:
+        if not self._writing_paused:
+            return succeed(None)
+        self._drained = Deferred()
+        return self._drained
+
     def _refused(self, refused: Refused) -> None:
-        factory = self.factory
-        factory.counters.messages_refused += 1
+        self.factory.counters.messages_refused += 1
+        self._error(refused)
+
+    def _error(self, refused: Refused) -> None:
         if self.state == self.STATE_OPEN:
-            self._write(text_frame(encode_error(refused, int(factory.clock.seconds() * 1e6))))
+            self._write(text_frame(encode_error(refused, int(self.factory.clock.seconds() * 1e6))))
 
     def _write(self, frames: bytes) -> None:
         if self.state != self.STATE_OPEN:
@@ -254,6 +298,9 @@ class ChatProtocol(WebSocketServerProtocol):
         """The client took everything."""
         self._writing_paused = False
         self._unsent_bytes = 0
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.called:
+            drained.callback(None)
 
     def stopProducing(self) -> None:
         """The transport is gone; ``onClose`` follows."""

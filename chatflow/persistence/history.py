@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from chatflow.persistence.database import Database
-from chatflow.rooms.interfaces import IHistory
+from chatflow.rooms.interfaces import IHistory, IPageHistory, Page
 from chatflow.rooms.messages import Message, StoredMessage
 
 _AFTER = """
@@ -18,13 +20,27 @@ SELECT seq, server_id, message_id::text, (extract(epoch FROM created_at) * 10000
 FROM messages WHERE room_id = %s AND seq > %s ORDER BY seq LIMIT %s
 """
 
+# The same as chatflow.rooms.messages.encode_broadcast makes. PostgreSQL does it in a third of the time that rows and
+# objects take here, and mostly without the interpreter's lock, so that live messages hardly notice.
+_PAGE = """
+SELECT seq, '{"messageId":"' || message_id || '","roomId":"' || room_id || '","seq":' || seq || ',"userId":"' || user_id
+       || '","username":' || to_json(username) || ',"message":' || to_json(message_text)
+       || ',"timestamp":"' || to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+       || '","messageType":' || to_json(message_type) || ',"serverId":' || to_json(server_id) || '}'
+FROM messages WHERE room_id = %s AND seq BETWEEN %s AND %s ORDER BY seq
+"""
 
-@implementer(IHistory)
+
+@implementer(IHistory, IPageHistory)
 class History:
-    """Each read is one short transaction in the readers' pool, so it never holds up commits."""
+    """Each read is one short transaction in the readers' pool, so it never holds up commits.
 
-    def __init__(self, database: Database) -> None:
+    :param frame: makes of a broadcast's JSON what is sent; called in the reading thread, once per message of a page.
+    """
+
+    def __init__(self, database: Database, frame: Callable[[bytes], bytes] = bytes) -> None:
         self._database = database
+        self._frame = frame
 
     def after(self, room: int, seq: int, limit: int) -> Deferred[Sequence[StoredMessage]]:
         """See :class:`IHistory`."""
@@ -35,6 +51,16 @@ class History:
     def heads(self) -> Deferred[Mapping[int, int]]:
         """See :class:`IHistory`."""
         return Deferred.fromCoroutine(self._database.run_once("read heads", heads_in_thread))
+
+    def page(self, room: int, first: int, last: int) -> Deferred[Page]:
+        """See :class:`IPageHistory`."""
+        return Deferred.fromCoroutine(
+            self._database.run_once("read a page", page_in_thread, room, first, last, self._frame)
+        )
+
+    def first_seq(self, room: int) -> Deferred[int | None]:
+        """See :class:`IPageHistory`."""
+        return Deferred.fromCoroutine(self._database.run_once("read the first message", next_seq_in_thread, room, 0))
 
 
 def messages_after_in_thread(cursor: Any, room: int, seq: int, limit: int) -> list[StoredMessage]:
@@ -49,3 +75,28 @@ def heads_in_thread(cursor: Any) -> dict[int, int]:
     """The last seq of every room that has one."""
     cursor.execute("SELECT room_id, last_seq FROM rooms WHERE last_seq > 0")
     return dict(cursor.fetchall())
+
+
+def page_in_thread(cursor: Any, room: int, first: int, last: int, frame: Callable[[bytes], bytes]) -> Page:
+    """See :meth:`IPageHistory.page`."""
+    # First the head: what is committed up to it is seen by the statement that follows.
+    cursor.execute("SELECT last_seq FROM rooms WHERE room_id = %s", (room,))
+    head = next((seq for (seq,) in cursor.fetchall()), 0)
+    cursor.execute(_PAGE, (room, first, last))
+    rows = cursor.fetchall()
+    frames = [frame(text.encode()) for _, text in rows]
+    following = next_seq_in_thread(cursor, room, last) if not rows and head > last else None
+    return Page(
+        last,
+        array("q", [seq for seq, _ in rows]),
+        array("q", accumulate(map(len, frames))),
+        b"".join(frames),
+        head,
+        following,
+    )
+
+
+def next_seq_in_thread(cursor: Any, room: int, seq: int) -> int | None:
+    """The room's first stored seq beyond ``seq``."""
+    cursor.execute("SELECT seq FROM messages WHERE room_id = %s AND seq > %s ORDER BY seq LIMIT 1", (room, seq))
+    return next((found for (found,) in cursor.fetchall()), None)

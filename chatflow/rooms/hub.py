@@ -3,10 +3,14 @@
 Every message comes with its room's ``seq``. The next one is delivered, one already seen is dropped, and one that is too
 far ahead is held for a moment: when a room's head moves between instances, what the last one stored is often still on
 its way. What has not come by then is read from the database. So a lost, doubled or late fan-out heals itself.
+
+Each room's newest messages are kept as its *tail*, so that :mod:`chatflow.rooms.resume` can lead a member from history
+to the live messages without holding up anything: history up to the tail, the tail, and then it joins.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from attrs import Factory, define
@@ -23,11 +27,25 @@ _PAGE_MESSAGES = 1000
 _RETRY_SECONDS = 1.0
 #: Of one room, while a gap before them is open; what comes beyond that is read from the database.
 _MAX_HELD_MESSAGES = 5000
+#: Of one room's tail, and of all tails together; about 1 KB each. Beyond the latter the room goes without that had no
+#: message for the longest time.
+_MAX_TAIL_MESSAGES = 2000
+_MAX_TAILS_MESSAGES = 20_000
+
+
+@define
+class _Block:
+    """Consecutive messages as they were delivered. ``data``: as members are given them, once anybody was."""
+
+    messages: Sequence[StoredMessage]
+    data: bytes | None = None
 
 
 @define
 class _Room:
     members: dict[IMember, None] = Factory(dict)
+    #: Members that have more than was delivered here, by the last seq that they have.
+    ahead: dict[IMember, int] = Factory(dict)
     last_seq: int = 0
     #: The highest seq known to be stored; members are given the rest from the database.
     head: int = 0
@@ -36,6 +54,9 @@ class _Room:
     held: dict[int, Sequence[StoredMessage]] = Factory(dict)
     #: ``last_seq`` at the previous comparison with the database.
     compared_seq: int = -1
+    #: The newest messages, up to ``last_seq`` without a hole.
+    tail: deque[_Block] = Factory(deque)
+    tail_messages: int = 0
 
 
 class Hub:
@@ -60,6 +81,9 @@ class Hub:
         self._encode = encode
         self._patience_seconds = patience_seconds
         self._rooms: dict[int, _Room] = {}
+        #: Rooms that have a tail; the one whose last message is the oldest comes first.
+        self._tails: OrderedDict[int, _Room] = OrderedDict()
+        self._tails_messages = 0
         self.delivered = 0
         self.failed = 0
         self.gaps_filled = 0
@@ -70,25 +94,73 @@ class Hub:
         state = self._room(room)
         state.last_seq = state.head = seq
 
-    def join(self, room: int, member: IMember) -> None:
-        """From now on ``member`` gets every message of the room."""
-        self._room(room).members[member] = None
+    def join(self, room: int, member: IMember, after: int = 0) -> None:
+        """From now on ``member`` gets every message of the room that has a larger seq than ``after``.
+
+        :param after: at least :meth:`last_seq`, or 0 for a member that wants what comes from now on.
+        """
+        state = self._room(room)
+        if after > state.last_seq:
+            state.members.pop(member, None)
+            state.ahead[member] = after
+        else:
+            state.members[member] = None
 
     def leave(self, room: int, member: IMember) -> None:
         """Nothing for ``member`` after the delivery under way, if any. Leaving twice is harmless."""
-        self._room(room).members.pop(member, None)
+        state = self._room(room)
+        state.members.pop(member, None)
+        state.ahead.pop(member, None)
 
     def members(self) -> dict[int, int]:
         """How many members each room with any has, by room."""
-        return {room: len(state.members) for room, state in self._rooms.items() if state.members}
+        counts = {room: len(state.members) + len(state.ahead) for room, state in self._rooms.items()}
+        return {room: count for room, count in counts.items() if count}
 
     def last_seq(self, room: int) -> int:
         """The room's last delivered seq."""
         return self._room(room).last_seq
 
+    def head(self, room: int) -> int:
+        """The room's last seq, as far as this instance knows; what is beyond ``last_seq`` is on its way here."""
+        state = self._room(room)
+        return max(state.head, state.last_seq)
+
+    def tail(self, room: int, after: int, max_bytes: int) -> tuple[bytes, int] | None:
+        """What was delivered after a seq, for a member to be; None when that is no longer at hand.
+
+        :param max_bytes: ends with the block that reaches it.
+        :returns: encoded messages, without a hole, and the last one's seq; no bytes and ``after`` with nothing to give.
+        """
+        state = self._room(room)
+        if after >= state.last_seq:
+            return b"", after
+        if not state.tail or after + 1 < state.tail[0].messages[0].seq:
+            return None
+        parts: list[bytes] = []
+        size = 0
+        for block in state.tail:
+            last = block.messages[-1].seq
+            if last <= after:
+                continue
+            missing = after + 1 - block.messages[0].seq
+            if missing > 0:
+                part = self._encode(block.messages[missing:])
+            else:
+                if block.data is None:
+                    block.data = self._encode(block.messages)
+                part = block.data
+            parts.append(part)
+            size += len(part)
+            after = last
+            if size >= max_bytes:
+                break
+        return b"".join(parts), after
+
     def deliver(self, messages: Sequence[StoredMessage]) -> None:
         """Give consecutive messages of one room, ascending, to its members, unless seen; what is missing first."""
-        state = self._room(messages[0].room)
+        room = messages[0].room
+        state = self._room(room)
         first, last = messages[0].seq, messages[-1].seq
         if last <= state.last_seq:
             self.duplicates_dropped += len(messages)
@@ -98,11 +170,11 @@ class Hub:
             if sum(map(len, state.held.values())) + len(messages) <= _MAX_HELD_MESSAGES:
                 state.held[first] = messages
             if not state.filling:
-                self._fill(messages[0].room, state)
+                self._fill(room, state)
             return
-        self._advance(state, messages)
+        self._advance(room, state, messages)
         while state.held and min(state.held) <= state.last_seq + 1:
-            self._advance(state, state.held.pop(min(state.held)))
+            self._advance(room, state, state.held.pop(min(state.held)))
 
     def announce(self, room: int, seq: int) -> None:
         """The room's messages up to ``seq`` are stored; read what its members lack."""
@@ -126,26 +198,74 @@ class Hub:
             state = self._rooms[room] = _Room()
         return state
 
-    def _advance(self, state: _Room, messages: Sequence[StoredMessage]) -> None:
+    def _advance(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
         """Broadcast what of these messages is not seen yet; they begin at the next one or before it."""
         seen = state.last_seq + 1 - messages[0].seq
         self.duplicates_dropped += min(seen, len(messages))
         if seen < len(messages):
-            self._broadcast(state, messages[seen:] if seen else messages)
+            self._broadcast(room, state, messages[seen:] if seen else messages)
 
-    def _broadcast(self, state: _Room, messages: Sequence[StoredMessage]) -> None:
+    def _broadcast(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
         state.last_seq = messages[-1].seq
+        block = _Block(messages)
+        self._keep(room, state, block)
         members = state.members
-        if not members:
-            return
-        block = self._encode(messages)
-        for member in tuple(members):
-            try:
-                member.deliver(block)
-            except Exception:
-                self.failed += len(messages)
-                self._log.failure("a member of room {room} failed", room=messages[0].room)
-        self.delivered += len(messages) * len(members)
+        if members:
+            data = block.data = self._encode(messages)
+            for member in tuple(members):
+                self._give(room, member, data, len(messages))
+            self.delivered += len(messages) * len(members)
+        if state.ahead:
+            self._reach_those_ahead(room, state, messages)
+
+    def _give(self, room: int, member: IMember, data: bytes, count: int) -> None:
+        try:
+            member.deliver(data)
+        except Exception:
+            self.failed += count
+            self._log.failure("a member of room {room} failed", room=room)
+
+    def _reach_those_ahead(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
+        for member, seq in tuple(state.ahead.items()):
+            if seq > state.last_seq or member not in state.ahead:
+                continue
+            del state.ahead[member]
+            state.members[member] = None
+            new = messages[seq + 1 - messages[0].seq :]
+            if new:
+                self._give(room, member, self._encode(new), len(new))
+                self.delivered += len(new)
+
+    def _keep(self, room: int, state: _Room, block: _Block) -> None:
+        """Make the block the end of the room's tail, and keep the limits."""
+        tails, tail, count = self._tails, state.tail, len(block.messages)
+        tail.append(block)
+        state.tail_messages += count
+        while state.tail_messages > _MAX_TAIL_MESSAGES and len(tail) > 1:
+            dropped = len(tail.popleft().messages)
+            state.tail_messages -= dropped
+            count -= dropped
+        tails[room] = state
+        tails.move_to_end(room)
+        self._tails_messages += count
+        while self._tails_messages > _MAX_TAILS_MESSAGES and len(tails) > 1:
+            _, oldest = tails.popitem(last=False)
+            self._tails_messages -= oldest.tail_messages
+            oldest.tail.clear()
+            oldest.tail_messages = 0
+
+    def _skip_to(self, room: int, state: _Room, seq: int) -> None:
+        """There are no messages any more up to ``seq``, so the tail begins anew."""
+        if seq > state.last_seq:
+            state.last_seq = seq
+            self._tails_messages -= state.tail_messages
+            self._tails.pop(room, None)
+            state.tail.clear()
+            state.tail_messages = 0
+            for member, has in tuple(state.ahead.items()):
+                if has <= seq:
+                    del state.ahead[member]
+                    state.members[member] = None
 
     def _fill(self, room: int, state: _Room) -> None:
         state.filling = True
@@ -168,12 +288,12 @@ class Hub:
                     self.gaps_filled += 1
                     # It begins at the next message, or before it if others came meanwhile; or behind a hole, where
                     # retention has dropped messages.
-                    state.last_seq = max(state.last_seq, page[0].seq - 1)
+                    self._skip_to(room, state, page[0].seq - 1)
                     self.deliver(page)
                 elif state.last_seq < head:
                     # What was committed is visible, so these messages are older than retention.
                     self._log.warn("room {room}: messages up to {seq} are gone", room=room, seq=head)
-                    state.last_seq = head
+                    self._skip_to(room, state, head)
         finally:
             state.filling = False
             state.held = {first: kept for first, kept in state.held.items() if kept[-1].seq > state.last_seq}

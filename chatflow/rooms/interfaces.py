@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -37,6 +37,40 @@ class IMember(Interface):
 
     def deliver(block: bytes) -> None:
         """Write what the hub's encoder made of one or more messages. Does not block and does not raise."""
+
+
+@frozen
+class Resumed:
+    """A member now gets ``first`` to ``last`` as history, then what is live; ``count`` is 0 if it lacks nothing.
+
+    ``last`` is the room's head when the member came: what was stored since then follows without a seam.
+    """
+
+    first: int
+    last: int
+    count: int
+
+
+@frozen
+class Reset:
+    """What a member asked for is not there. ``first``: the seq that it gets next instead.
+
+    ``beyond_head``: the room never had that many messages; what is live follows. ``expired``: retention dropped those
+    before ``first``; a :class:`Resumed` from there on follows.
+    """
+
+    reason: Literal["beyond_head", "expired"]
+    first: int
+
+
+class IResumingMember(IMember):
+    """A member to be, that is given history first."""
+
+    def resuming(result: Resumed | Reset) -> None:
+        """What becomes of its wish; told before the messages that it speaks of. Does not raise."""
+
+    def drained() -> Deferred[None]:
+        """Fires once what was delivered is on its way to the client. May be cancelled."""
 
 
 class IPublish(Interface):
@@ -135,6 +169,42 @@ class IHistory(Interface):
 
     def heads() -> Deferred[Mapping[int, int]]:
         """The last seq of every room that has one. Fails like ``after``."""
+
+
+@frozen
+class Page:
+    """What is stored of a range of a room's seqs, ready to be sent.
+
+    :ivar seqs: of the messages, ascending; without those that retention dropped.
+    :ivar ends: where each message's bytes end in ``data``.
+    :ivar head: the room's last seq just before the messages were read; any that is missing up to it was dropped.
+    :ivar next_seq: only if there are no messages: the first one that is stored behind the range, if any.
+    """
+
+    last: int
+    seqs: Sequence[int]
+    ends: Sequence[int]
+    data: bytes
+    head: int
+    next_seq: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can be added any more."""
+        return self.head >= self.last
+
+
+class IPageHistory(Interface):
+    """Stored messages as clients get them. What is awaited fails with :class:`chatflow.errors.Unavailable`."""
+
+    def page(room: int, first: int, last: int) -> Awaitable[Page]:
+        """The room's messages from ``first`` to ``last``."""
+
+    def heads() -> Awaitable[Mapping[int, int]]:
+        """The last seq of every room that has one."""
+
+    def first_seq(room: int) -> Awaitable[int | None]:
+        """The first seq that is held; None if there is no message."""
 
 
 @frozen

@@ -1,0 +1,81 @@
+"""What a client asks for in the query of its WebSocket address: where to resume, presence, and who it is."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl
+
+from attrs import frozen
+
+from chatflow.errors import Refused
+from chatflow.rooms.messages import MAX_USER_ID, RULES
+
+#: Larger integers are not exact in JavaScript.
+MAX_SEQ = 2**53
+MAX_LAST = 1000
+
+_KNOWN = {"since", "last", "presence", "userId", "username"}
+_DIGITS = re.compile(r"[0-9]{1,16}")
+_USERNAME = re.compile(r"[A-Za-z0-9]{3,20}")
+
+
+@frozen
+class Who:
+    """Whose connection this is, as far as the others are to see it."""
+
+    user_id: int
+    username: str
+
+
+@frozen
+class Wish:
+    """A checked query. :ivar since: resume behind this seq. :ivar last: begin with the newest so many messages."""
+
+    since: int | None = None
+    last: int | None = None
+    presence: bool = False
+    who: Who | None = None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it wants history first."""
+        return self.since is not None or self.last is not None
+
+
+def parse_wish(address: str) -> Wish:
+    """The wish in a WebSocket address, or in the part behind its host.
+
+    :raises Refused: ``invalid_parameter``; its ``field`` is the parameter at fault. Unknown ones are ignored.
+    """
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(address.partition("?")[2], keep_blank_values=True, errors="replace"):
+        if name not in _KNOWN:
+            continue
+        if name in given:
+            raise Refused("invalid_parameter", f"{name} is given twice", name)
+        given[name] = value
+    since = _number(given, "since", 0, MAX_SEQ)
+    last = _number(given, "last", 1, MAX_LAST)
+    if since is not None and last is not None:
+        raise Refused("invalid_parameter", "last cannot be given together with since", "last")
+    return Wish(since, last, bool(_number(given, "presence", 0, 1)), _who(given))
+
+
+def _number(given: dict[str, str], name: str, least: int, most: int) -> int | None:
+    text = given.get(name)
+    if text is None:
+        return None
+    if not _DIGITS.fullmatch(text) or not least <= int(text) <= most:
+        raise Refused("invalid_parameter", f"{name} must be an integer from {least} to {most}", name)
+    return int(text)
+
+
+def _who(given: dict[str, str]) -> Who | None:
+    user_id, username = given.get("userId"), given.get("username")
+    if user_id is None and username is None:
+        return None
+    if user_id is None or not _DIGITS.fullmatch(user_id) or not 1 <= int(user_id) <= MAX_USER_ID:
+        raise Refused("invalid_parameter", f"{RULES['userId']}, and comes with username", "userId")
+    if username is None or not _USERNAME.fullmatch(username):
+        raise Refused("invalid_parameter", f"{RULES['username']}, and comes with userId", "username")
+    return Who(int(user_id), username)

@@ -1,0 +1,193 @@
+"""Pages of history, read once for all who need the same one, by few at a time.
+
+A page is an aligned range of a room's seqs, so that members who resume from different places share them. Complete
+pages are kept, up to a number of bytes; the newest one still grows, and only those share it who wait for it together.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatflow.errors import Unavailable
+from chatflow.rooms.interfaces import IPageHistory, Page
+
+T = TypeVar("T")
+
+PAGE_MESSAGES = 1000
+
+_RETRY_SECONDS = 0.5
+_FIRST_SEQ_SECONDS = 10.0
+
+_Key = tuple[int, int]
+
+
+def page_of(seq: int) -> int:
+    """The number of the page that a seq is on."""
+    return (seq - 1) // PAGE_MESSAGES
+
+
+class Pages:
+    """Runs on the reactor thread. While the database is away, who asked waits.
+
+    :param concurrent_reads: pages that are read at the same time; further ones wait in the order of asking.
+    :param cache_bytes: of complete pages that are kept, the last used ones.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, *, clock: IReactorTime, history: IPageHistory, concurrent_reads: int, cache_bytes: int = 32 * 1024 * 1024
+    ) -> None:
+        self._clock = clock
+        self._history = history
+        self._concurrent_reads = concurrent_reads
+        self._cache_bytes = cache_bytes
+        self._kept: OrderedDict[_Key, Page] = OrderedDict()
+        self._kept_bytes = 0
+        self._waiting: dict[_Key, list[Deferred[Page]]] = {}
+        self._queue: deque[_Key] = deque()
+        self._reading = 0
+        self._heads_waiting: list[Deferred[int]] = []
+        self._heads_rooms: list[int] = []
+        self._reading_heads = False
+        self._first: dict[int, tuple[float, int]] = {}
+        self._first_waiting: dict[int, list[Deferred[int]]] = {}
+        self.read = 0
+        self.shared = 0
+
+    def get(self, room: int, number: int) -> Deferred[Page]:
+        """A page of a room. May be cancelled. Fails only by a defect, such as a statement that PostgreSQL refuses."""
+        key = room, number
+        page = self._kept.get(key)
+        if page is not None:
+            self._kept.move_to_end(key)
+            self.shared += 1
+            return succeed(page)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = []
+            self._queue.append(key)
+        else:
+            self.shared += 1
+        answer: Deferred[Page] = Deferred(waiting.remove)
+        waiting.append(answer)
+        self._begin()
+        return answer
+
+    def expect(self, room: int, number: int) -> None:
+        """Read a complete page that will be asked for soon, if no other read waits."""
+        if not self._queue and (room, number) not in self._kept and (room, number) not in self._waiting:
+            self.get(room, number).addErrback(lambda _: None)
+
+    def head(self, room: int) -> Deferred[int]:
+        """The room's last seq, as it is in the database now or later. Waits and fails like :meth:`get`."""
+        answer: Deferred[int] = Deferred(lambda one: None)
+        self._heads_waiting.append(answer)
+        self._heads_rooms.append(room)
+        if not self._reading_heads:
+            self._reading_heads = True
+            Deferred.fromCoroutine(self._read_heads())
+        return answer
+
+    def first_seq(self, room: int) -> Deferred[int]:
+        """The first seq that the room holds, as it was some seconds ago at most; 1 in a room without messages.
+
+        While the database is away, what was known last, or 1. Does not fail.
+        """
+        read_at, first = self._first.get(room, (0.0, 1))
+        if room in self._first and self._clock.seconds() - read_at < _FIRST_SEQ_SECONDS:
+            return succeed(first)
+        answer: Deferred[int] = Deferred()
+        waiting = self._first_waiting.setdefault(room, [])
+        waiting.append(answer)
+        if len(waiting) == 1:
+            Deferred.fromCoroutine(self._read_first(room, first))
+        return answer
+
+    async def _read_first(self, room: int, known: int) -> None:
+        first: int | None = known
+        try:
+            first = await self._history.first_seq(room)
+            self._first[room] = self._clock.seconds(), first or known
+        except Unavailable:
+            pass
+        except Exception:
+            self._log.failure("the first message of room {room} was not read", room=room)
+        _answer(self._first_waiting.pop(room), first or known)
+
+    def _begin(self) -> None:
+        while self._queue and self._reading < self._concurrent_reads:
+            key = self._queue.popleft()
+            if self._waiting[key]:
+                self._reading += 1
+                Deferred.fromCoroutine(self._read(key))
+            else:
+                del self._waiting[key]
+
+    async def _read(self, key: _Key) -> None:
+        room, number = key
+        begin = number * PAGE_MESSAGES
+        result: Page | Failure
+        try:
+            result = await self._patiently(
+                lambda: self._history.page(room, begin + 1, begin + PAGE_MESSAGES), lambda: bool(self._waiting[key])
+            )
+        except Exception:
+            result = Failure()
+        else:
+            self.read += 1
+            if result.complete:
+                self._keep(key, result)
+        self._reading -= 1
+        waiting = self._waiting.pop(key)
+        self._begin()
+        _answer(waiting, result)
+
+    async def _read_heads(self) -> None:
+        while self._heads_waiting:
+            # Who comes while they are read needs to know what is newer.
+            waiting, self._heads_waiting = self._heads_waiting, []
+            rooms, self._heads_rooms = self._heads_rooms, []
+            try:
+                heads = await self._patiently(self._history.heads, lambda: True)
+            except Exception:
+                _answer(waiting, Failure())
+            else:
+                for one, room in zip(waiting, rooms, strict=True):
+                    _answer([one], heads.get(room, 0))
+        self._reading_heads = False
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]], wanted: Callable[[], bool]) -> T:
+        """The result of ``read``, tried until the database answers or nobody wants it any more."""
+        while True:
+            try:
+                return await read()
+            except Unavailable:
+                if not wanted():
+                    raise
+                await deferLater(self._clock, _RETRY_SECONDS)
+
+    def _keep(self, key: _Key, page: Page) -> None:
+        self._kept[key] = page
+        self._kept_bytes += _cost_bytes(page)
+        while self._kept_bytes > self._cache_bytes and self._kept:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= _cost_bytes(dropped)
+
+
+def _cost_bytes(page: Page) -> int:
+    return 1000 + len(page.data) + 16 * len(page.seqs)
+
+
+def _answer(waiting: list[Deferred[T]], result: T | Failure) -> None:
+    for one in tuple(waiting):
+        if not one.called:
+            one.callback(result)
