@@ -22,7 +22,8 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.edge.connections import ChatFactory
-from chatflow.errors import Unavailable
+from chatflow.edge.wishes import parse_wish
+from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
@@ -41,10 +42,19 @@ def json_response(request: Any, status: int, body: object) -> bytes:
 class _Error(Resource):
     """An answer to anything below it."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        field: str | None = None,
+    ) -> None:
         super().__init__()
         self._status = status
         self._body = {"status": "ERROR", "code": code, "errorMessage": message}
+        if field is not None:
+            self._body["field"] = field
         self._headers = headers
 
     def getChild(self, path: bytes, request: Request) -> Resource:
@@ -86,6 +96,10 @@ class ChatResource(Resource):
         if not self._origin_is_allowed(request):
             factory.counters.connections_refused += 1
             return _Error(403, "origin_not_allowed", "pages of this origin may not connect: see --allowed-origins")
+        try:
+            parse_wish(request.uri.decode("latin-1"))
+        except Refused as refused:
+            return _Error(400, refused.code, str(refused), field=refused.field)
         if factory.draining or factory.full:
             factory.counters.connections_refused += 1
             reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
