@@ -3,20 +3,27 @@
 The heads of the batch's rooms are locked in sorted order, so that two instances never wait for each other in a
 circle. A head remembers its room's last 64 envelopes, in the same transaction as their rows, so that a redelivered
 envelope is left out: a FIFO group can only redeliver what was not deleted yet, and that is at most 10.
+
+A message that a client repeats under the same clientMessageId has the same id (:func:`~chatflow.rooms.identifiers
+.derived_id`), and is left out as well. The head is locked meanwhile, so two copies cannot both be the first.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import define
 
 from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.messages import iso_timestamp
+from chatflow.rooms.messages import Message, iso_timestamp
 
 _REMEMBERED_ENVELOPES = 64
+
+#: For so long a repeated clientMessageId is recognised.
+REPEAT_HOURS = 24
+_REPEAT_US = REPEAT_HOURS * 3_600_000_000
 
 _LOCK_HEADS = """
 SELECT room_id, last_seq, recent_envelopes::text[] FROM rooms
@@ -28,6 +35,11 @@ _CREATE_ROOMS = "INSERT INTO rooms (room_id) SELECT unnest(%s::int[]) ON CONFLIC
 _COPY = """
 COPY messages (room_id, seq, created_at, message_id, user_id, username, message_text, message_type,
                server_id, client_ip, client_timestamp, client_message_id) FROM STDIN
+"""
+
+_REPEATED = """
+SELECT message_id::text FROM messages
+WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at >= %s::timestamptz
 """
 
 # The rollups are made from the rows just stored, so they cannot differ from them. Sorted, so that instances which
@@ -70,8 +82,9 @@ WITH head AS MATERIALIZED (
            join_count = known.join_count + excluded.join_count,
            leave_count = known.leave_count + excluded.leave_count
 )
-UPDATE rooms SET last_seq = head.after, last_activity = %(latest)s::timestamptz, recent_envelopes =
-       (string_to_array(remembered.ids, ' '))::uuid[]
+UPDATE rooms SET last_seq = head.after, recent_envelopes = (string_to_array(remembered.ids, ' '))::uuid[],
+       last_activity = greatest(rooms.last_activity,
+                                (SELECT max(created_at) FROM fresh WHERE fresh.room_id = head.room_id))
 FROM head JOIN unnest(%(rooms)s::int[], %(remembered)s::text[]) AS remembered (room_id, ids) USING (room_id)
 WHERE rooms.room_id = head.room_id
 """
@@ -84,23 +97,35 @@ class _Head:
     recent: list[str]
 
 
-def commit_in_thread(cursor: Any, envelopes: Sequence[Envelope]) -> list[tuple[int | None, int]]:
-    """Store the envelopes that are new, in the order given.
+class Place(NamedTuple):
+    """What became of an envelope: its first seq, or None if all of it was stored before; its room's head afterwards.
 
-    :returns: for each envelope its first seq, or None if it was stored before, and its room's head afterwards.
+    :ivar messages: those of its messages that were stored now; the others were stored before.
     """
+
+    first_seq: int | None
+    head: int
+    messages: Sequence[Message]
+
+
+def commit_in_thread(cursor: Any, envelopes: Sequence[Envelope]) -> list[Place]:
+    """Store what is new of the envelopes, in the order given; a place for each."""
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
-    placed: list[tuple[int | None, int]] = []
+    repeated = _repeated(cursor, envelopes)
+    placed: list[Place] = []
     rows = io.StringIO()
     earliest, latest = _time_range(envelopes)
     for envelope in envelopes:
         head = heads[envelope.room]
-        if envelope.envelope_id in head.recent:
-            placed.append((None, head.after))
+        messages: Sequence[Message] = ()
+        if envelope.envelope_id not in head.recent:
+            messages = envelope.messages if repeated is None else _first_ones(envelope.messages, repeated)
+        if not messages:
+            placed.append(Place(None, head.after, ()))
             continue
-        placed.append((head.after + 1, head.after + len(envelope.messages)))
-        _write_rows(rows, envelope, head.after + 1)
-        head.after += len(envelope.messages)
+        placed.append(Place(head.after + 1, head.after + len(messages), messages))
+        _write_rows(rows, envelope, messages, head.after + 1)
+        head.after += len(messages)
         head.recent.append(envelope.envelope_id)
     changed = {room: head for room, head in heads.items() if head.after > head.before}
     if changed:
@@ -131,6 +156,28 @@ def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
     return {room: _Head(seq, seq, recent) for room, seq, recent in found}
 
 
+def _repeated(cursor: Any, envelopes: Sequence[Envelope]) -> set[str] | None:
+    """The ids of stored messages that may be repeated here; None if no client has named any of these."""
+    named = [message for envelope in envelopes for message in envelope.messages if message.client_message_id]
+    if not named:
+        return None
+    since_us = max(0, min(message.created_at_us for message in named) - _REPEAT_US)
+    cursor.execute(_REPEATED, ([message.message_id for message in named], iso_timestamp(since_us)))
+    return {message_id for (message_id,) in cursor.fetchall()}
+
+
+def _first_ones(messages: Sequence[Message], repeated: set[str]) -> list[Message]:
+    """Those that are not repeated; what they are named counts from now on."""
+    first: list[Message] = []
+    for message in messages:
+        if message.client_message_id:
+            if message.message_id in repeated:
+                continue
+            repeated.add(message.message_id)
+        first.append(message)
+    return first
+
+
 def _time_range(envelopes: Sequence[Envelope]) -> tuple[int, int]:
     """The earliest and latest creation: it tells PostgreSQL which partitions the batch can be in."""
     times = [message.created_at_us for envelope in envelopes for message in envelope.messages]
@@ -141,9 +188,9 @@ def _time_range(envelopes: Sequence[Envelope]) -> tuple[int, int]:
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
-def _write_rows(rows: io.StringIO, envelope: Envelope, first_seq: int) -> None:
+def _write_rows(rows: io.StringIO, envelope: Envelope, messages: Sequence[Message], first_seq: int) -> None:
     room, server_id = envelope.room, envelope.server_id
-    for seq, message in enumerate(envelope.messages, first_seq):
+    for seq, message in enumerate(messages, first_seq):
         text = message.text
         if not text.isprintable() or "\\" in text:
             text = text.translate(_ESCAPES)

@@ -66,5 +66,5 @@ def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
     if not missing:
         return None
     rest = Envelope(envelope.envelope_id, envelope.room, envelope.server_id, missing)
-    ((first_seq, head),) = commit_in_thread(cursor, [rest])
-    return None if first_seq is None else (first_seq, head)
+    (place,) = commit_in_thread(cursor, [rest])
+    return None if place.first_seq is None else (place.first_seq, place.head)

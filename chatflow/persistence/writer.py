@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -17,7 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.errors import NotStored, Unavailable
-from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IBatchWriter, IDeadLetters, Outcome, SetAside, Stored, StoredBefore
@@ -127,7 +128,7 @@ class BatchWriter:
             return
         # Counted before anybody is told, timed without what they do then.
         seconds = self._clock.seconds() - began
-        outcomes = [_outcome(one.envelope, *place) for one, place in zip(batch, placed, strict=True)]
+        outcomes = [_outcome(one.envelope, place) for one, place in zip(batch, placed, strict=True)]
         messages = sum(len(outcome.envelope.messages) for outcome in outcomes if isinstance(outcome, Stored))
         self.stored += messages
         self.batches += 1
@@ -166,8 +167,12 @@ class BatchWriter:
             one.outcome.callback(SetAside(NotStored(reason)))
 
 
-def _outcome(envelope: Envelope, first_seq: int | None, head: int) -> Outcome:
-    return StoredBefore(envelope.room, head) if first_seq is None else Stored(envelope, first_seq)
+def _outcome(envelope: Envelope, place: Place) -> Outcome:
+    if place.first_seq is None:
+        return StoredBefore(envelope.room, place.head)
+    if len(place.messages) < len(envelope.messages):
+        envelope = msgspec.structs.replace(envelope, messages=tuple(place.messages))
+    return Stored(envelope, place.first_seq)
 
 
 def _first_error(failure: Any) -> Any:

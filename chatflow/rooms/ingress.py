@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from chatflow.errors import NotStored, Refused, Unavailable
 from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
-from chatflow.rooms.identifiers import uuid7
+from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.interfaces import Accepted, IPublish, ISender
 from chatflow.rooms.messages import ClientMessage, Message
 
@@ -69,16 +69,18 @@ class Ingress:
         if self.pending >= self._max_pending:
             raise Refused("overloaded", _OVERLOADED)
         now = self._clock.seconds()
+        user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
-            uuid7(int(now * 1e3)),
+            # A message that its client may repeat has the same id each time, whichever instance it reaches.
+            derived_id(room, user_id, own_id) if own_id else uuid7(int(now * 1e3)),
             int(now * 1e6),
-            int(original.userId),
+            user_id,
             original.username,
             original.message,
             original.messageType,
             original.timestamp,
             client_ip,
-            original.clientMessageId or None,
+            own_id,
         )
         self.pending += 1
         self.accepted += 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import Message
-from tests.support.chat import NOW_US, legal_messages, make_envelope, make_message
+from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message
 from tests.support.postgres import execute
 from tests.support.recount import recount
 from tests.support.threads import run_together
@@ -42,7 +42,7 @@ def connection(database_url: str) -> Iterator[Any]:
 def commit(connection: Any, *envelopes: Envelope) -> Placed:
     """One batch, committed."""
     with connection, connection.cursor() as cursor:
-        return commit_in_thread(cursor, envelopes)
+        return [(place.first_seq, place.head) for place in commit_in_thread(cursor, envelopes)]
 
 
 def stored(url: str, room: int = 1) -> list[tuple[int, str]]:
@@ -279,8 +279,9 @@ def _store_and_compare(connection: Any) -> None:
     )
 
     @given(st.lists(legal_messages(), min_size=1, max_size=20))
-    def compare(messages: list[Message]) -> None:
-        ((first, _),) = commit(connection, make_envelope(1, messages=tuple(messages)))
+    def compare(generated: list[Message]) -> None:
+        messages = distinct(generated)
+        ((first, _),) = commit(connection, make_envelope(1, messages=messages))
         assert first is not None
         with connection, connection.cursor() as cursor:
             cursor.execute(select, (first - 1,))

@@ -21,7 +21,7 @@ from chatflow.persistence.history import History, heads_in_thread, messages_afte
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IHistory, Stored
 from chatflow.rooms.messages import Message, StoredMessage
-from tests.support.chat import NOW_US, legal_messages, make_envelope, make_message
+from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message
 from tests.support.postgres import execute
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.reactor import on_reactor, reactor
@@ -44,9 +44,9 @@ def commit(connection: Any, *envelopes: Envelope) -> list[StoredMessage]:
         placed = commit_in_thread(cursor, envelopes)
     return [
         message
-        for envelope, (first, _) in zip(envelopes, placed, strict=True)
-        if first is not None
-        for message in Stored(envelope, first).messages()
+        for envelope, place in zip(envelopes, placed, strict=True)
+        if place.first_seq is not None
+        for message in Stored(envelope, place.first_seq).messages()
     ]
 
 
@@ -115,7 +115,7 @@ def test_whatever_a_client_may_send_is_read_as_it_was_committed(database_url: st
     @given(st.lists(legal_messages(), min_size=1, max_size=20))
     def compare(messages: list[Message]) -> None:
         # PostgreSQL writes some addresses of IPv6 in another way.
-        plain = tuple(msgspec.structs.replace(one, client_ip=one.client_ip and "::1") for one in messages)
+        plain = tuple(msgspec.structs.replace(one, client_ip=one.client_ip and "::1") for one in distinct(messages))
         sent = commit(connection, make_envelope(1, messages=plain))
         found = read(connection, 1, sent[0].seq - 1)
         assert len(found) == len(sent)

@@ -7,7 +7,7 @@ import uuid
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatflow.rooms.identifiers import uuid7
+from chatflow.rooms.identifiers import derived_id, uuid7
 
 _TIMES = st.integers(0, 2**48 - 1)
 _BITS = st.integers(0, 2**74 - 1)
@@ -38,3 +38,18 @@ def test_identifiers_sort_by_time(one: int, other: int, one_bits: int, other_bit
 
 def test_identifiers_of_the_same_millisecond_differ() -> None:
     assert len({uuid7(1_795_429_800_123) for _ in range(10_000)}) == 10_000
+
+
+def test_what_a_client_has_named_has_one_id_of_version_8() -> None:
+    text = derived_id(1, 42, "mine ü")
+    parsed = uuid.UUID(text)
+    assert str(parsed) == text, "as PostgreSQL writes it"
+    assert (parsed.version, parsed.variant) == (8, uuid.RFC_4122)
+    assert text == derived_id(1, 42, "mine ü")
+
+
+@given(*[st.tuples(st.integers(1, 200), st.integers(1, 200), st.text("0123456789a", min_size=1, max_size=4))] * 2)
+@example((1, 11, "1"), (11, 1, "1"))
+@example((1, 1, "11"), (1, 11, "1"))
+def test_different_names_have_different_ids(one: tuple[int, int, str], other: tuple[int, int, str]) -> None:
+    assert (derived_id(*one) == derived_id(*other)) == (one == other)

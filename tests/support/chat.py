@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from chatflow.rooms.envelope import Envelope
@@ -96,6 +98,11 @@ def legal_messages() -> st.SearchStrategy[Message]:
         client_ip=st.none() | st.ip_addresses().map(str),
         client_message_id=st.none() | legal_texts(64),
     )
+
+
+def distinct(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The same messages, each with an id that no other has: what repeats one is not stored again."""
+    return tuple(msgspec.structs.replace(one, message_id=uuid7(NOW_US // 1000, next(_serial))) for one in messages)
 
 
 def legal_envelopes(max_messages: int = 5) -> st.SearchStrategy[Envelope]:

@@ -1,0 +1,143 @@
+"""A message that its client has named is stored once within the window, however often and wherever it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import psycopg2
+import pytest
+
+from chatflow.persistence.commit import REPEAT_HOURS, Place, commit_in_thread
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.identifiers import derived_id
+from chatflow.rooms.messages import Message
+from tests.support.chat import NOW_US, make_envelope, make_message
+from tests.support.postgres import execute
+from tests.support.recount import recount
+from tests.support.threads import run_together
+
+_HOUR_US = 3_600_000_000
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Any]:
+    with closing(psycopg2.connect(database_url)) as connection:
+        yield connection
+
+
+def named(own_id: str, text: str = "Hello", room: int = 1, user_id: int = 7, at_us: int = NOW_US) -> Message:
+    return make_message(
+        text,
+        message_id=derived_id(room, user_id, own_id),
+        user_id=user_id,
+        client_message_id=own_id,
+        created_at_us=at_us,
+    )
+
+
+def envelope(*messages: Message, room: int = 1) -> Envelope:
+    return make_envelope(room, messages=messages)
+
+
+def commit(connection: Any, *envelopes: Envelope) -> list[Place]:
+    with connection, connection.cursor() as cursor:
+        return commit_in_thread(cursor, envelopes)
+
+
+def texts(url: str, room: int = 1) -> list[str]:
+    rows = execute(url, "SELECT seq, message_text FROM messages WHERE room_id = %s ORDER BY seq", (room,))
+    assert [seq for seq, _ in rows] == list(range(1, len(rows) + 1))
+    assert recount(url) == {}
+    return [text for _, text in rows]
+
+
+def test_within_an_envelope_the_first_one_stands(connection: Any, database_url: str) -> None:
+    first, again, other = named("a", "first"), named("a", "another text"), named("b", "other")
+    (place,) = commit(connection, envelope(first, again, other))
+    assert place == Place(1, 2, [first, other])
+    assert texts(database_url) == ["first", "other"]
+
+
+def test_within_a_batch_and_in_later_ones_it_is_left_out(connection: Any, database_url: str) -> None:
+    places = commit(connection, envelope(named("a", "1")), envelope(named("a", "2"), named("b", "3")))
+    assert [(place.first_seq, place.head) for place in places] == [(1, 1), (2, 2)]
+    (place,) = commit(connection, envelope(named("b"), make_message("4"), named("a")))
+    assert (place.first_seq, place.head, [one.text for one in place.messages]) == (3, 3, ["4"])
+    assert texts(database_url) == ["1", "3", "4"]
+
+
+def test_an_envelope_that_holds_nothing_new_was_stored_before(connection: Any, database_url: str) -> None:
+    commit(connection, envelope(named("a")))
+    assert commit(connection, envelope(named("a"))) == [Place(None, 1, ())]
+    assert texts(database_url) == ["Hello"]
+
+
+def test_a_name_belongs_to_its_user_and_its_room(connection: Any, database_url: str) -> None:
+    commit(connection, envelope(named("a", "1"), named("a", "2", user_id=8)))
+    commit(connection, envelope(named("a", "3", room=2), room=2))
+    assert texts(database_url) == ["1", "2"]
+    assert texts(database_url, 2) == ["3"]
+
+
+def test_messages_without_a_name_are_never_the_same(connection: Any, database_url: str) -> None:
+    commit(connection, envelope(make_message("x"), make_message("x"), named("a", "x")))
+    assert texts(database_url) == ["x"] * 3
+
+
+def test_it_is_recognised_within_the_window_whichever_came_first(connection: Any, database_url: str) -> None:
+    commit(connection, envelope(named("a", "1")))
+    commit(connection, envelope(named("a", "2", at_us=NOW_US + REPEAT_HOURS * _HOUR_US)))
+    commit(connection, envelope(named("a", "3", at_us=NOW_US - _HOUR_US)))
+    assert texts(database_url) == ["1"]
+
+
+def test_after_the_window_it_is_a_new_message(connection: Any, database_url: str) -> None:
+    commit(connection, envelope(named("a", "1")))
+    commit(connection, envelope(named("a", "2", at_us=NOW_US + REPEAT_HOURS * _HOUR_US + 1)))
+    rows = execute(database_url, "SELECT seq, message_text FROM messages ORDER BY seq")
+    assert rows == [(1, "1"), (2, "2")]
+
+
+def test_of_copies_that_race_over_several_connections_one_is_stored(database_url: str) -> None:
+    def send(sender: int) -> list[Place]:
+        with closing(psycopg2.connect(database_url)) as connection:
+            return [
+                place
+                for number in range(20)
+                for place in commit(connection, envelope(named(str(number), f"{number}"), make_message(f"of {sender}")))
+            ]
+
+    run_together(partial(send, sender) for sender in range(4))
+    stored = texts(database_url)
+    assert sorted(text for text in stored if not text.startswith("of")) == sorted(map(str, range(20)))
+    assert len(stored) == 20 + 4 * 20
+
+
+def test_the_search_for_repeated_ones_reads_an_index_of_the_days_in_the_window(database_url: str) -> None:
+    lookup = (
+        "EXPLAIN SELECT message_id FROM messages WHERE message_id = ANY(ARRAY[%s]::uuid[])"
+        " AND client_message_id IS NOT NULL AND created_at >= now()"
+    )
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off")
+        cursor.execute(lookup, (derived_id(1, 1, "a"),))
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "message_id_idx" in plan
+    assert "Filter: (message_id" not in plan
+
+
+def test_a_room_was_last_active_when_its_newest_message_came_and_never_before(
+    connection: Any, database_url: str
+) -> None:
+    def last_activity() -> dict[int, int]:
+        rows = "SELECT room_id, (extract(epoch FROM last_activity) * 1000000)::bigint FROM rooms"
+        return dict(execute(database_url, rows))  # type: ignore[arg-type]
+
+    late, early = NOW_US + 5_000_000, NOW_US - 5_000_000
+    commit(connection, make_envelope(1), make_envelope(2, messages=(make_message(created_at_us=late),)))
+    assert last_activity() == {1: NOW_US, 2: late}
+    commit(connection, make_envelope(2, messages=(make_message(created_at_us=early),)))
+    assert last_activity()[2] == late
