@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.edge.connections import ChatFactory
+from chatflow.edge.static import add_pages
 from chatflow.edge.wishes import parse_wish
 from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
@@ -150,15 +150,7 @@ class Status:
 def routes(status: Status) -> Klein:
     """Everything but ``/chat/``."""
     app = Klein()
-    page = files("chatflow.edge").joinpath("pages/index.html").read_bytes()
-
-    @app.route("/", methods=["GET", "HEAD"])
-    def index(request: Any) -> bytes:
-        request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        request.setHeader(
-            b"content-security-policy", b"default-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss:"
-        )
-        return page
+    add_pages(app)
 
     @app.route("/health", methods=["GET", "HEAD"])
     def health(request: Any) -> bytes:

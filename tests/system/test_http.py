@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -173,12 +174,39 @@ class TestPage:
         text = answer.body.decode()
         for endpoint in ("/chat/", "/health", "/health/live", "/health/ready", "/metrics", "/db-metrics"):
             assert endpoint in text
-        assert "WebSocket(" in text
 
     def test_it_loads_nothing_from_elsewhere(self, daemon: Daemon) -> None:
         answer = daemon.get("/")
         assert "default-src 'self'" in answer.headers["content-security-policy"]
-        assert b"src=" not in answer.body and b"http://" not in answer.body and b"https://" not in answer.body
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        loaded = re.findall(r'(?:src|<link[^>]* href)="([^"]*)"', answer.body.decode())
+        assert "/page.js" in loaded and all(re.fullmatch(r"/[\w.]+", path) for path in loaded)
+        for path in loaded:
+            assert daemon.get(path).status == 200
+
+    @pytest.mark.parametrize(
+        ("path", "content_type"),
+        [
+            ("/chatflow.js", "text/javascript; charset=utf-8"),
+            ("/page.js", "text/javascript; charset=utf-8"),
+            ("/page.css", "text/css; charset=utf-8"),
+            ("/icon.svg", "image/svg+xml"),
+        ],
+    )
+    def test_its_files_are_of_their_types_and_no_browser_guesses(
+        self, daemon: Daemon, path: str, content_type: str
+    ) -> None:
+        answer = daemon.get(path)
+        assert (answer.headers["content-type"], answer.headers["x-content-type-options"]) == (content_type, "nosniff")
+
+    @pytest.mark.parametrize("path", ["/", "/chatflow.js"])
+    def test_a_browser_that_has_the_newest_gets_it_not_again(self, daemon: Daemon, path: str) -> None:
+        first = daemon.get(path)
+        assert first.headers["cache-control"] == "no-cache"
+        again = daemon.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status, again.body) == (304, b"")
+        other = daemon.get(path, headers={"If-None-Match": '"other"'})
+        assert (other.status, other.body) == (200, first.body)
 
 
 class TestAnyPath:

@@ -1,0 +1,338 @@
+// The page at /: a room to chat in. All that comes from others is shown as text, never as HTML.
+
+import { ChatFlow } from "/chatflow.js";
+
+const PAGE_SIZE = 50; // messages asked for at a time
+const MOST_SHOWN = 1_000; // older ones leave the page, and come back by scrolling
+const NEAR_PX = 120;
+
+const byId = (id) => document.getElementById(id);
+const scroller = byId("scroller");
+const messages = byId("messages");
+const pending = byId("pending");
+
+let chat = null; // the ChatFlow of the room that is shown
+let me = null;
+let room = null;
+let mine = new Map(); // messageId → item: acknowledged, and not yet seen in the room
+let loading = false;
+let atEnd = true;
+
+// Who and where
+
+/** An id for a name, 1 to 100000: the same on every device. FNV-1a. */
+function userIdOf(name) {
+  let hash = 0x811c9dc5;
+  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0), 0x01000193);
+  return 1 + ((hash >>> 0) % 100_000);
+}
+
+/** Storage may be forbidden, which must not keep anybody from chatting. */
+function remember(name, value) {
+  try {
+    localStorage.setItem(`chatflow.${name}`, value);
+  } catch {}
+}
+
+function remembered(name) {
+  try {
+    return localStorage.getItem(`chatflow.${name}`);
+  } catch {
+    return null;
+  }
+}
+
+function showJoin() {
+  leave();
+  byId("join").hidden = false;
+  byId("name").focus();
+}
+
+function leave() {
+  chat?.close();
+  chat = null;
+  byId("chat").hidden = byId("elsewhere").hidden = true;
+  showStatus({ state: "closed" });
+}
+
+function join() {
+  const name = byId("name").value;
+  me = { userId: userIdOf(name), username: name };
+  room = Number(byId("room").value);
+  remember("name", name);
+  remember("room", room);
+  history.replaceState(null, "", `#${room}`); // a tab keeps its room over a reload
+  mine = new Map();
+  for (const list of [messages, pending, byId("users")]) list.replaceChildren();
+  for (const id of ["join", "earlier", "beginning", "people", "newest"]) byId(id).hidden = true;
+  byId("chat").hidden = byId("elsewhere").hidden = false;
+  byId("where").textContent = `Room ${room} · ${name}`;
+  document.title = `Room ${room} – ChatFlow`;
+  atEnd = true;
+  chat?.close();
+  chat = new ChatFlow({ room, user: me, last: PAGE_SIZE, presence: true });
+  chat.on("message", showMessage);
+  chat.on("status", showStatus);
+  chat.on("presence", showPresence);
+  chat.on("reset", showReset);
+  showStatus(chat.status);
+  byId("text").focus();
+}
+
+// The connection
+
+let countdown;
+let explained = false;
+
+function showStatus({ state, retryAt }) {
+  clearInterval(countdown);
+  byId("state").dataset.state = state;
+  byId("now").hidden = state !== "waiting" && state !== "offline";
+  const texts = { open: "connected", connecting: "connecting", waiting: "reconnecting", offline: "offline" };
+  byId("state-text").textContent = texts[state] ?? "not connected";
+  byId("countdown").textContent = "";
+  if (state === "waiting") {
+    const tick = () => {
+      const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+      byId("countdown").textContent = ` in ${seconds} s`;
+    };
+    tick();
+    countdown = setInterval(tick, 250);
+    if (chat?.seq === null && !explained) explainFailure();
+  }
+}
+
+/** A browser does not say why a WebSocket was refused; the same address tells a plain request. */
+async function explainFailure() {
+  explained = true;
+  const asked = chat;
+  try {
+    const answer = await fetch(`/chat/${room}`);
+    if (answer.status !== 404 || asked !== chat) return;
+    const { errorMessage } = await answer.json();
+    showJoin();
+    byId("join-error").textContent = errorMessage;
+    byId("join-error").hidden = false;
+  } catch {
+    // No server, or not ours: the state says that there is no connection.
+  } finally {
+    explained = false;
+  }
+}
+
+function showPresence({ members, users, truncated }) {
+  byId("people").hidden = false;
+  byId("members").textContent = members;
+  const items = users.map(({ username, userId, connections }) => {
+    const item = element("li", { className: isMe({ userId, username }) ? "me" : "" }, avatar(username), username);
+    if (connections > 1) item.append(element("span", { className: "hint" }, `×${connections}`));
+    return item;
+  });
+  byId("users").replaceChildren(...items);
+  const unnamed = members - users.reduce((sum, { connections }) => sum + connections, 0);
+  byId("more").hidden = unnamed <= 0;
+  byId("more").textContent = truncated ? `and ${unnamed} more` : `and ${unnamed} without a name`;
+}
+
+// Messages
+
+function element(tag, properties, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+function avatar(username) {
+  const node = element("span", { className: "avatar", ariaHidden: "true" }, username[0].toUpperCase());
+  node.style.setProperty("--hue", userIdOf(username) % 360);
+  return node;
+}
+
+function isMe({ userId, username }) {
+  return Number(userId) === me.userId && username === me.username;
+}
+
+function time(timestamp) {
+  const when = new Date(timestamp);
+  const isToday = when.toDateString() === new Date().toDateString();
+  const day = isToday ? {} : { day: "numeric", month: "short" };
+  const text = when.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" });
+  return element("time", { dateTime: timestamp, title: when.toLocaleString() }, text);
+}
+
+function item(frame, state) {
+  const note = { JOIN: "joined", LEAVE: "left" }[frame.messageType];
+  const node = element("li");
+  node.dataset.user = note ? "" : `${frame.userId} ${frame.username}`;
+  if (note) {
+    node.className = "note";
+    node.append(element("p", { className: "text" }, `${frame.username} ${note}`), time(frame.timestamp));
+    return node;
+  }
+  if (isMe(frame)) node.className = "own";
+  const head = element("p", { className: "head" }, element("b", {}, frame.username));
+  const foot = element("span", { className: "foot" }, time(frame.timestamp));
+  if (isMe(frame)) foot.append(" ", element("span", { className: "state" }, state));
+  node.append(avatar(frame.username), head, element("p", { className: "text" }, frame.message), foot);
+  return node;
+}
+
+/** One author in a row is named once. */
+function group(node) {
+  const before = node?.previousElementSibling;
+  node?.classList.toggle("more", Boolean(node.dataset.user) && before?.dataset.user === node.dataset.user);
+}
+
+function stored(frame) {
+  const node = item(frame, "stored");
+  node.dataset.seq = frame.seq;
+  node.id = `m${frame.seq}`;
+  return node;
+}
+
+function showMessage(frame) {
+  mine.get(frame.messageId)?.remove();
+  mine.delete(frame.messageId);
+  // Ours may come back before its acknowledgement tells the id: nobody shall see it twice, not for a moment.
+  const [oldest] = pending.children;
+  if (oldest?.matches(".sending") && isMe(frame) && oldest.querySelector(".text").textContent === frame.message) {
+    oldest.remove();
+  }
+  const node = stored(frame);
+  node.dataset.id = frame.messageId;
+  messages.append(node);
+  group(node);
+  group(pending.firstElementChild);
+  if (atEnd) while (messages.childElementCount > MOST_SHOWN) messages.firstElementChild.remove();
+  else byId("newest").hidden = false;
+  arranged();
+}
+
+function showReset({ reason }) {
+  if (reason === "beyond_head") messages.replaceChildren();
+  const text = reason === "beyond_head" ? "This room began anew." : "Older messages are no longer kept.";
+  messages.append(element("li", { className: "note" }, element("p", { className: "text" }, text)));
+  arranged();
+}
+
+async function say(text) {
+  const asked = chat;
+  const node = item({ ...me, message: text, timestamp: new Date().toISOString() }, "sending");
+  node.classList.add("sending");
+  pending.append(node);
+  group(node);
+  atEnd = true;
+  arranged();
+  const state = node.querySelector(".state");
+  try {
+    const { messageId } = await asked.send(text);
+    node.classList.remove("sending");
+    state.textContent = "stored";
+    if (messages.querySelector(`[data-id="${CSS.escape(messageId)}"]`)) {
+      node.remove();
+    } else {
+      mine.set(messageId, node);
+      if (!node.isConnected) pending.append(node); // what came back was the same text from another window
+    }
+  } catch (error) {
+    node.classList.replace("sending", "failed");
+    state.textContent = `not sent: ${error.message}`;
+  }
+}
+
+// Scrolling
+
+let arranging = 0;
+
+/** The list grew: keep its end in sight, and learn whether older messages can be asked for. Once for many messages. */
+function arranged() {
+  arranging ||= requestAnimationFrame(() => {
+    arranging = 0;
+    if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+    const oldest = oldestSeq();
+    byId("beginning").hidden = oldest !== 1;
+    byId("earlier").hidden = oldest === null || oldest === 1 || byId("earlier").dataset.none === String(oldest);
+  });
+}
+
+function oldestSeq() {
+  const node = messages.querySelector("[data-seq]");
+  return node ? Number(node.dataset.seq) : null;
+}
+
+async function loadEarlier() {
+  const before = oldestSeq();
+  if (loading || before === null || before === 1) return;
+  loading = true;
+  const asked = chat;
+  try {
+    const answer = await fetch(`/api/rooms/${room}/messages?before=${before}&limit=${PAGE_SIZE}`);
+    if (!answer.ok || asked !== chat) return;
+    const { messages: page } = await answer.json();
+    // Trimmed or reset meanwhile: what came belongs elsewhere.
+    if (asked !== chat || oldestSeq() !== before) return;
+    if (!page.length) byId("earlier").dataset.none = before;
+    prepend(page.sort((a, b) => a.seq - b.seq));
+  } catch {
+    // Without a network; the button is still there.
+  } finally {
+    loading = false;
+  }
+}
+
+function prepend(page) {
+  const fromEnd = scroller.scrollHeight - scroller.scrollTop;
+  messages.ariaLive = "off"; // what is old is not news
+  const first = messages.querySelector("[data-seq]");
+  const nodes = page.map(stored);
+  messages.prepend(...nodes);
+  for (const node of [...nodes, first]) group(node);
+  atEnd = false;
+  scroller.scrollTop = scroller.scrollHeight - fromEnd;
+  arranged();
+  requestAnimationFrame(() => (messages.ariaLive = "polite"));
+}
+
+scroller.addEventListener("scroll", () => {
+  atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_PX;
+  if (atEnd) byId("newest").hidden = true;
+  if (scroller.scrollTop < NEAR_PX && !byId("earlier").hidden && !atEnd) loadEarlier();
+});
+new ResizeObserver(arranged).observe(scroller);
+
+// What people do
+
+byId("join").addEventListener("submit", (event) => {
+  event.preventDefault();
+  byId("join-error").hidden = true;
+  join();
+});
+byId("elsewhere").addEventListener("click", showJoin);
+byId("now").addEventListener("click", () => chat?.connectNow());
+byId("earlier").addEventListener("click", loadEarlier);
+byId("newest").addEventListener("click", () => {
+  atEnd = true;
+  arranged();
+});
+byId("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = byId("text").value.trim();
+  if (text) say(text);
+  byId("text").value = "";
+  byId("text").focus();
+});
+byId("text").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId("say").requestSubmit();
+});
+
+const wide = matchMedia("(min-width: 48rem)");
+const openPeople = () => (byId("people").open = wide.matches);
+wide.addEventListener("change", openPeople);
+openPeople();
+
+byId("name").value = remembered("name") ?? "";
+byId("room").value = /^#[1-9]\d{0,8}$/.test(location.hash) ? location.hash.slice(1) : (remembered("room") ?? "1");
+if (byId("name").value && byId("join").checkValidity()) join();
+else showJoin();

@@ -1,0 +1,68 @@
+"""The page at ``/`` and what belongs to it, among which is the client for other pages, ``/chatflow.js``.
+
+The files are few and small: they are read once, and a browser that has the newest one is answered 304.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from attrs import frozen
+from klein import Klein
+from twisted.web.http import CACHED
+
+#: Path, file below ``pages/``, type.
+_FILES = (
+    ("/", "index.html", b"text/html; charset=utf-8"),
+    ("/page.css", "page.css", b"text/css; charset=utf-8"),
+    ("/page.js", "page.js", b"text/javascript; charset=utf-8"),
+    ("/chatflow.js", "chatflow.js", b"text/javascript; charset=utf-8"),
+    ("/icon.svg", "icon.svg", b"image/svg+xml"),
+)
+
+# Nothing is inline and nothing comes from elsewhere. `ws:` and `wss:`, as not every browser counts them to 'self'; and
+# Trusted Types: a browser that knows them lets no script make HTML of text.
+_CONTENT_SECURITY_POLICY = b"; ".join(
+    [
+        b"default-src 'self'",
+        b"connect-src 'self' ws: wss:",
+        b"base-uri 'none'",
+        b"form-action 'none'",
+        b"frame-ancestors 'none'",
+        b"object-src 'none'",
+        b"require-trusted-types-for 'script'",
+    ]
+)
+
+
+@frozen
+class _File:
+    """``tag``: for the header ETag, with its quotes."""
+
+    content: bytes
+    content_type: bytes
+    tag: bytes
+
+    def answer(self, request: Any) -> bytes:
+        request.setHeader(b"content-type", self.content_type)
+        request.setHeader(b"x-content-type-options", b"nosniff")
+        request.setHeader(b"referrer-policy", b"no-referrer")
+        request.setHeader(b"content-security-policy", _CONTENT_SECURITY_POLICY)
+        # Kept, but asked for each time: after an upgrade no page runs with yesterday's script.
+        request.setHeader(b"cache-control", b"no-cache")
+        return b"" if request.setETag(self.tag) is CACHED else self.content
+
+
+def add_pages(app: Klein) -> None:
+    """Add a route for each file.
+
+    :raises FileNotFoundError: the package was installed without one.
+    """
+    directory = files("chatflow.edge").joinpath("pages")
+    for path, name, content_type in _FILES:
+        content = directory.joinpath(name).read_bytes()
+        tag = b'"' + hashlib.sha256(content).hexdigest()[:32].encode() + b'"'
+        # Klein names a route after its function, and each route needs a name of its own.
+        app.route(path, methods=["GET", "HEAD"], endpoint=f"page {name}")(_File(content, content_type, tag).answer)
