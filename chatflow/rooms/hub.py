@@ -27,8 +27,6 @@ _PAGE_MESSAGES = 1000
 _RETRY_SECONDS = 1.0
 #: Of one room, while a gap before them is open; what comes beyond that is read from the database.
 _MAX_HELD_MESSAGES = 5000
-#: Of one room's tail, and of all tails together; about 1 KB each. Beyond the latter the room goes without that had no
-#: message for the longest time.
 _MAX_TAIL_MESSAGES = 2000
 _MAX_TAILS_MESSAGES = 20_000
 
@@ -64,6 +62,8 @@ class Hub:
 
     :param encode: makes of consecutive messages the bytes that each member is given; called once per delivery.
     :param patience_seconds: how long to wait for what is missing before it is read from the database.
+    :param max_tail_messages: in one room's tail; about 1 KB each.
+    :param max_tails_messages: in all tails together; beyond it that room goes without that was silent for longest.
     """
 
     _log = Logger()
@@ -75,11 +75,15 @@ class Hub:
         history: IHistory,
         encode: Callable[[Sequence[StoredMessage]], bytes],
         patience_seconds: float = 0.0,
+        max_tail_messages: int = _MAX_TAIL_MESSAGES,
+        max_tails_messages: int = _MAX_TAILS_MESSAGES,
     ) -> None:
         self._clock = clock
         self._history = history
         self._encode = encode
         self._patience_seconds = patience_seconds
+        self._max_tail_messages = max_tail_messages
+        self._max_tails_messages = max_tails_messages
         self._rooms: dict[int, _Room] = {}
         #: Rooms that have a tail; the one whose last message is the oldest comes first.
         self._tails: OrderedDict[int, _Room] = OrderedDict()
@@ -241,14 +245,14 @@ class Hub:
         tails, tail, count = self._tails, state.tail, len(block.messages)
         tail.append(block)
         state.tail_messages += count
-        while state.tail_messages > _MAX_TAIL_MESSAGES and len(tail) > 1:
+        while state.tail_messages > self._max_tail_messages and len(tail) > 1:
             dropped = len(tail.popleft().messages)
             state.tail_messages -= dropped
             count -= dropped
         tails[room] = state
         tails.move_to_end(room)
         self._tails_messages += count
-        while self._tails_messages > _MAX_TAILS_MESSAGES and len(tails) > 1:
+        while self._tails_messages > self._max_tails_messages and len(tails) > 1:
             _, oldest = tails.popitem(last=False)
             self._tails_messages -= oldest.tail_messages
             oldest.tail.clear()
@@ -285,6 +289,7 @@ class Hub:
                     await deferLater(self._clock, _RETRY_SECONDS)
                     continue
                 if page:
+                    page = _without_hole(page)
                     self.gaps_filled += 1
                     # It begins at the next message, or before it if others came meanwhile; or behind a hole, where
                     # retention has dropped messages.
@@ -297,3 +302,11 @@ class Hub:
         finally:
             state.filling = False
             state.held = {first: kept for first, kept in state.held.items() if kept[-1].seq > state.last_seq}
+
+
+def _without_hole(messages: Sequence[StoredMessage]) -> Sequence[StoredMessage]:
+    """Those before the first hole."""
+    first = messages[0].seq
+    if messages[-1].seq - first == len(messages) - 1:
+        return messages
+    return [message for index, message in enumerate(messages) if message.seq == first + index]

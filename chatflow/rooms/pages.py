@@ -1,7 +1,7 @@
 """Pages of history, read once for all who need the same one, by few at a time.
 
-A page is an aligned range of a room's seqs, so that members who resume from different places share them. Complete
-pages are kept, up to a number of bytes; the newest one still grows, and only those share it who wait for it together.
+A page is an aligned range of a room's seqs, so that members who resume from different places share them. They are kept,
+up to a number of bytes; the newest one still grows, and is read again by who needs what it does not have yet.
 """
 
 from __future__ import annotations
@@ -21,34 +21,37 @@ from chatflow.rooms.interfaces import IPageHistory, Page
 
 T = TypeVar("T")
 
-PAGE_MESSAGES = 1000
-
+_PAGE_MESSAGES = 1000
+_CACHE_BYTES = 32 * 1024 * 1024
 _RETRY_SECONDS = 0.5
 _FIRST_SEQ_SECONDS = 10.0
 
 _Key = tuple[int, int]
 
 
-def page_of(seq: int) -> int:
-    """The number of the page that a seq is on."""
-    return (seq - 1) // PAGE_MESSAGES
-
-
 class Pages:
     """Runs on the reactor thread. While the database is away, who asked waits.
 
     :param concurrent_reads: pages that are read at the same time; further ones wait in the order of asking.
-    :param cache_bytes: of complete pages that are kept, the last used ones.
+    :param page_messages: how many seqs a page has.
+    :param cache_bytes: of pages that are kept, the last used ones.
     """
 
     _log = Logger()
 
     def __init__(
-        self, *, clock: IReactorTime, history: IPageHistory, concurrent_reads: int, cache_bytes: int = 32 * 1024 * 1024
+        self,
+        *,
+        clock: IReactorTime,
+        history: IPageHistory,
+        concurrent_reads: int,
+        page_messages: int = _PAGE_MESSAGES,
+        cache_bytes: int = _CACHE_BYTES,
     ) -> None:
         self._clock = clock
         self._history = history
         self._concurrent_reads = concurrent_reads
+        self._page_messages = page_messages
         self._cache_bytes = cache_bytes
         self._kept: OrderedDict[_Key, Page] = OrderedDict()
         self._kept_bytes = 0
@@ -63,11 +66,14 @@ class Pages:
         self.read = 0
         self.shared = 0
 
-    def get(self, room: int, number: int) -> Deferred[Page]:
-        """A page of a room. May be cancelled. Fails only by a defect, such as a statement that PostgreSQL refuses."""
-        key = room, number
+    def get(self, room: int, seq: int) -> Deferred[Page]:
+        """The page of a room that a seq is on; one that was under way may be too old to have it yet.
+
+        May be cancelled. Fails only by a defect, such as a statement that PostgreSQL refuses.
+        """
+        key = self._key(room, seq)
         page = self._kept.get(key)
-        if page is not None:
+        if page is not None and page.head >= seq:
             self._kept.move_to_end(key)
             self.shared += 1
             return succeed(page)
@@ -82,10 +88,13 @@ class Pages:
         self._begin()
         return answer
 
-    def expect(self, room: int, number: int) -> None:
-        """Read a complete page that will be asked for soon, if no other read waits."""
-        if not self._queue and (room, number) not in self._kept and (room, number) not in self._waiting:
-            self.get(room, number).addErrback(lambda _: None)
+    def expect(self, room: int, seq: int, head: int) -> None:
+        """The page that a seq is on will be asked for soon: read it if it is complete, and no other read waits."""
+        key = self._key(room, seq)
+        if (key[1] + 1) * self._page_messages <= head and not (
+            self._queue or key in self._kept or key in self._waiting
+        ):
+            self.get(room, seq).addErrback(lambda _: None)
 
     def head(self, room: int) -> Deferred[int]:
         """The room's last seq, as it is in the database now or later. Waits and fails like :meth:`get`."""
@@ -123,6 +132,9 @@ class Pages:
             self._log.failure("the first message of room {room} was not read", room=room)
         _answer(self._first_waiting.pop(room), first or known)
 
+    def _key(self, room: int, seq: int) -> _Key:
+        return room, (seq - 1) // self._page_messages
+
     def _begin(self) -> None:
         while self._queue and self._reading < self._concurrent_reads:
             key = self._queue.popleft()
@@ -134,18 +146,18 @@ class Pages:
 
     async def _read(self, key: _Key) -> None:
         room, number = key
-        begin = number * PAGE_MESSAGES
+        begin = number * self._page_messages
         result: Page | Failure
         try:
             result = await self._patiently(
-                lambda: self._history.page(room, begin + 1, begin + PAGE_MESSAGES), lambda: bool(self._waiting[key])
+                lambda: self._history.page(room, begin + 1, begin + self._page_messages),
+                lambda: bool(self._waiting[key]),
             )
         except Exception:
             result = Failure()
         else:
             self.read += 1
-            if result.complete:
-                self._keep(key, result)
+            self._keep(key, result)
         self._reading -= 1
         waiting = self._waiting.pop(key)
         self._begin()
@@ -176,6 +188,9 @@ class Pages:
                 await deferLater(self._clock, _RETRY_SECONDS)
 
     def _keep(self, key: _Key, page: Page) -> None:
+        older = self._kept.pop(key, None)
+        if older is not None:
+            self._kept_bytes -= _cost_bytes(older)
         self._kept[key] = page
         self._kept_bytes += _cost_bytes(page)
         while self._kept_bytes > self._cache_bytes and self._kept:

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.interfaces import IResumingMember, Page, Reset, Resumed
-from chatflow.rooms.pages import PAGE_MESSAGES, Pages, page_of
+from chatflow.rooms.pages import Pages
 
 # Bytes that wait in the transports of those who resume, divided among them.
 _WAITING_BYTES = 64 * 1024 * 1024
@@ -102,8 +102,9 @@ class Resumer:
         self.resumes += 1
         self.resuming += 1
         try:
+            came_at = self._hub.last_seq(room)
             await self._turn()
-            course = await self._plan(room, member, since, last)
+            course = await self._plan(room, member, came_at, since, last)
             while True:
                 if not self._give_from_tail(course):
                     await self._give_from_page(course)
@@ -114,13 +115,13 @@ class Resumer:
         finally:
             self.resuming -= 1
 
-    async def _plan(self, room: int, member: IResumingMember, since: int | None, last: int | None) -> _Course:
-        came_at = head = self._hub.last_seq(room)
+    async def _plan(
+        self, room: int, member: IResumingMember, came_at: int, since: int | None, last: int | None
+    ) -> _Course:
         if since is None:
-            return _Course(room, member, max(0, head - (last or 0)), head, forgiving=True)
-        if since > head:
-            # Another instance may have been faster.
-            head = await self._pages.head(room)
+            return _Course(room, member, max(0, came_at - (last or 0)), came_at, forgiving=True)
+        # Another instance may have been faster.
+        head = came_at if since <= came_at else await self._pages.head(room)
         if since > head:
             # From when it came, and not from now: what it has sent meanwhile it gets.
             course = _Course(room, member, came_at, came_at, forgiving=False, told=True)
@@ -148,8 +149,7 @@ class Resumer:
 
     async def _give_from_page(self, course: _Course) -> None:
         """Give as much of one page as may be written at once."""
-        number = page_of(course.seq + 1)
-        answer = self._pages.get(course.room, number)
+        answer = self._pages.get(course.room, course.seq + 1)
         at_hand = answer.called
         page = await answer
         if not at_hand:
@@ -160,8 +160,7 @@ class Resumer:
             course.tell(page.seqs[begin])
             course.reached(page.seqs[end - 1])
             course.member.deliver(page.data[page.ends[begin - 1] if begin else 0 : page.ends[end - 1]])
-            if (number + 2) * PAGE_MESSAGES <= self._hub.last_seq(course.room):
-                self._pages.expect(course.room, number + 1)
+            self._pages.expect(course.room, page.last + 1, self._hub.last_seq(course.room))
         elif page.head > course.seq:
             course.seq = _end_of_hole(page)
         else:

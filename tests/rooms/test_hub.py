@@ -3,84 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from chatflow.errors import Unavailable
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.interfaces import IHistory, IMember
 from chatflow.rooms.messages import StoredMessage
+from tests.rooms.doubles import Member, Store, encode
 from tests.support.chat import make_stored
-
-T = TypeVar("T")
-
-
-@implementer(IHistory)
-class Store:
-    """The database: what is in it, and whether it answers."""
-
-    def __init__(self) -> None:
-        self.rooms: dict[int, list[StoredMessage]] = {}
-        self.reads: list[tuple[int, int]] = []
-        self.error: Exception | None = None
-        self.holding = False
-        self.held: list[Callable[[], None]] = []
-
-    def commit(self, last_seq: int, room: int = 1) -> None:
-        """Store up to ``last_seq`` messages of the room."""
-        stored = self.rooms.setdefault(room, [])
-        stored += [make_stored(seq, room) for seq in range(len(stored) + 1, last_seq + 1)]
-
-    def messages(self, first: int, last: int, room: int = 1) -> list[StoredMessage]:
-        """Some of the stored ones, to be delivered."""
-        return self.rooms[room][first - 1 : last]
-
-    def after(self, room: int, seq: int, limit: int) -> Deferred[Sequence[StoredMessage]]:
-        self.reads.append((room, seq))
-        # As of the moment when it is read: what is committed later is not in it.
-        return self._answer([one for one in self.rooms.get(room, []) if one.seq > seq][:limit])
-
-    def heads(self) -> Deferred[Mapping[int, int]]:
-        return self._answer({room: stored[-1].seq for room, stored in self.rooms.items()})
-
-    def _answer(self, result: T) -> Deferred[T]:
-        if self.error is not None:
-            return fail(self.error)
-        if not self.holding:
-            return succeed(result)
-        answer: Deferred[T] = Deferred()
-        self.held.append(lambda: answer.callback(result))
-        return answer
-
-    def let_go(self) -> None:
-        """Answer the oldest read that is held."""
-        self.held.pop(0)()
-
-
-@implementer(IMember)
-class Member:
-    """Writes down what it is given: a list of places per call."""
-
-    def __init__(self, on_deliver: Callable[[], object] = lambda: None) -> None:
-        self.blocks: list[list[int]] = []
-        self._on_deliver = on_deliver
-
-    def deliver(self, block: bytes) -> None:
-        self.blocks.append([int(seq) for seq in block.split()])
-        self._on_deliver()
-
-    @property
-    def seqs(self) -> list[int]:
-        """All that it was given."""
-        return [seq for block in self.blocks for seq in block]
 
 
 class Rig:
@@ -95,7 +33,7 @@ class Rig:
 
     def _encode(self, messages: Sequence[StoredMessage]) -> bytes:
         self.encoded.append(len(messages))
-        return b" ".join(b"%d" % message.seq for message in messages)
+        return encode(messages)
 
     def join(self, room: int = 1, on_deliver: Callable[[], object] = lambda: None) -> Member:
         member = Member(on_deliver)
@@ -264,14 +202,26 @@ class TestGaps:
 
     def test_messages_that_retention_took_are_passed_over(self, rig: Rig) -> None:
         rig.store.commit(5)
-        del rig.store.rooms[1][:3]
-        rig.hub.deliver(rig.store.rooms[1][-1:])
+        rig.store.drop(1, 3)
+        rig.hub.deliver(rig.store.messages(5, 5))
         assert rig.member.seqs == [4, 5]
-        rig.store.rooms[1].clear()
+        rig.store.commit(9)
+        rig.store.drop(1, 9)
         rig.hub.announce(1, 9)
         assert rig.hub.last_seq(1) == 9
         rig.hub.deliver([make_stored(10)])
         assert rig.member.seqs == [4, 5, 10]
+
+    def test_what_is_read_around_a_hole_comes_once_each(self, rig: Rig) -> None:
+        rig.store.commit(10)
+        rig.store.drop(3, 6)
+        rig.store.drop(8, 8)
+        rig.store.holding = True
+        rig.hub.deliver(rig.store.messages(10, 10))
+        rig.hub.deliver(rig.store.messages(1, 1))
+        rig.store.holding = False
+        rig.store.let_go()
+        assert rig.member.seqs == [1, 2, 7, 9, 10]
 
 
 class TestAnnouncements:
