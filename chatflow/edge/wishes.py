@@ -9,6 +9,7 @@ from attrs import frozen
 
 from chatflow.errors import Refused
 from chatflow.rooms.messages import MAX_USER_ID, RULES
+from chatflow.rooms.presence import Who
 
 #: Larger integers are not exact in JavaScript.
 MAX_SEQ = 2**53
@@ -17,14 +18,6 @@ MAX_LAST = 1000
 _KNOWN = {"since", "last", "presence", "userId", "username"}
 _DIGITS = re.compile(r"[0-9]{1,16}")
 _USERNAME = re.compile(r"[A-Za-z0-9]{3,20}")
-
-
-@frozen
-class Who:
-    """Whose connection this is, as far as the others are to see it."""
-
-    user_id: int
-    username: str
 
 
 @frozen

@@ -1,0 +1,226 @@
+"""Who is in a room, over all instances.
+
+Each instance tells the others of its members with every beat, only what has changed, and its own it always knows.
+Joins and leaves between two beats become one change: a thousand reconnects are not a thousand broadcasts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from attrs import Factory, define, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import Interface, implementer
+
+from chatflow.errors import Unavailable
+from chatflow.rooms.interfaces import IMember
+
+#: How often an instance writes, and at most how often those who watch a room are told of a change.
+BEAT_SECONDS = 2.0
+#: The members of an instance that was silent for longer do not count.
+SILENT_SECONDS = 5.0
+#: Users of a room that an instance tells of, and that are shown of all instances together. Counts are always exact.
+MAX_TOLD_USERS = 1000
+MAX_SHOWN_USERS = 200
+
+_FRESH_SECONDS = 1.0
+#: While the database is away, what the others told last is shown for so long.
+_STALE_SECONDS = 15.0
+
+
+@frozen(order=True)
+class Who:
+    """Whose connection this is, as far as the others are to see it."""
+
+    user_id: int
+    username: str
+
+
+@frozen
+class RoomPresence:
+    """:ivar members: connections in the room.
+    :ivar users: those that have said who they are, by name, each with the number of its connections.
+    :ivar truncated: whether there are more users than these.
+    """
+
+    members: int = 0
+    users: tuple[tuple[Who, int], ...] = ()
+    truncated: bool = False
+
+
+class IPresenceTable(Interface):
+    """What instances tell each other. Awaiting fails with :class:`chatflow.errors.Unavailable`."""
+
+    def beat(changed: Mapping[int, RoomPresence]) -> Awaitable[bool]:
+        """This instance lives, and has so many members in these rooms. False if nothing was known of it until now."""
+
+    def others() -> Awaitable[Mapping[int, RoomPresence]]:
+        """The rooms of all other living instances, by room; only those with members."""
+
+    def leave() -> Awaitable[None]:
+        """This instance has no members any more."""
+
+
+@implementer(IPresenceTable)
+class NoOthers:
+    """A single instance has nobody to tell."""
+
+    async def beat(self, changed: Mapping[int, RoomPresence]) -> bool:
+        """See :class:`IPresenceTable`."""
+        return True
+
+    async def others(self) -> Mapping[int, RoomPresence]:
+        """See :class:`IPresenceTable`."""
+        return {}
+
+    async def leave(self) -> None:
+        """See :class:`IPresenceTable`."""
+
+
+@define
+class _Room:
+    members: int = 0
+    users: Counter[Who] = Factory(Counter)
+
+    def picture(self, limit: int) -> RoomPresence:
+        named = sorted(self.users.items(), key=lambda item: (item[0].username, item[0].user_id))
+        return RoomPresence(self.members, tuple(named[:limit]), len(named) > limit)
+
+
+class Presence:
+    """The members of all rooms. Runs on the reactor thread.
+
+    :param encode: makes of a room's presence the bytes that those who watch it are given.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, *, clock: IReactorTime, table: IPresenceTable, encode: Callable[[int, RoomPresence], bytes]
+    ) -> None:
+        self._clock = clock
+        self._table = table
+        self._encode = encode
+        self._rooms: dict[int, _Room] = {}
+        self._changed: set[int] = set()
+        self._others: Mapping[int, RoomPresence] = {}
+        self._read_at = float("-inf")
+        self._reading: list[Deferred[None]] | None = None
+        self._watchers: dict[int, dict[IMember, None]] = {}
+        self._shown: dict[int, RoomPresence] = {}
+        self.failed_beats = 0
+
+    def joined(self, room: int, who: Who | None) -> None:
+        """A connection has entered a room here."""
+        state = self._rooms.setdefault(room, _Room())
+        state.members += 1
+        if who is not None:
+            state.users[who] += 1
+        self._changed.add(room)
+
+    def left(self, room: int, who: Who | None) -> None:
+        """A connection that had joined is gone."""
+        state = self._rooms[room]
+        state.members -= 1
+        if who is not None:
+            state.users[who] -= 1
+            if not state.users[who]:
+                del state.users[who]
+        if not state.members:
+            del self._rooms[room]
+        self._changed.add(room)
+
+    def watch(self, room: int, member: IMember) -> None:
+        """With the next beat ``member`` is given the room's presence, and with later ones when it has changed."""
+        self._watchers.setdefault(room, {})[member] = None
+        self._shown.pop(room, None)
+
+    def unwatch(self, room: int, member: IMember) -> None:
+        """Nothing more for ``member``. Harmless if it did not watch."""
+        watchers = self._watchers.get(room, {})
+        watchers.pop(member, None)
+        if not watchers:
+            self._watchers.pop(room, None)
+            self._shown.pop(room, None)
+
+    async def room(self, room: int) -> RoomPresence:
+        """A room's members on all instances; of others than this one as of some seconds ago."""
+        await self._refresh()
+        return self._together(room)
+
+    async def members(self) -> Mapping[int, int]:
+        """How many members each room with any has on all instances."""
+        await self._refresh()
+        rooms = self._rooms.keys() | self._known_others().keys()
+        return {room: self._together(room, 0).members for room in sorted(rooms)}
+
+    async def beat(self) -> None:
+        """Tell the others, and those who watch. Call it every ``BEAT_SECONDS``. Does not fail."""
+        changed, self._changed = self._changed, set()
+        try:
+            if not await self._table.beat(self._pictures(changed)):
+                await self._table.beat(self._pictures(self._rooms))
+        except Unavailable:
+            self._changed |= changed
+            self.failed_beats += 1
+        if self._watchers:
+            await self._refresh()
+            self._tell()
+
+    async def leave(self) -> None:
+        """Be forgotten by the others. Does not fail: they would notice the silence."""
+        try:
+            await self._table.leave()
+        except Unavailable as error:
+            self._log.info("presence is left to expire: {reason}", reason=str(error))
+
+    def _pictures(self, rooms: Iterable[int]) -> dict[int, RoomPresence]:
+        nobody = _Room()
+        return {room: self._rooms.get(room, nobody).picture(MAX_TOLD_USERS) for room in rooms}
+
+    def _tell(self) -> None:
+        for room, watchers in self._watchers.items():
+            presence = self._together(room)
+            if self._shown.get(room) == presence:
+                continue
+            self._shown[room] = presence
+            block = self._encode(room, presence)
+            for member in tuple(watchers):
+                member.deliver(block)
+
+    def _known_others(self) -> Mapping[int, RoomPresence]:
+        return self._others if self._clock.seconds() - self._read_at < _STALE_SECONDS else {}
+
+    def _together(self, room: int, limit: int = MAX_SHOWN_USERS) -> RoomPresence:
+        here, there = self._rooms.get(room), self._known_others().get(room)
+        if there is None:
+            return here.picture(limit) if here else RoomPresence()
+        both = _Room(there.members, Counter(dict(there.users)))
+        if here is not None:
+            both.members += here.members
+            both.users += here.users
+        picture = both.picture(limit)
+        return RoomPresence(picture.members, picture.users, picture.truncated or there.truncated)
+
+    async def _refresh(self) -> None:
+        """Read what the others told, unless that was done just now; who asks meanwhile shares the answer."""
+        if self._clock.seconds() - self._read_at < _FRESH_SECONDS:
+            return
+        if self._reading is not None:
+            shared: Deferred[None] = Deferred()
+            self._reading.append(shared)
+            await shared
+            return
+        self._reading = []
+        try:
+            self._others = await self._table.others()
+            self._read_at = self._clock.seconds()
+        except Unavailable:
+            pass
+        finally:
+            waiting, self._reading = self._reading, None
+            for deferred in waiting:
+                deferred.callback(None)
