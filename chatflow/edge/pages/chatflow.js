@@ -60,7 +60,7 @@ export class ChatFlow extends EventTarget {
   #address;
   #user;
   #WebSocket;
-  #wish;
+  #last;
   #status = { state: "connecting", retryAt: null, reason: null };
 
   #socket = null;
@@ -105,7 +105,8 @@ export class ChatFlow extends EventTarget {
     this.#address.protocol = this.#address.protocol.replace("http", "ws");
     this.#user = user;
     this.#WebSocket = WebSocket;
-    this.#wish = since !== undefined ? ["since", since] : last !== undefined ? ["last", last] : null;
+    this.#seq = since ?? null;
+    this.#last = last;
     if (presence) this.#address.searchParams.set("presence", "1");
     if (user) {
       this.#address.searchParams.set("userId", user.userId);
@@ -196,8 +197,8 @@ export class ChatFlow extends EventTarget {
     clearTimeout(this.#retryTimer);
     this.#tell(isOffline() ? "offline" : "connecting");
     const address = new URL(this.#address);
-    const wish = this.#seq === null ? this.#wish : ["since", this.#seq];
-    if (wish) address.searchParams.set(...wish);
+    if (this.#seq !== null) address.searchParams.set("since", this.#seq);
+    else if (this.#last !== undefined) address.searchParams.set("last", this.#last);
     const socket = new this.#WebSocket(address.href, this.#plain ? [] : [SUBPROTOCOL]);
     this.#socket = socket;
     this.#openedAt = null;
@@ -300,7 +301,7 @@ export class ChatFlow extends EventTarget {
       case "welcome":
         this.#welcomeHead = frame.head;
         this.#heartbeatMs = frame.heartbeatSeconds * 1000;
-        if (this.#seq === null && !this.#wish) this.#seq = frame.head;
+        if (this.#seq === null && this.#last === undefined) this.#seq = frame.head;
         break;
       case "resumed":
         if (this.#seq === null) this.#seq = frame.count ? frame.from - 1 : this.#welcomeHead;

@@ -1,0 +1,1 @@
+"""The page and its client in a real browser."""
