@@ -98,7 +98,7 @@ class Pages:
 
     def head(self, room: int) -> Deferred[int]:
         """The room's last seq, as it is in the database now or later. Waits and fails like :meth:`get`."""
-        answer: Deferred[int] = Deferred(lambda one: None)
+        answer: Deferred[int] = Deferred()
         self._heads_waiting.append(answer)
         self._heads_rooms.append(room)
         if not self._reading_heads:
@@ -204,5 +204,4 @@ def _cost_bytes(page: Page) -> int:
 
 def _answer(waiting: list[Deferred[T]], result: T | Failure) -> None:
     for one in tuple(waiting):
-        if not one.called:
-            one.callback(result)
+        one.callback(result)

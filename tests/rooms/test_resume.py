@@ -124,19 +124,30 @@ class TestWhatIsGiven:
         rig.deliver(41, 41)
         assert member.log == [Resumed(4, 15, 12), *range(4, 42)]
 
-    def test_a_page_as_old_as_what_the_member_has_is_read_again(self, rig: Rig) -> None:
+    def test_a_page_older_than_what_the_member_has_is_read_again(self) -> None:
+        rig = Rig(tail=1)
         rig.deliver(1, 12)
         rig.store.holding = True
-        rig.begin(10)
-        first = rig.resume(5)  # waits for page 1 to 10
+        first = rig.resume(10)  # reads 11 and 12
+        rig.deliver(13, 18)
+        second = rig.resume(15)  # waits for the same page
+        assert len(rig.store.held) == 1
+        rig.store.holding = False
         rig.store.let_go()
-        second = rig.resume(6)
-        rig.deliver(13, 30)
-        while rig.store.held:
-            rig.store.let_go()
-            rig.clock.advance(1.0)
-        assert first.seqs == list(range(6, 31))
-        assert second.seqs == list(range(7, 31))
+        rig.clock.pump([0.1] * 5)
+        assert first.log == [Resumed(11, 12, 2), *range(11, 19)]
+        assert second.log == [Resumed(16, 18, 3), 16, 17, 18]
+
+    def test_the_newest_page_is_read_again_by_who_needs_more_than_it_had(self) -> None:
+        rig = Rig(tail=1)
+        rig.store.commit(15)
+        rig.hub.start_at(1, 15)
+        assert rig.resume(12).seqs == [13, 14, 15]
+        assert rig.resume(13).seqs == [14, 15]
+        assert len(rig.store.pages) == 1
+        rig.deliver(16, 18)
+        assert rig.resume(13).seqs == [14, 15, 16, 17, 18]
+        assert len(rig.store.pages) == 2
 
 
 class TestAheadOfTheHub:
@@ -167,6 +178,16 @@ class TestAheadOfTheHub:
         assert member.seqs == []
         assert rig.hub.members() == {}
 
+    def test_nothing_is_left_out_when_the_hub_passes_over_what_is_gone(self, rig: Rig) -> None:
+        rig.deliver(1, 5)
+        rig.store.commit(20)
+        members = [rig.resume(since) for since in (18, 19, 20)]
+        rig.store.drop(1, 20)
+        rig.hub.announce(1, 20)
+        rig.store.commit(23)
+        rig.hub.deliver(rig.store.messages(21, 23))
+        assert [member.seqs[-3:] for member in members] == [[21, 22, 23]] * 3
+
     def test_the_head_is_one_that_was_read_after_it_came(self, rig: Rig) -> None:
         rig.store.holding = True
         rig.store.commit(3)
@@ -196,6 +217,13 @@ class TestReset:
         rig.clock.advance(0)
         rig.deliver(8, 8)
         assert member.log == [Reset("beyond_head", 6), 6, 7, 8]
+
+    def test_so_is_what_was_stored_before_that_was_asked(self, rig: Rig) -> None:
+        rig.deliver(1, 5)
+        member, _ = rig.begin(99)
+        rig.deliver(6, 7)
+        rig.clock.advance(0)
+        assert member.log == [Reset("beyond_head", 6), 6, 7]
 
     @pytest.mark.parametrize("dropped", [12, 19, 20, 25, 30, 39])
     def test_since_before_what_is_held_is_told_and_history_from_there_on_follows(self, rig: Rig, dropped: int) -> None:
@@ -242,6 +270,23 @@ class TestReset:
             *(Reset("expired", 17), Resumed(17, 47, 31), *range(17, 28)),
             *(Reset("expired", 34), Resumed(34, 47, 14), *range(34, 48)),
         ]
+
+    def test_a_hole_that_the_hub_has_passed_over_is_told(self) -> None:
+        rig = Rig(tail=1000)
+        rig.deliver(1, 3)
+        rig.store.commit(9)
+        rig.store.drop(4, 6)
+        rig.hub.announce(1, 9)
+        assert rig.resume(7).seqs == [8, 9]
+        assert rig.resume(2).log == [Resumed(3, 9, 7), 3, Reset("expired", 7), Resumed(7, 9, 3), 7, 8, 9]
+
+    def test_a_hole_at_the_head_is_told(self, rig: Rig) -> None:
+        rig.store.commit(47)
+        rig.store.drop(44, 47)
+        rig.hub.start_at(1, 47)
+        member = rig.resume(40)
+        rig.deliver(48, 49)
+        assert member.log == [Resumed(41, 47, 7), 41, 42, 43, Reset("expired", 48), Resumed(48, 47, 0), 48, 49]
 
     def test_what_retention_takes_while_it_is_given_is_told(self, rig: Rig) -> None:
         rig.deliver(1, 60)
@@ -300,6 +345,16 @@ class TestBounds:
         assert rig.pages.read == 5
         assert rig.pages.shared > 8
 
+    def test_those_who_waited_for_the_same_page_take_turns(self, rig: Rig) -> None:
+        rig.deliver(1, 47)
+        rig.store.holding = True
+        members = [rig.begin(2)[0] for _ in range(100)]
+        rig.clock.advance(0)
+        rig.store.let_go()
+        assert not any(member.log for member in members), "not all in the turn of the reactor that brought the page"
+        rig.store.holding = False
+        rig.clock.advance(0)
+
     def test_few_pages_are_read_at_the_same_time_and_the_rest_in_the_order_of_asking(self) -> None:
         rig = Rig(reads=2)
         for room in range(1, 7):
@@ -326,13 +381,32 @@ class TestBounds:
             rig.deliver(1, 54)
             assert rig.resume(0).seqs == rig.resume(0).seqs == list(range(1, 55))
             assert rig.store.pages.count((1, 1)) == count
-            assert len(rig.store.pages) == 5 * count
+
+    def test_of_the_pages_that_are_kept_the_one_used_last_stays_longest(self) -> None:
+        rig = Rig(cache=2 * 1300)
+        for room in (1, 2, 3):
+            rig.store.commit(10, room)
+        for room in (1, 2, 1, 3, 1, 2):
+            rig.pages.get(room, 5)
+        assert rig.store.pages == [(1, 1), (2, 1), (3, 1), (2, 1)]
+
+    def test_the_newest_page_counts_once_however_often_it_is_read(self) -> None:
+        rig = Rig(cache=2 * 1300)
+        rig.store.commit(10, room=2)
+        rig.pages.get(2, 5)
+        for head in range(1, 10):
+            rig.store.commit(head)
+            rig.pages.get(1, head)
+        assert len(rig.store.pages) == 10
+        rig.pages.get(2, 5)
+        assert len(rig.store.pages) == 10
 
     def test_the_tail_of_a_room_is_bounded(self) -> None:
         rig = Rig(tail=5)
         rig.deliver(1, 100)
         assert rig.hub.tail(1, 95, 1000) == (b"96 97 98 99 100 ", 100)
         assert rig.hub.tail(1, 94, 1000) is None
+        assert rig.hub.tail(1, 95, 4) == (b"96 97 ", 97)
 
     def test_all_tails_are_bounded_and_the_room_that_is_silent_for_longest_goes_without(self) -> None:
         rig = Rig(tail=5, tails=12)
@@ -482,8 +556,13 @@ _EVENTS = ["announce", "compare", "fail", "heal", "hold", "answer", "answer", "t
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[int, list[Event]]:
+def plans(draw: st.DrawFn) -> tuple[int, Rig, list[Event]]:
     """How many messages a room gets, and what happens meanwhile to those who come back."""
+    rig = Rig(
+        tail=draw(st.sampled_from([1, 4, 20])),
+        write_bytes=draw(st.sampled_from([3, 15, 1000])),
+        cache=draw(st.sampled_from([0, 2500, 100_000])),
+    )
     total = draw(st.integers(1, 60))
     seq = st.integers(1, total)
     pairs = st.tuples(seq, seq)
@@ -493,7 +572,7 @@ def plans(draw: st.DrawFn) -> tuple[int, list[Event]]:
     next_ones = st.tuples(st.just("next"), st.integers(1, 10), seq)
     others = st.tuples(st.sampled_from(_EVENTS), seq, seq)
     event: st.SearchStrategy[Event] = st.one_of(next_ones, deliveries, resumes, others, others)
-    return total, draw(st.lists(st.one_of(event, drops) if draw(st.booleans()) else event, max_size=60))
+    return total, rig, draw(st.lists(st.one_of(event, drops) if draw(st.booleans()) else event, max_size=60))
 
 
 def ignore_that_it_is_away(failure: Failure) -> None:
@@ -503,9 +582,9 @@ def ignore_that_it_is_away(failure: Failure) -> None:
 class Trial:
     """Carries out a plan, and knows who came with what."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, rig: Rig) -> None:
         self.total = total
-        self.rig = Rig(tail=4, write_bytes=15, cache=2500)
+        self.rig = rig
         self.came: list[tuple[ResumingMember, Deferred[None], int]] = []
         self.gone: list[tuple[ResumingMember, list[Any]]] = []
 
@@ -593,10 +672,10 @@ class Trial:
 
 @given(plans())
 def test_all_who_come_get_each_message_once_and_in_order_whatever_happens(
-    plan: tuple[int, list[Event]],
+    plan: tuple[int, Rig, list[Event]],
 ) -> None:
-    total, events = plan
-    trial = Trial(total)
+    total, rig, events = plan
+    trial = Trial(total, rig)
     for event in events:
         trial.do(*event)
     trial.settle()
