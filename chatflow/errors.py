@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+#: Why a message or a wish is refused, for programs; ``docs/protocol.rst`` says what each means.
+ErrorCode = Literal[
+    "invalid_json",
+    "missing_field",
+    "invalid_field",
+    "binary_frame",
+    "too_large",
+    "overloaded",
+    "unavailable",
+    "not_stored",
+    "draining",
+    "internal_error",
+    "since_beyond_head",
+    "since_expired",
+    "invalid_parameter",
+]
+
 
 class ChatFlowError(Exception):
     """Base class."""
@@ -18,11 +37,10 @@ class StartupError(ChatFlowError):
 class Refused(ChatFlowError):
     """A client's message is not accepted; the connection lives on.
 
-    :ivar code: one of the codes listed in ``docs/protocol.rst``, for programs.
     :ivar field: the wire name of the field at fault, or None.
     """
 
-    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+    def __init__(self, code: ErrorCode, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.field = field

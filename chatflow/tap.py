@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,13 @@ from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain
-from chatflow.edge.connections import ChatFactory, EdgeLimits, Heartbeat
+from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, ChatSite, Status, routes
 from chatflow.edge.listeners import Listener
+from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
+from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
+from chatflow.edge.websocket import ChatProtocol
 from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
 from chatflow.lifecycle.step import Step
 from chatflow.metrics import Instance, Metrics
@@ -30,10 +33,12 @@ from chatflow.persistence.embedded import EmbeddedPostgres
 from chatflow.persistence.history import History
 from chatflow.persistence.instances import InstanceTable, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
+from chatflow.persistence.presence import PresenceTable
 from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.pages import Pages
+from chatflow.rooms.presence import BEAT_SECONDS, NoOthers, Presence
 from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
@@ -101,20 +106,29 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     # And the way of who comes back: history → tail of the hub → hub.
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
+    presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
+    stored = StoredTracker(clock=reactor, hub=hub, places=history.places)
     edge = ChatFactory(
         clock=reactor,
         rooms=config.rooms,
+        server_id=config.server_id,
         ingress=ingress,
         hub=hub,
         resumer=resumer,
+        presence=presence,
+        stored=stored,
         limits=EdgeLimits(
             max_frame_bytes=config.max_frame_bytes,
             max_connections=config.max_connections,
             max_pending_per_connection=config.max_pending_per_connection,
             max_client_buffer_bytes=config.max_client_buffer_bytes,
         ),
+        ping_interval_seconds=config.ping_interval_seconds,
     )
-    heartbeat = Heartbeat(clock=reactor, factory=edge, interval_seconds=config.ping_interval_seconds)
+
+    def rounds(interval_seconds: float, visit: Callable[[ChatProtocol], object]) -> Step:
+        each = Rounds(clock=reactor, factory=edge, interval_seconds=interval_seconds, visit=visit)
+        return Step(each.start, each.stop)
 
     instance = Instance(
         clock=reactor,
@@ -173,7 +187,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         service.add(name, part)
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
     service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, hub.compare_with_database))
-    service.add("heartbeat", Step(heartbeat.start, heartbeat.stop))
+    service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
+    service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))
+    service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
+    service.add("pings", rounds(config.ping_interval_seconds, ping_or_drop))
+    service.add("heads", rounds(HEARTBEAT_SECONDS, ChatProtocol.tell_head))
     for endpoint in config.listen:
         service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
     service.add("clients", Drain(clock=reactor, edge=edge, ingress=ingress, instance=instance, broker=broker))
@@ -188,6 +206,7 @@ def _alone(config: Config, commits: Database) -> Broker:
         fanout=NoFanout(),
         dead_letters=DeadLetterTable(commits),
         depths=EmbeddedDepths(queue),
+        presence=NoOthers(),
     )
 
 
@@ -263,6 +282,7 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, reads: Database) -> Bro
         fanout=fanout,
         dead_letters=dead_letters,
         depths=SqsDepths(clock=reactor, calls=aws, names=names, urls=queue.urls),
+        presence=PresenceTable(reads, config.server_id, f"{int(reactor.seconds() * 1000):x}"),
         parts=[
             ("AWS calls", Step(aws.start, aws.stop)),
             ("dead letters", Step(dead_letters.start)),

@@ -11,12 +11,14 @@ from chatflow.broker.depth import Depths
 from chatflow.broker.interfaces import IFanout, IRoomQueue
 from chatflow.readings import Reading
 from chatflow.rooms.interfaces import IDeadLetters
+from chatflow.rooms.presence import IPresenceTable
 
 
 @frozen(kw_only=True)
 class Broker:
     """One instance's room queue, fan-out, dead letters, and how deep its queues are.
 
+    :ivar presence: where the members of other instances are known from.
     :ivar parts: services by name, started before the consumer and stopped after it.
     :ivar listeners: services by name, started after the consumer and stopped before it.
     :ivar hears: whether news of other instances arrive here.
@@ -28,6 +30,7 @@ class Broker:
     fanout: IFanout
     dead_letters: IDeadLetters
     depths: Depths
+    presence: IPresenceTable
     parts: Sequence[tuple[str, Service]] = ()
     listeners: Sequence[tuple[str, Service]] = ()
     hears: Callable[[], bool] = lambda: True

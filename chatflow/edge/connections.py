@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import randint
+
 from attrs import define, frozen
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
@@ -9,9 +12,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from chatflow.edge import v2
+from chatflow.edge.stored import StoredTracker
 from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, CLOSE_RESTART, ChatProtocol
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.presence import Presence
 from chatflow.rooms.resume import Resumer
 
 _OPEN_HANDSHAKE_SECONDS = 10
@@ -20,7 +26,7 @@ _OPEN_HANDSHAKE_SECONDS = 10
 _DRAIN_SLICES = 20
 _DRAIN_PAUSE_SECONDS = 0.05
 
-_HEARTBEAT_SLICES = 20
+_ROUND_SLICES = 20
 
 
 @frozen
@@ -57,7 +63,18 @@ class ChatFactory(WebSocketServerFactory):
     _log = Logger()
 
     def __init__(
-        self, *, clock: IReactorTime, rooms: int, ingress: Ingress, hub: Hub, resumer: Resumer, limits: EdgeLimits
+        self,
+        *,
+        clock: IReactorTime,
+        rooms: int,
+        server_id: str,
+        ingress: Ingress,
+        hub: Hub,
+        resumer: Resumer,
+        presence: Presence,
+        stored: StoredTracker,
+        limits: EdgeLimits,
+        ping_interval_seconds: float,
     ) -> None:
         super().__init__(server="ChatFlow", reactor=clock)
         self.clock = clock
@@ -65,6 +82,10 @@ class ChatFactory(WebSocketServerFactory):
         self.ingress = ingress
         self.hub = hub
         self.resumer = resumer
+        self.presence = presence
+        self.stored = stored
+        self._server_id = server_id
+        self._ping_interval_seconds = ping_interval_seconds
         self.limits = limits
         self.counters = EdgeCounters()
         self.draining = False
@@ -84,7 +105,7 @@ class ChatFactory(WebSocketServerFactory):
             openHandshakeTimeout=_OPEN_HANDSHAKE_SECONDS,
             closeHandshakeTimeout=CLOSE_HANDSHAKE_SECONDS,
             tcpNoDelay=True,
-            autoPingInterval=0,  # Heartbeat
+            autoPingInterval=0,  # ping_or_drop
             perMessageCompressionAccept=lambda offers: None,
             allowedOrigins=["*"],  # chatflow.edge.http knows which host was asked for
             allowNullOrigin=True,
@@ -95,6 +116,16 @@ class ChatFactory(WebSocketServerFactory):
     def full(self) -> bool:
         """Whether there is no place for another connection."""
         return len(self.protocols) >= self.limits.max_connections
+
+    def welcome(self, room: int, first: int) -> bytes:
+        """The first frame for a client that speaks ``chatflow.v2``. ``first``: the first seq that the room holds."""
+        limits = v2.Limits(self.limits.max_frame_bytes, self.limits.max_pending_per_connection)
+        head = self.hub.head(room)
+        return v2.encode(
+            v2.Welcome(
+                str(room), head, first, self._server_id, self._ping_interval_seconds, v2.HEARTBEAT_SECONDS, limits
+            )
+        )
 
     def opened(self, protocol: ChatProtocol) -> None:
         """A handshake is done."""
@@ -121,6 +152,7 @@ class ChatFactory(WebSocketServerFactory):
         size = max(1, -(-len(waiting) // _DRAIN_SLICES))
         for begin in range(0, len(waiting), size):
             for protocol in waiting[begin : begin + size]:
+                protocol.say_goodbye(randint(v2.MIN_RETRY_AFTER_MS, v2.MAX_RETRY_AFTER_MS))
                 protocol.leave(CLOSE_RESTART, "the server restarts: reconnect and resume")
             await deferLater(self.clock, _DRAIN_PAUSE_SECONDS)
         if self.protocols:
@@ -134,20 +166,28 @@ class ChatFactory(WebSocketServerFactory):
             protocol.drop()
 
 
-class Heartbeat:
-    """Pings silent connections, and drops those that stay silent until their next turn.
+class Rounds:
+    """Visits every connection at an interval.
 
-    Only bytes received count as life. One timer serves all: at each beat it looks at those whose turn it is, so that
-    5,000 connections cost neither 5,000 timers nor a burst of pings.
+    One timer serves all: at each beat it visits those whose turn it is, so that 5,000 connections cost neither 5,000
+    timers nor a burst.
 
-    :param interval_seconds: how often each connection has its turn; 0 turns the heartbeat off.
+    :param interval_seconds: how often each connection has its turn; 0 turns it off.
     """
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, factory: ChatFactory, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        factory: ChatFactory,
+        interval_seconds: float,
+        visit: Callable[[ChatProtocol], object],
+    ) -> None:
         self._factory = factory
         self._interval_seconds = interval_seconds
+        self._visit = visit
         self._turns: list[list[ChatProtocol]] = []
         self._loop = LoopingCall(self._beat)
         self._loop.clock = clock
@@ -155,7 +195,7 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat."""
         if self._interval_seconds:
-            self._loop.start(self._interval_seconds / _HEARTBEAT_SLICES, now=False)
+            self._loop.start(self._interval_seconds / _ROUND_SLICES, now=False)
 
     def stop(self) -> None:
         """Stop beating."""
@@ -165,21 +205,27 @@ class Heartbeat:
     def _beat(self) -> None:
         if not self._turns:
             protocols = list(self._factory.protocols)
-            self._turns = [protocols[turn::_HEARTBEAT_SLICES] for turn in range(_HEARTBEAT_SLICES)]
+            self._turns = [protocols[turn::_ROUND_SLICES] for turn in range(_ROUND_SLICES)]
         for protocol in self._turns.pop():
             try:
-                self._look_at(protocol)
+                if protocol.state == protocol.STATE_OPEN:
+                    self._visit(protocol)
             except Exception:
-                self._log.failure("a heartbeat failed")
+                self._log.failure("a visit failed")
 
-    def _look_at(self, protocol: ChatProtocol) -> None:
-        if protocol.state != protocol.STATE_OPEN or protocol.reading_paused:
-            return
-        if protocol.heard:
-            protocol.heard = protocol.pinged = False
-        elif protocol.pinged:
-            self._factory.counters.silent_clients_dropped += 1
-            protocol.drop()
-        else:
-            protocol.pinged = True
-            protocol.sendPing()
+
+def ping_or_drop(protocol: ChatProtocol) -> None:
+    """Ping a connection of which nothing was heard since the last visit; drop it if it was pinged then already.
+
+    Only bytes received count as life.
+    """
+    if protocol.reading_paused:
+        return
+    if protocol.heard:
+        protocol.heard = protocol.pinged = False
+    elif protocol.pinged:
+        protocol.factory.counters.silent_clients_dropped += 1
+        protocol.drop()
+    else:
+        protocol.pinged = True
+        protocol.sendPing()

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from chatflow.edge import v2
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, text_frame
 from chatflow.edge.wishes import Wish, parse_wish
-from chatflow.errors import Refused
+from chatflow.errors import ErrorCode, Refused
 from chatflow.rooms.interfaces import Accepted, IResumingMember, ISender, Reset, Resumed
 from chatflow.rooms.messages import decode, encode_ack, encode_error, parse_room
 
@@ -38,9 +39,15 @@ _SKIPPED_BYTES = 4 * 1024 * 1024
 _PONG_FINAL = 0x8A
 
 # What a client without chatflow.v2 is told when the history that it asked for is not there.
-_RESET = {
-    "beyond_head": "since is beyond the room's last message: what comes now are the new ones, from seq {first} on",
-    "expired": "messages behind since are no longer held: what comes now begins with seq {first}",
+_RESET: dict[str, tuple[ErrorCode, str]] = {
+    "beyond_head": (
+        "since_beyond_head",
+        "since is beyond the room's last message: what comes now are the new ones, from seq {first} on",
+    ),
+    "expired": (
+        "since_expired",
+        "messages behind since are no longer held: what comes now begins with seq {first}",
+    ),
 }
 
 # Fragments cost memory even when they are empty.
@@ -60,6 +67,9 @@ class ChatProtocol(WebSocketServerProtocol):
         self._room = 0
         self._ip: str | None = None
         self._wish = Wish()
+        self._speaks_v2 = False
+        # Until the welcome is written.
+        self._greeting: Deferred[None] | None = None
         self._joined = False
         # While history is read for this client, which joins the hub at its end.
         self._resume: Deferred[None] | None = None
@@ -80,7 +90,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     # Opening and closing
 
-    def onConnect(self, request: ConnectionRequest) -> None:
+    def onConnect(self, request: ConnectionRequest) -> str | None:
         room = parse_room(request.path.removeprefix("/chat/"), self.factory.rooms)
         if room is None:
             raise ConnectionDeny(404, "there is no such room")
@@ -90,6 +100,8 @@ class ChatProtocol(WebSocketServerProtocol):
         except Refused as refused:
             raise ConnectionDeny(400, str(refused)) from None
         self._ip = getattr(self.transport.getPeer(), "host", None)
+        self._speaks_v2 = v2.SUBPROTOCOL in request.protocols
+        return v2.SUBPROTOCOL if self._speaks_v2 else None
 
     def onOpen(self) -> None:
         factory = self.factory
@@ -98,11 +110,16 @@ class ChatProtocol(WebSocketServerProtocol):
             return
         factory.opened(self)
         self._joined = True
+        factory.presence.joined(self._room, self._wish.who)
         # Twisted's HTTP channel had registered itself, and Autobahn's resource leaves it so.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         self._forget_handshake()
-        self._enter_room()
+        if self._speaks_v2:
+            self._greeting = Deferred.fromCoroutine(self._greet())
+            self._greeting.addErrback(self._greeting_failed)
+        else:
+            self._enter_room()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._leave_room()
@@ -131,6 +148,27 @@ class ChatProtocol(WebSocketServerProtocol):
             self._end = self.factory.clock.callLater(CLOSE_HANDSHAKE_SECONDS, self.transport.abortConnection)
         self._resume_reading()
 
+    async def _greet(self) -> None:
+        """Welcome the client, then let it in. What else is written meanwhile waits, so that the welcome comes first."""
+        held: list[bytes] = []
+        self._write = held.append  # type: ignore[method-assign, assignment]
+        factory, room = self.factory, self._room
+        first = await factory.resumer.first_seq(room)
+        del self._write
+        self._write(factory.welcome(room, first))
+        for frames in held:
+            self._write(frames)
+        if not self._joined:
+            return
+        self._enter_room()
+        if self._wish.presence:
+            factory.presence.watch(room, self)
+
+    def _greeting_failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("a welcome to room {room} failed", failure, room=self._room)
+            self.drop()
+
     def _enter_room(self) -> None:
         wish = self._wish
         if wish.resumes:
@@ -142,6 +180,11 @@ class ChatProtocol(WebSocketServerProtocol):
     def _leave_room(self) -> None:
         if self._joined:
             self._joined = False
+            if self._greeting is not None:
+                self._greeting.cancel()
+                self.factory.presence.unwatch(self._room, self)
+                self.factory.stored.forget(self)
+            self.factory.presence.left(self._room, self._wish.who)
             if self._resume is not None:
                 self._resume.cancel()
             self.factory.hub.leave(self._room, self)
@@ -227,7 +270,7 @@ class ChatProtocol(WebSocketServerProtocol):
                 self._invalid_payload("a text frame must be UTF-8")  # RFC 6455 8.1: close with 1007
                 return
         try:
-            factory.ingress.accept(self._room, decode(payload), self, self._ip)
+            message = factory.ingress.accept(self._room, decode(payload), self, self._ip)
         except Refused as refused:
             self._refused(refused)
             return
@@ -235,6 +278,8 @@ class ChatProtocol(WebSocketServerProtocol):
             self._log.failure("a message in room {room} failed", room=self._room)
             self._refused(Refused("internal_error", "the server failed on this message"))
             return
+        if self._speaks_v2:
+            factory.stored.sent(message, self)
         self._pending += 1
         if self._pending >= factory.limits.max_pending_per_connection:
             self._pause_reading()
@@ -248,6 +293,9 @@ class ChatProtocol(WebSocketServerProtocol):
         if self.state == self.STATE_OPEN:
             self.factory.counters.acks_sent += len(accepted)
             self._write(b"".join([text_frame(encode_ack(message, original)) for message, original in accepted]))
+            if self._speaks_v2:
+                for message, _ in accepted:
+                    self.factory.stored.acknowledged(message, self)
 
     def refuse(self, refused: Refused, count: int) -> None:
         self._pending -= count
@@ -260,8 +308,11 @@ class ChatProtocol(WebSocketServerProtocol):
         self._write(block)
 
     def resuming(self, result: Resumed | Reset) -> None:
-        if isinstance(result, Reset):
-            self._error(Refused(f"since_{result.reason}", _RESET[result.reason].format(first=result.first), "since"))
+        if self._speaks_v2:
+            self._write(v2.encode(v2.resume_frame(result)))
+        elif isinstance(result, Reset):
+            code, text = _RESET[result.reason]
+            self._error(Refused(code, text.format(first=result.first), "since"))
 
     def drained(self) -> Deferred[None]:
         if not self._writing_paused:
@@ -324,6 +375,16 @@ class ChatProtocol(WebSocketServerProtocol):
     def stop_reading(self) -> None:
         """Leave what the client still sends in its socket: this instance will not answer it."""
         self._pause_reading()
+
+    def tell_head(self) -> None:
+        """If it speaks ``chatflow.v2``: what was delivered in its room, up to where it has everything."""
+        if self._speaks_v2 and self._joined and (self._resume is None or self._resume.called):
+            self._write(v2.encode(v2.Heartbeat(self.factory.hub.last_seq(self._room))))
+
+    def say_goodbye(self, retry_after_ms: int) -> None:
+        """If it speaks ``chatflow.v2``: when to come back. Call it before :meth:`leave`."""
+        if self._speaks_v2:
+            self._write(v2.encode(v2.Goodbye(retry_after_ms)))
 
     @property
     def reading_paused(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from chatflow.persistence.commit import REPEAT_HOURS
 from chatflow.persistence.database import Database
 from chatflow.rooms.interfaces import IHistory, IPageHistory, Page
 from chatflow.rooms.messages import Message, StoredMessage
@@ -28,6 +29,12 @@ SELECT seq, '{"messageId":"' || message_id || '","roomId":"' || room_id || '","s
        || ',"timestamp":"' || to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
        || '","messageType":' || to_json(message_type) || ',"serverId":' || to_json(server_id) || '}'
 FROM messages WHERE room_id = %s AND seq BETWEEN %s AND %s ORDER BY seq
+"""
+
+# The window of chatflow.persistence.commit, and an hour for messages that were on their way.
+_PLACES = """
+SELECT message_id::text, seq FROM messages
+WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at > now() - make_interval(hours => %s)
 """
 
 
@@ -62,6 +69,10 @@ class History:
         """See :class:`IPageHistory`."""
         return Deferred.fromCoroutine(self._database.run_once("read the first message", next_seq_in_thread, room, 0))
 
+    def places(self, message_ids: Sequence[str]) -> Deferred[Mapping[str, int]]:
+        """The seq of each message that its client has named and that is stored. Fails like :meth:`after`."""
+        return Deferred.fromCoroutine(self._database.run_once("find messages", places_in_thread, list(message_ids)))
+
 
 def messages_after_in_thread(cursor: Any, room: int, seq: int, limit: int) -> list[StoredMessage]:
     """The room's first ``limit`` messages with a larger seq, ascending."""
@@ -69,6 +80,12 @@ def messages_after_in_thread(cursor: Any, room: int, seq: int, limit: int) -> li
     return [
         StoredMessage(room, number, server_id, Message(*fields)) for number, server_id, *fields in cursor.fetchall()
     ]
+
+
+def places_in_thread(cursor: Any, message_ids: list[str]) -> dict[str, int]:
+    """See :meth:`History.places`."""
+    cursor.execute(_PLACES, (message_ids, REPEAT_HOURS + 1))
+    return dict(cursor.fetchall())
 
 
 def heads_in_thread(cursor: Any) -> dict[int, int]:

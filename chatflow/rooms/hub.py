@@ -92,6 +92,8 @@ class Hub:
         self.failed = 0
         self.gaps_filled = 0
         self.duplicates_dropped = 0
+        #: Called with what was delivered in a room, behind its members.
+        self.witness: Callable[[Sequence[StoredMessage]], None] | None = None
 
     def start_at(self, room: int, seq: int) -> None:
         """Messages up to ``seq`` were stored before this instance began: they are history, not news."""
@@ -221,6 +223,8 @@ class Hub:
             self.delivered += len(messages) * len(members)
         if state.ahead:
             self._reach_those_ahead(room, state, messages)
+        if self.witness is not None:
+            self.witness(messages)
 
     def _give(self, room: int, member: IMember, data: bytes, count: int) -> None:
         try:

@@ -59,8 +59,8 @@ class Ingress:
         self.failed = 0
         self.envelopes = 0
 
-    def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> None:
-        """Take a message; its sender is answered through :class:`ISender` later.
+    def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> Message:
+        """Take a message, which gets its id; its sender is answered through :class:`ISender` later.
 
         :raises Refused: ``overloaded`` or ``draining``; then the sender is not called.
         """
@@ -94,6 +94,7 @@ class Ingress:
             self._start_publishing(room, state)
         elif state.gathering is not None and state.waiting_bytes >= MAX_CONTENT_BYTES:
             state.gathering.reset(0)
+        return message
 
     def drain(self) -> Deferred[None]:
         """Accept nothing more. Fires when every accepted message is answered."""
