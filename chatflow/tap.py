@@ -16,6 +16,7 @@ from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain
+from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, ChatSite, Status, routes
@@ -27,6 +28,7 @@ from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
 from chatflow.lifecycle.step import Step
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
+from chatflow.persistence.archive import Archive
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.embedded import EmbeddedPostgres
@@ -145,6 +147,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     )
     metrics.add([*instance.readings(), *broker.readings()], hub)
     report = QueueReport(broker.depths, config.rooms)
+    api = Api(rooms=config.rooms, archive=Archive(reads), presence=presence)
     status = Status(
         health=instance.health,
         ready=instance.ready,
@@ -154,7 +157,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=report.room,
         queues=report.all,
     )
-    site = ChatSite(ChatResource(edge, config.allowed_origins), routes(status), reactor)
+    site = ChatSite(ChatResource(edge, config.allowed_origins), routes(status, api.operations()), reactor)
 
     def prepare_database() -> None:
         heads = prepare(

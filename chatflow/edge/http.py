@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.edge.connections import ChatFactory
+from chatflow.edge.operations import Gate, OpenApi, Operation, add_operations
 from chatflow.edge.static import add_pages
 from chatflow.edge.wishes import parse_wish
 from chatflow.errors import Refused, Unavailable
@@ -29,6 +31,10 @@ from chatflow.rooms.messages import parse_room
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
 _MAX_BODY_BYTES = 64 * 1024
 _REQUEST_SECONDS = 30
+
+#: Of the HTTP API. They read the database with the connections that resuming clients need too.
+_API_AT_ONCE = 2
+_API_WAITING = 200
 
 
 def json_response(request: Any, status: int, body: object) -> bytes:
@@ -147,10 +153,19 @@ class Status:
         self.queues = queues
 
 
-def routes(status: Status) -> Klein:
-    """Everything but ``/chat/``."""
+def routes(status: Status, operations: Sequence[Operation] = ()) -> Klein:
+    """Everything but ``/chat/``.
+
+    :param operations: of the HTTP API; ``/api/openapi.json`` describes them.
+    """
     app = Klein()
     add_pages(app)
+    add_operations(app, operations, Gate(running=_API_AT_ONCE, waiting=_API_WAITING))
+    document = OpenApi(metadata.version("chatflow"), operations).document()
+
+    @app.route("/api/openapi.json", methods=["GET", "HEAD"])
+    def openapi(request: Any) -> bytes:
+        return json_response(request, 200, document)
 
     @app.route("/health", methods=["GET", "HEAD"])
     def health(request: Any) -> bytes:

@@ -73,7 +73,9 @@ class StoredMessage(msgspec.Struct, frozen=True, array_like=True):
     message: Message
 
 
-class _Broadcast(msgspec.Struct):
+class Broadcast(msgspec.Struct):
+    """A stored message as clients are shown it."""
+
     messageId: str
     roomId: str
     seq: int
@@ -152,20 +154,23 @@ def encode_error(refused: Refused, now_us: int) -> bytes:
 
 
 def encode_broadcast(stored: StoredMessage) -> bytes:
-    """A message for everyone in its room. The client's address is stored, never broadcast."""
+    """A message for everyone in its room."""
+    return _encode(broadcast(stored))
+
+
+def broadcast(stored: StoredMessage) -> Broadcast:
+    """What everyone may see of a message. The client's address is stored, never broadcast."""
     message = stored.message
-    return _encode(
-        _Broadcast(
-            message.message_id,
-            str(stored.room),
-            stored.seq,
-            str(message.user_id),
-            message.username,
-            message.text,
-            iso_timestamp(message.created_at_us),
-            message.message_type,
-            stored.server_id,
-        )
+    return Broadcast(
+        message.message_id,
+        str(stored.room),
+        stored.seq,
+        str(message.user_id),
+        message.username,
+        message.text,
+        iso_timestamp(message.created_at_us),
+        message.message_type,
+        stored.server_id,
     )
 
 

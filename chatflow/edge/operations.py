@@ -1,0 +1,250 @@
+"""HTTP operations as values: what answers a request is also what ``/api/openapi.json`` says of it.
+
+An operation names its parameters, each with the function that checks it and the schema that describes it, and the
+struct of its answer. :func:`add_operations` makes routes of them, :class:`OpenApi` the document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from attrs import Factory, define, frozen
+from klein import Klein
+from twisted.internet.defer import DeferredSemaphore
+from twisted.logger import Logger
+
+from chatflow.errors import Unavailable
+
+_log = Logger()
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """Why there is no answer."""
+
+    status: str
+    code: str
+    errorMessage: str
+
+
+class RequestRefused(Exception):
+    """A request that is answered with an error.
+
+    :ivar status: of HTTP.
+    :ivar headers: beside the usual ones.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+
+    def body(self) -> object:
+        """What the client is told."""
+        return ApiError("ERROR", self.code, str(self))
+
+
+def unavailable(reason: str) -> RequestRefused:
+    """503, come again soon."""
+    return RequestRefused(503, "unavailable", reason, {"retry-after": "1"})
+
+
+@frozen(kw_only=True)
+class Parameter:
+    """:ivar parse: the value of a text; ValueError if it is not allowed.
+    :ivar allowed: what is, for people: "must be …".
+    :ivar status: of the answer to one that is not.
+    """
+
+    name: str
+    help: str
+    parse: Callable[[str], Any]
+    allowed: str
+    schema: Mapping[str, Any]
+    in_path: bool = False
+    required: bool = False
+    default: Any = None
+    status: int = 400
+    code: str = "invalid_parameter"
+
+    def read(self, text: str) -> Any:
+        """Its value.
+
+        :raises RequestRefused: the text is not allowed.
+        """
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise RequestRefused(self.status, self.code, f"{self.name} must be {self.allowed}") from None
+
+
+def integer(name: str, least: int, most: int, help: str, **more: Any) -> Parameter:
+    """A number in decimal digits, without sign or leading zero."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("0|[1-9][0-9]{0,18}", text) or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    schema = {"type": "integer", "minimum": least, "maximum": most}
+    if "default" in more:
+        schema["default"] = more["default"]
+    allowed = f"an integer from {least} to {most}"
+    return Parameter(name=name, help=help, parse=parse, allowed=allowed, schema=schema, **more)
+
+
+@frozen(kw_only=True)
+class Operation:
+    """:ivar path: with the names of its parameters in braces.
+    :ivar answer: what the handler's result is an instance of.
+    :ivar handler: is given the parameters by name; those that are not given and have no default are None.
+    """
+
+    path: str
+    summary: str
+    answer: Any
+    handler: Callable[..., Awaitable[object]]
+    parameters: Sequence[Parameter] = ()
+    method: str = "GET"
+    links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
+
+    @property
+    def name(self) -> str:
+        """For the document and for Klein, unique."""
+        return self.method.lower() + re.sub(r"[^a-zA-Z]+", "_", self.path.removeprefix("/api")).rstrip("_")
+
+    def arguments(self, in_path: Mapping[str, str], query: Mapping[bytes, Sequence[bytes]]) -> dict[str, Any]:
+        """The values of all parameters.
+
+        :raises RequestRefused: one is unknown, missing, given twice or not allowed.
+        """
+        known = {parameter.name for parameter in self.parameters if not parameter.in_path}
+        given: dict[str, str] = {}
+        for raw, values in query.items():
+            name = raw.decode("utf-8", "replace")
+            if name not in known:
+                allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+                raise RequestRefused(400, "invalid_parameter", f"there is no parameter {name[:50]}: {allowed}")
+            if len(values) > 1:
+                raise RequestRefused(400, "invalid_parameter", f"{name} is given more than once")
+            given[name] = values[0].decode("utf-8", "replace")
+        arguments: dict[str, Any] = {}
+        for parameter in self.parameters:
+            text = (in_path if parameter.in_path else given).get(parameter.name)
+            if text is not None:
+                arguments[parameter.name] = parameter.read(text)
+            elif parameter.required:
+                raise RequestRefused(400, "missing_parameter", f"{parameter.name} is missing: {parameter.help}")
+            else:
+                arguments[parameter.name] = parameter.default
+        return arguments
+
+
+@define
+class Gate:
+    """How many requests of some kind are worked on at once, and how many may wait for that; more are refused."""
+
+    running: int
+    waiting: int
+    _semaphore: DeferredSemaphore = Factory(lambda self: DeferredSemaphore(self.running), takes_self=True)
+
+    async def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of ``work``.
+
+        :raises RequestRefused: too many wait already.
+        """
+        if len(self._semaphore.waiting) >= self.waiting:
+            raise unavailable("too many requests at once: try again in a moment")
+        await self._semaphore.acquire()
+        try:
+            return await work()
+        finally:
+            self._semaphore.release()
+
+
+def add_operations(app: Klein, operations: Sequence[Operation], gate: Gate) -> None:
+    """A route for each."""
+    for operation in operations:
+        route = re.sub(r"\{(\w+)\}", r"<\1>", operation.path)
+        methods = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
+        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, gate))
+
+
+def _responder(operation: Operation, gate: Gate) -> Callable[..., Awaitable[bytes]]:
+    async def respond(request: Any, **in_path: str) -> bytes:
+        try:
+            arguments = operation.arguments(in_path, request.args or {})
+            answer = await gate.run(lambda: operation.handler(**arguments))
+        except RequestRefused as refused:
+            return _refuse(request, refused)
+        except Unavailable as error:
+            _log.warn("{name} is not available: {reason}", name=operation.name, reason=str(error))
+            return _refuse(request, unavailable("the database does not answer in time: try again in a moment"))
+        links = [f'<{url}>; rel="{name}"' for name, url in operation.links(answer).items() if url]
+        return _json(request, 200, answer, {"link": ", ".join(links)} if links else {})
+
+    return respond
+
+
+def _refuse(request: Any, refused: RequestRefused) -> bytes:
+    return _json(request, refused.status, refused.body(), refused.headers)
+
+
+def _json(request: Any, status: int, body: object, headers: Mapping[str, str]) -> bytes:
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"cache-control", b"no-store")
+    for name, value in headers.items():
+        request.setHeader(name.encode(), value.encode())
+    return msgspec.json.encode(body) + b"\n"
+
+
+class OpenApi:
+    """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
+
+    def __init__(self, version: str, operations: Sequence[Operation]) -> None:
+        answers = [operation.answer for operation in operations]
+        schemas, self._components = msgspec.json.schema_components(
+            [*answers, ApiError], ref_template="#/components/schemas/{name}"
+        )
+        self._version = version
+        self._error = schemas[-1]
+        self._paths: dict[str, dict[str, Any]] = {}
+        for operation, schema in zip(operations, schemas, strict=False):
+            self._paths.setdefault(operation.path, {})[operation.method.lower()] = self._describe(operation, schema)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON will have it."""
+        return {
+            "openapi": "3.1.0",
+            "info": {"title": "ChatFlow", "version": self._version},
+            "paths": self._paths,
+            "components": {"schemas": self._components},
+        }
+
+    def _describe(self, operation: Operation, schema: Mapping[str, Any]) -> dict[str, Any]:
+        statuses = {"400", "503"} | {str(parameter.status) for parameter in operation.parameters}
+        return {
+            "operationId": operation.name,
+            "summary": operation.summary,
+            "parameters": [
+                {
+                    "name": parameter.name,
+                    "in": "path" if parameter.in_path else "query",
+                    "required": parameter.in_path or parameter.required,
+                    "description": parameter.help,
+                    "schema": dict(parameter.schema),
+                }
+                for parameter in operation.parameters
+            ],
+            "responses": {"200": _response("The answer", schema)}
+            | {status: _response(HTTPStatus(int(status)).phrase, self._error) for status in sorted(statuses)},
+        }
+
+
+def _response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": dict(schema)}}}
