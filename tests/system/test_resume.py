@@ -246,4 +246,4 @@ def test_a_stop_does_not_wait_for_those_who_resume(daemon: Daemon) -> None:
         client.send(b"\x88\x80\x00\x00\x00\x00")
         client.wait_end()
         assert daemon.wait() == 0
-    assert "Traceback" not in daemon.output()
+    assert "Traceback" not in daemon.output().split("received SIGTERM")[1]
