@@ -221,6 +221,14 @@ TABLE = Table(
             "cannot be resumed from. 0 keeps all for ever.",
         ),
         Option(
+            name="refresh-views-seconds",
+            kind=Number(0, 86_400, "seconds"),
+            default=60.0,
+            group=_DATABASE,
+            help="How often the materialized views behind /api/metrics are refreshed, by one instance for all of them. "
+            "0 leaves it to POST /api/metrics/refresh-views.",
+        ),
+        Option(
             name="queue-prefix",
             kind=Text("1 to 20 letters, digits, _ or -", "[A-Za-z0-9_-]{1,20}", "NAME"),
             default="chatflow",
@@ -363,6 +371,7 @@ class Config:
     linger_ms: float
     partitions_ahead_days: int
     retention_days: int
+    refresh_views_seconds: float
     queue_prefix: str
     room_queues: int
     max_linger_ms: float

@@ -16,6 +16,7 @@ from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain
+from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.frames import broadcast_block, text_frame
@@ -28,6 +29,7 @@ from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
 from chatflow.lifecycle.step import Step
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
+from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
@@ -36,6 +38,7 @@ from chatflow.persistence.history import History
 from chatflow.persistence.instances import InstanceTable, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.presence import PresenceTable
+from chatflow.persistence.refresh import Refresher, refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
@@ -148,6 +151,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     metrics.add([*instance.readings(), *broker.readings()], hub)
     report = QueueReport(broker.depths, config.rooms)
     api = Api(rooms=config.rooms, archive=Archive(reads), presence=presence)
+    refresher = Refresher(
+        lambda unless: run_in_own_thread(
+            reactor, "refresh views", partial(refresh_in_thread, url, config.server_id, unless)
+        ),
+        config.refresh_views_seconds,
+    )
+    analytics = AnalyticsApi(source=AnalyticsStore(reads, refresher.now), rooms=config.rooms)
     status = Status(
         health=instance.health,
         ready=instance.ready,
@@ -157,7 +167,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=report.room,
         queues=report.all,
     )
-    site = ChatSite(ChatResource(edge, config.allowed_origins), routes(status, api.operations()), reactor)
+    app = routes(status, api.operations(), analytics.operations())
+    site = ChatSite(ChatResource(edge, config.allowed_origins), app, reactor)
 
     def prepare_database() -> None:
         heads = prepare(
@@ -189,6 +200,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     for name, part in broker.listeners:
         service.add(name, part)
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
+    if config.refresh_views_seconds:
+        service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
     service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, hub.compare_with_database))
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
     service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))

@@ -33,7 +33,8 @@ _MAX_BODY_BYTES = 64 * 1024
 _REQUEST_SECONDS = 30
 
 #: Of the HTTP API. They read the database with the connections that resuming clients need too.
-_API_AT_ONCE = 2
+_PAGES_AT_ONCE = 2
+_ANALYTICS_AT_ONCE = 1
 _API_WAITING = 200
 
 
@@ -153,15 +154,17 @@ class Status:
         self.queues = queues
 
 
-def routes(status: Status, operations: Sequence[Operation] = ()) -> Klein:
-    """Everything but ``/chat/``.
+def routes(status: Status, history: Sequence[Operation] = (), analytics: Sequence[Operation] = ()) -> Klein:
+    """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
 
-    :param operations: of the HTTP API; ``/api/openapi.json`` describes them.
+    :param history: operations that read a page each.
+    :param analytics: operations that may take seconds.
     """
     app = Klein()
     add_pages(app)
-    add_operations(app, operations, Gate(running=_API_AT_ONCE, waiting=_API_WAITING))
-    document = OpenApi(metadata.version("chatflow"), operations).document()
+    add_operations(app, history, Gate(running=_PAGES_AT_ONCE, waiting=_API_WAITING))
+    add_operations(app, analytics, Gate(running=_ANALYTICS_AT_ONCE, waiting=_API_WAITING))
+    document = OpenApi(metadata.version("chatflow"), [*history, *analytics]).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:

@@ -43,10 +43,6 @@ class RequestRefused(Exception):
         self.code = code
         self.headers = headers or {}
 
-    def body(self) -> object:
-        """What the client is told."""
-        return ApiError("ERROR", self.code, str(self))
-
 
 def unavailable(reason: str) -> RequestRefused:
     """503, come again soon."""
@@ -58,6 +54,7 @@ class Parameter:
     """:ivar parse: the value of a text; ValueError if it is not allowed.
     :ivar allowed: what is, for people: "must be …".
     :ivar status: of the answer to one that is not.
+    :ivar complaint: the whole text of that answer, if it is to be another than usual.
     """
 
     name: str
@@ -70,6 +67,7 @@ class Parameter:
     default: Any = None
     status: int = 400
     code: str = "invalid_parameter"
+    complaint: str | None = None
 
     def read(self, text: str) -> Any:
         """Its value.
@@ -79,7 +77,8 @@ class Parameter:
         try:
             return self.parse(text)
         except ValueError:
-            raise RequestRefused(self.status, self.code, f"{self.name} must be {self.allowed}") from None
+            complaint = self.complaint or f"{self.name} must be {self.allowed}"
+            raise RequestRefused(self.status, self.code, complaint) from None
 
 
 def integer(name: str, least: int, most: int, help: str, **more: Any) -> Parameter:
@@ -101,6 +100,7 @@ def integer(name: str, least: int, most: int, help: str, **more: Any) -> Paramet
 class Operation:
     """:ivar path: with the names of its parameters in braces.
     :ivar answer: what the handler's result is an instance of.
+    :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
 
@@ -111,6 +111,8 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
+    error: Any = ApiError
+    refusal: Callable[[RequestRefused], object] = lambda refused: ApiError("ERROR", refused.code, str(refused))
 
     @property
     def name(self) -> str:
@@ -180,18 +182,15 @@ def _responder(operation: Operation, gate: Gate) -> Callable[..., Awaitable[byte
             arguments = operation.arguments(in_path, request.args or {})
             answer = await gate.run(lambda: operation.handler(**arguments))
         except RequestRefused as refused:
-            return _refuse(request, refused)
+            return _json(request, refused.status, operation.refusal(refused), refused.headers)
         except Unavailable as error:
             _log.warn("{name} is not available: {reason}", name=operation.name, reason=str(error))
-            return _refuse(request, unavailable("the database does not answer in time: try again in a moment"))
+            late = unavailable("the database does not answer in time: try again in a moment")
+            return _json(request, late.status, operation.refusal(late), late.headers)
         links = [f'<{url}>; rel="{name}"' for name, url in operation.links(answer).items() if url]
         return _json(request, 200, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
-
-
-def _refuse(request: Any, refused: RequestRefused) -> bytes:
-    return _json(request, refused.status, refused.body(), refused.headers)
 
 
 def _json(request: Any, status: int, body: object, headers: Mapping[str, str]) -> bytes:
@@ -207,15 +206,12 @@ class OpenApi:
     """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
 
     def __init__(self, version: str, operations: Sequence[Operation]) -> None:
-        answers = [operation.answer for operation in operations]
-        schemas, self._components = msgspec.json.schema_components(
-            [*answers, ApiError], ref_template="#/components/schemas/{name}"
-        )
+        types = [kind for operation in operations for kind in (operation.answer, operation.error)]
+        schemas, self._components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self._version = version
-        self._error = schemas[-1]
         self._paths: dict[str, dict[str, Any]] = {}
-        for operation, schema in zip(operations, schemas, strict=False):
-            self._paths.setdefault(operation.path, {})[operation.method.lower()] = self._describe(operation, schema)
+        for operation, answer, error in zip(operations, schemas[::2], schemas[1::2], strict=True):
+            self._paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, answer, error)
 
     def document(self) -> dict[str, Any]:
         """As JSON will have it."""
@@ -226,24 +222,25 @@ class OpenApi:
             "components": {"schemas": self._components},
         }
 
-    def _describe(self, operation: Operation, schema: Mapping[str, Any]) -> dict[str, Any]:
-        statuses = {"400", "503"} | {str(parameter.status) for parameter in operation.parameters}
-        return {
-            "operationId": operation.name,
-            "summary": operation.summary,
-            "parameters": [
-                {
-                    "name": parameter.name,
-                    "in": "path" if parameter.in_path else "query",
-                    "required": parameter.in_path or parameter.required,
-                    "description": parameter.help,
-                    "schema": dict(parameter.schema),
-                }
-                for parameter in operation.parameters
-            ],
-            "responses": {"200": _response("The answer", schema)}
-            | {status: _response(HTTPStatus(int(status)).phrase, self._error) for status in sorted(statuses)},
-        }
+
+def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+    statuses = {"400", "503"} | {str(parameter.status) for parameter in operation.parameters}
+    return {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [
+            {
+                "name": parameter.name,
+                "in": "path" if parameter.in_path else "query",
+                "required": parameter.in_path or parameter.required,
+                "description": parameter.help,
+                "schema": dict(parameter.schema),
+            }
+            for parameter in operation.parameters
+        ],
+        "responses": {"200": _response("The answer", answer)}
+        | {status: _response(HTTPStatus(int(status)).phrase, error) for status in sorted(statuses)},
+    }
 
 
 def _response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import psycopg2
 
+from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
 from tests.support.http import Answer, request
 from tests.support.postgres import execute
 from tests.support.waiting import eventually
@@ -174,6 +175,14 @@ class Daemon:
         with contextlib.closing(psycopg2.connect(self.database_url)) as connection:
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE rooms IN ACCESS EXCLUSIVE MODE")
+            yield
+
+    @contextlib.contextmanager
+    def held_refresh(self) -> Iterator[None]:
+        """Within the block it seems that another instance refreshes the views."""
+        with contextlib.closing(psycopg2.connect(self.database_url)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_lock(%s)", (REFRESH_LOCK,))
             yield
 
     def processes(self) -> list[psutil.Process]:

@@ -174,14 +174,21 @@ def test_while_the_database_is_away_it_says_so_and_when_to_come_back(daemon: Dae
     eventually(lambda: daemon.get("/api/rooms").status == 200, "it answers again")
 
 
-def test_it_keeps_to_its_own_description(daemon: Daemon, said: list[Frame]) -> None:
+def test_it_keeps_to_its_own_description(daemon: Daemon, said: list[Frame], tmp_path: Path) -> None:
     """Schemathesis makes requests that the document allows and others that it does not, and judges the answers."""
     run = subprocess.run(
         [
-            *(_SCHEMATHESIS, "run", f"http://127.0.0.1:{daemon.port}/api/openapi.json"),
+            *(
+                _SCHEMATHESIS,
+                "--config-file",
+                Path(__file__).with_name("schemathesis.toml"),
+                "run",
+                f"http://127.0.0.1:{daemon.port}/api/openapi.json",
+            ),
             *("--max-examples", "60", "--seed", "1", "--generation-database", "none", "--no-color"),
             *("--phases", "examples,coverage,fuzzing", "--workers", "2", "--continue-on-failure"),
         ],
+        cwd=tmp_path,  # it leaves a directory behind
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,0 +1,170 @@
+"""What the analytics endpoints ask. Functions of a cursor: they block, each is a few statements of one transaction.
+
+A range of time is in every query over messages, so that only the partitions of that range are read; and a limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+#: What a query counts to and reads at most.
+MAX_ROWS = 1000
+_MAX_COUNTED = 10_000
+_SAMPLE_ROWS = 5
+_TOP = 10
+_TOP_ROOMS = 20
+_MAX_MINUTES = 1440
+
+Row = tuple[Any, ...]
+
+
+@frozen
+class Window:
+    """From and to as PostgreSQL reads them, both included."""
+
+    start: str
+    end: str
+
+
+@frozen
+class CoreQuery:
+    """:ivar milliseconds: that it took. :ivar count: of its rows. :ivar sample: some of them."""
+
+    milliseconds: int
+    count: int
+    sample: Sequence[Row]
+
+
+_MESSAGE = "to_char(created_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS+00:00')"
+
+# By seq, which is the room's order: the key's index is read backwards and ends with the last row asked for.
+_ROOM_MESSAGES = f"""
+SELECT message_id::text, user_id::text, username, message_text, message_type, {_MESSAGE}
+FROM messages WHERE room_id = %s AND created_at BETWEEN %s::timestamptz AND %s::timestamptz
+ORDER BY seq DESC LIMIT %s
+"""
+
+_USER_HISTORY = f"""
+SELECT message_id::text, room_id::text, message_text, message_type, {_MESSAGE}
+FROM messages WHERE user_id = %s AND created_at BETWEEN %s::timestamptz AND %s::timestamptz
+ORDER BY created_at DESC LIMIT %s
+"""
+
+_ACTIVE_USERS = """
+SELECT count(*) FROM (
+    SELECT FROM messages WHERE created_at BETWEEN %s::timestamptz AND %s::timestamptz GROUP BY user_id) AS active
+"""
+
+_USER_ROOMS = """
+SELECT room_id::text, to_char(last_activity, 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00'), message_count
+FROM user_activity WHERE user_id = %s ORDER BY last_activity DESC, room_id LIMIT %s
+"""
+
+_RATE = """
+SELECT coalesce(sum(messages), 0)::bigint, extract(epoch FROM max(latest) - min(earliest))::float, max(messages)
+FROM (SELECT count(*) AS messages, min(created_at) AS earliest, max(created_at) AS latest
+      FROM messages WHERE created_at BETWEEN %s::timestamptz AND %s::timestamptz
+      GROUP BY date_trunc('second', created_at)) AS second
+"""
+
+_STATS = """
+SELECT (SELECT coalesce(sum(last_seq), 0)::bigint FROM rooms),
+       (SELECT count(*) FROM (SELECT FROM user_activity GROUP BY user_id) AS known),
+       (SELECT count(*) FROM rooms WHERE last_seq > 0),
+       (SELECT count(*) FROM user_activity)
+"""
+
+_MINUTES = """
+SELECT to_char(minute, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), sum(message_count)::bigint, sum(text_count)::bigint,
+       sum(join_count)::bigint, sum(leave_count)::bigint
+FROM message_stats_minute
+WHERE minute BETWEEN date_trunc('minute', %s::timestamptz) AND %s::timestamptz AND (%s::int IS NULL OR room_id = %s)
+GROUP BY minute ORDER BY minute LIMIT %s
+"""
+
+_AGES = """
+SELECT view_name, to_char(refreshed_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00'),
+       extract(epoch FROM now() - refreshed_at)::float
+FROM view_refreshes ORDER BY view_name
+"""
+
+
+def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int) -> dict[str, CoreQuery]:
+    """The reference's four, timed here: a room's messages, a user's history, active users, a user's rooms."""
+    times = window.start, window.end
+    return {
+        "query1_room_messages": _timed(cursor, _ROOM_MESSAGES, (room, *times, MAX_ROWS), _SAMPLE_ROWS),
+        "query2_user_history": _timed(cursor, _USER_HISTORY, (user_id, *times, _MAX_COUNTED), _SAMPLE_ROWS),
+        "query3_active_users": _timed(cursor, _ACTIVE_USERS, times, 1),
+        "query4_user_rooms": _timed(cursor, _USER_ROOMS, (user_id, MAX_ROWS), MAX_ROWS),
+    }
+
+
+def _timed(cursor: Any, sql: str, arguments: Sequence[Any], sample_rows: int) -> CoreQuery:
+    began = time.perf_counter()
+    cursor.execute(sql, arguments)
+    rows = cursor.fetchall()
+    return CoreQuery(round((time.perf_counter() - began) * 1000), len(rows), rows[:sample_rows])
+
+
+@frozen
+class Analytics:
+    """:ivar rate: messages in the window, seconds from its first to its last message, most within one second.
+    :ivar views: for each view, when it was refreshed and how many seconds ago.
+    """
+
+    rate: Row
+    top_users: Sequence[Row]
+    top_rooms: Sequence[Row]
+    participation: Sequence[Row]
+    views: Mapping[str, tuple[str, float]]
+
+
+def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
+    """All but the first part is of the views, which do not know the window."""
+    (rate,) = _rows(cursor, _RATE, (window.start, window.end))
+    top_users = _rows(
+        cursor,
+        "SELECT user_id::text, username, total_messages, rooms_participated FROM mv_top_users"
+        " ORDER BY total_messages DESC, user_id LIMIT %s",
+        (_TOP,),
+    )
+    top_rooms = _rows(
+        cursor,
+        "SELECT room_id::text, total_messages, unique_users FROM mv_top_rooms"
+        " ORDER BY total_messages DESC, room_id LIMIT %s",
+        (_TOP_ROOMS,),
+    )
+    participation = _rows(
+        cursor,
+        "SELECT user_id::text, username, text_messages, join_events, leave_events, rooms::text[]"
+        " FROM mv_user_participation ORDER BY total_messages DESC, user_id LIMIT %s",
+        (_TOP,),
+    )
+    return Analytics(rate, top_users, top_rooms, participation, ages_in_thread(cursor))
+
+
+def stats_in_thread(cursor: Any) -> Row:
+    """Messages stored so far, users, rooms with messages, and pairs of user and room."""
+    (row,) = _rows(cursor, _STATS, ())
+    return row
+
+
+def throughput_in_thread(cursor: Any, window: Window, room: int | None) -> list[Row]:
+    """Minutes with messages: when, all of them, texts, joins, leaves."""
+    return _rows(cursor, _MINUTES, (window.start, window.end, room, room, _MAX_MINUTES))
+
+
+def ages_in_thread(cursor: Any) -> dict[str, tuple[str, float]]:
+    """When each view was refreshed, and how many seconds ago."""
+    return {name: (moment, seconds) for name, moment, seconds in _rows(cursor, _AGES, ())}
+
+
+def _rows(cursor: Any, sql: str, arguments: Sequence[Any]) -> list[Row]:
+    cursor.execute(sql, arguments)
+    rows: list[Row] = cursor.fetchall()
+    return rows
