@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from chatflow.admin import deadletters, instances, migrate, queues, setup
+from chatflow.admin import deadletters, instances, migrate, queues, setup, verify
 from chatflow.errors import ChatFlowError
 
-_MODULES = (migrate, setup, queues, deadletters, instances)
+_MODULES = (migrate, setup, queues, deadletters, instances, verify)
 
 _DESCRIPTION = "Administers ChatFlow. `chatflow-admin COMMAND --help` explains a command."
 

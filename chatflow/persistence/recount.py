@@ -1,0 +1,153 @@
+"""Every count that is kept beside the messages, made anew from the messages themselves. Blocking, reads only.
+
+Where retention has dropped messages a recount cannot reach everything: a room is counted from its first held message
+on; minutes from the first held day on; and what users did in such a room must be at least what is still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg2
+from attrs import frozen
+
+from chatflow.errors import Unavailable
+from chatflow.persistence.commit import REPEAT_HOURS
+from chatflow.persistence.refresh import VIEWS
+
+_MAX_DIFFERENCES = 20
+
+# Of each room: what is held, and whether retention has dropped anything.
+_HELD = """
+CREATE TEMPORARY TABLE held ON COMMIT DROP AS
+SELECT room_id, count(*) AS messages, min(seq) AS first_seq, max(seq) AS last_seq, count(DISTINCT seq) AS seqs,
+       max(created_at) AS latest, min(seq) > 1 AS dropped
+FROM messages GROUP BY room_id
+"""
+
+# Each gives the rows that differ; none is the only good answer. Keys first, then what is stored, then what is counted.
+_CHECKS = {
+    "rooms: last_seq is the newest message's, seqs have no hole, last_activity is the newest time": """
+        SELECT room_id, rooms.last_seq, rooms.last_activity, first_seq, held.last_seq, messages, latest
+        FROM rooms FULL JOIN held USING (room_id)
+        WHERE coalesce(rooms.last_seq, 0) IS DISTINCT FROM coalesce(held.last_seq, 0)
+               -- all of it may have been dropped
+               AND NOT (held.last_seq IS NULL AND coalesce(
+                   rooms.last_activity < coalesce((SELECT min(created_at) FROM messages), date_trunc('day', now())),
+                   FALSE))
+           OR messages <> held.last_seq - first_seq + 1 OR seqs <> messages
+           OR (latest IS NOT NULL AND rooms.last_activity IS DISTINCT FROM latest)
+    """,
+    "messages: no message is stored twice": f"""
+        SELECT message_id, count(*), array_agg(room_id), array_agg(seq)
+        FROM messages GROUP BY message_id
+        HAVING count(*) > 1 AND (bool_or(client_message_id IS NULL)
+                                 OR max(created_at) - min(created_at) <= interval '{REPEAT_HOURS} hours')
+    """,
+    "user_activity": """
+        SELECT kept.*, counted.* FROM (
+            SELECT user_id, room_id, username, message_count, text_count, join_count, leave_count,
+                   first_activity, last_activity
+            FROM user_activity) AS kept
+        FULL JOIN (
+            SELECT user_id, room_id, (array_agg(username ORDER BY seq DESC))[1] AS username, count(*) AS message_count,
+                   count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
+                   count(*) FILTER (WHERE message_type = 'JOIN') AS join_count,
+                   count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count,
+                   min(created_at) AS first_activity, max(created_at) AS last_activity
+            FROM messages GROUP BY user_id, room_id) AS counted USING (user_id, room_id)
+        LEFT JOIN held USING (room_id)
+        WHERE CASE
+            -- all that the room ever had may have been dropped
+            WHEN held.room_id IS NULL THEN NOT EXISTS (
+                 SELECT FROM rooms WHERE rooms.room_id = kept.room_id AND rooms.last_seq > 0)
+            WHEN held.dropped AND counted.message_count IS NULL THEN FALSE
+            WHEN held.dropped THEN
+                 kept.message_count IS NULL OR kept.message_count < counted.message_count
+                 OR kept.text_count < counted.text_count OR kept.join_count < counted.join_count
+                 OR kept.leave_count < counted.leave_count OR kept.first_activity > counted.first_activity
+                 OR (kept.username, kept.last_activity) IS DISTINCT FROM (counted.username, counted.last_activity)
+            ELSE (kept.username, kept.message_count, kept.text_count, kept.join_count, kept.leave_count,
+                  kept.first_activity, kept.last_activity)
+                 IS DISTINCT FROM
+                 (counted.username, counted.message_count, counted.text_count, counted.join_count,
+                  counted.leave_count, counted.first_activity, counted.last_activity)
+        END
+    """,
+    "message_stats_minute": """
+        SELECT kept.*, counted.* FROM (
+            SELECT room_id, minute, message_count, text_count, join_count, leave_count FROM message_stats_minute
+            WHERE NOT EXISTS (SELECT FROM held WHERE dropped)
+               OR minute >= (SELECT date_trunc('day', min(created_at)) FROM messages)) AS kept
+        FULL JOIN (
+            SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
+                   count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
+                   count(*) FILTER (WHERE message_type = 'JOIN') AS join_count,
+                   count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count
+            FROM messages GROUP BY 1, 2) AS counted
+          ON ROW(kept.*) = ROW(counted.*)
+        WHERE kept.room_id IS NULL OR counted.room_id IS NULL
+    """,
+}
+
+_VIEW_AGE = """
+SELECT refreshed_at, coalesce((SELECT max(last_activity) FROM rooms) < refreshed_at, TRUE)
+FROM view_refreshes WHERE view_name = %s
+"""
+
+
+@frozen
+class Check:
+    """:ivar differences: as text, at most 20; none if every count is right.
+    :ivar note: why it was not made, or empty.
+    """
+
+    name: str
+    differences: Sequence[str] = ()
+    note: str = ""
+
+
+def recount_in_thread(connection: Any) -> Iterator[Check]:
+    """Each check as it is done, all in one snapshot of the database.
+
+    :param connection: of psycopg2, not in a transaction.
+    :raises Unavailable: the database does not answer.
+    """
+    try:
+        # Not read only: it makes a temporary table.
+        connection.set_session(isolation_level="REPEATABLE READ")
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SET LOCAL TimeZone = 'UTC'")
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            cursor.execute(_HELD)
+            for name, sql in _CHECKS.items():
+                yield Check(name, _differences(cursor, sql))
+            for view in VIEWS:
+                yield _check_view(cursor, view)
+    except psycopg2.Error as error:
+        raise Unavailable(f"recount: {' '.join(str(error).split())}") from error
+
+
+def _check_view(cursor: Any, view: str) -> Check:
+    cursor.execute(_VIEW_AGE, (view,))
+    row = cursor.fetchone()
+    if row is None:
+        return Check(view, note="was never refreshed")
+    refreshed_at, is_newest = row
+    if not is_newest:
+        return Check(view, note=f"is of {refreshed_at:%Y-%m-%d %H:%M:%S} UTC, before the newest messages")
+    cursor.execute("SELECT rtrim(pg_get_viewdef(%s::regclass), ';')", (view,))
+    ((definition,),) = cursor.fetchall()
+    made_anew = f"({definition})"
+    sql = f"""
+        (SELECT 'stored' AS which, * FROM (TABLE {view} EXCEPT ALL {made_anew}) AS stored)
+        UNION ALL (SELECT 'counted', * FROM ({made_anew} EXCEPT ALL TABLE {view}) AS counted)
+    """
+    return Check(view, _differences(cursor, sql))
+
+
+def _differences(cursor: Any, sql: str) -> list[str]:
+    cursor.execute(f"{sql} LIMIT {_MAX_DIFFERENCES}")
+    names = [column.name for column in cursor.description]
+    return [", ".join(f"{name}={value}" for name, value in zip(names, row, strict=True)) for row in cursor.fetchall()]
