@@ -1,0 +1,83 @@
+"""``docs/protocol.rst`` says what the code does: every example, error code and close code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from chatflow.edge import v2, websocket
+from chatflow.errors import ErrorCode, Refused
+from chatflow.rooms.messages import RULES, Message, StoredMessage, decode, encode_ack, encode_broadcast, encode_error
+
+_TEXT = (Path(__file__).parent.parent / "docs" / "protocol.rst").read_text(encoding="utf-8")
+
+EXAMPLES: list[dict[str, Any]] = [
+    json.loads(block) for block in re.findall(r"\.\. code-block:: json\n\n((?:    .*\n)+)", _TEXT)
+]
+
+
+def example(**having: Any) -> dict[str, Any]:
+    """The one example with these fields."""
+    (found,) = [one for one in EXAMPLES if all(one.get(name) == value for name, value in having.items())]
+    return found
+
+
+def shape(value: Any) -> Any:
+    """Names and types."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    return [shape(inner) for inner in value] if isinstance(value, list) else type(value)
+
+
+def column(title: str) -> set[str]:
+    """The names in the first column of the table behind some text."""
+    table = _TEXT[_TEXT.index(title) :].split("\n\n")
+    rows = next(part for part in table if part.startswith("=="))
+    return set(re.findall(r"^``(\w+)``", rows, re.MULTILINE))
+
+
+_SENT = {"userId": "12345", "username": "user12345", "message": "Hello", "messageType": "TEXT"}
+
+
+def test_the_client_message_is_one_that_is_accepted() -> None:
+    (sent,) = [one for one in EXAMPLES if "timestamp" in one and "username" in one and "roomId" not in one]
+    assert decode(json.dumps(sent).encode()).username == "user12345"
+    assert column("Unknown fields are ignored. Each message") == set(RULES)
+
+
+def test_acknowledgement_error_and_broadcast_have_the_shape_of_those_that_are_sent() -> None:
+    original = decode(json.dumps({**_SENT, "timestamp": "2026-11-23T10:30:00Z"}).encode())
+    message = Message("id", 0, 1, "ann", "Hello", "TEXT", original.timestamp)
+    assert shape(example(status="SUCCESS")) == shape(json.loads(encode_ack(message, original)))
+    refused = Refused("invalid_field", RULES["username"], "username")
+    assert shape(example(status="ERROR")) == shape(json.loads(encode_error(refused, 0)))
+    assert example(status="ERROR")["errorMessage"] == RULES["username"]
+    (shown,) = [one for one in EXAMPLES if "seq" in one and "serverId" in one]
+    assert shape(shown) == shape(json.loads(encode_broadcast(StoredMessage(1, 42, "node-1", message))))
+
+
+@pytest.mark.parametrize("kind", get_args(v2.Frame), ids=lambda kind: kind.__struct_config__.tag)
+def test_the_example_of_each_frame_is_one(kind: Any) -> None:
+    shown = example(type=kind.__struct_config__.tag)
+    frame = msgspec.convert(shown, kind, strict=True)
+    assert msgspec.to_builtins(frame) == shown
+
+
+def test_the_welcome_shows_the_limits_as_they_are() -> None:
+    limits = example(type="welcome")["limits"]
+    assert limits == msgspec.to_builtins(v2.Limits(limits["maxFrameBytes"], limits["maxPendingMessages"]))
+    assert example(type="welcome")["heartbeatSeconds"] == v2.HEARTBEAT_SECONDS
+
+
+def test_every_error_code_is_explained_and_no_other() -> None:
+    assert column("``field`` is there when one is at fault") == set(get_args(ErrorCode))
+
+
+def test_the_close_codes_are_those_that_are_sent() -> None:
+    explained = set(map(int, re.findall(r"^(1[0-9]{3})  ", _TEXT, re.MULTILINE)))
+    assert explained == {1002, 1007, 1009, websocket.CLOSE_RESTART, websocket.CLOSE_TRY_AGAIN_LATER}
