@@ -17,10 +17,13 @@ globalThis.sockets = [];
 
 class FakeWebSocket {
   constructor(url, protocols) {
-    Object.assign(this, { url, protocols, protocol: "", sent: [], closed: false });
+    Object.assign(this, { url, protocols, protocol: "", sent: [], isOpen: false, closed: false });
     sockets.push(this);
   }
-  send(frame) { this.sent.push(JSON.parse(frame)); }
+  send(frame) {
+    if (!this.isOpen) throw new DOMException("not open", "InvalidStateError");
+    this.sent.push(JSON.parse(frame));
+  }
   close() { this.closed = true; }
 }
 
@@ -88,7 +91,8 @@ class Rig:
         """The handshake succeeds; without a ``protocol`` a browser takes it only if it offered none."""
         socket = "sockets.at(-1)"
         if protocol or not self.page.evaluate(f"() => {socket}.protocols.length"):
-            self.page.evaluate(f"(name) => {{ {socket}.protocol = name; {socket}.onopen({{}}); }}", protocol)
+            chosen = f"Object.assign({socket}, {{ protocol, isOpen: true }})"
+            self.page.evaluate(f"(protocol) => {chosen}.onopen({{}})", protocol)
         else:
             self.end(1006)
 

@@ -48,6 +48,20 @@ class TestConnecting:
         rig.broadcast(4, 5)
         assert (rig.state, rig.seqs) == ("open", [4, 5])
 
+    def test_a_server_that_selected_none_is_offered_v2_first_the_next_time(self, rig: Rig) -> None:
+        rig.start()
+        rig.accept("")
+        rig.accept("")
+        rig.end()
+        rig.advance(1)
+        assert (rig.connections, rig.offered) == (3, ["chatflow.v2"])
+
+    def test_a_server_that_is_away_is_not_asked_without_end(self, rig: Rig) -> None:
+        rig.start()
+        for _ in range(2):
+            rig.end()
+        assert (rig.connections, rig.state) == (2, "waiting")
+
     def test_a_server_that_knew_v2_is_offered_it_again(self, rig: Rig) -> None:
         rig.start()
         rig.welcome()
@@ -142,6 +156,18 @@ class TestReconnecting:
         rig.end(1013)
         assert rig.retry_seconds() == pytest.approx(2, abs=0.01)
 
+    def test_nobody_has_to_wait_for_the_next_attempt(self, rig: Rig) -> None:
+        rig.start()
+        rig.welcome()
+        for _ in range(5):
+            rig.end()
+            rig.page.evaluate("() => chat.connectNow()")
+        assert (rig.connections, rig.state) == (6, "connecting")
+        rig.page.evaluate("() => chat.connectNow()")
+        assert rig.connections == 6
+        rig.end()
+        assert 0 < rig.retry_seconds() <= 0.25
+
     def test_a_browser_that_goes_offline_waits_and_one_that_is_back_does_not(self, rig: Rig) -> None:
         rig.start()
         rig.welcome()
@@ -195,6 +221,30 @@ class TestWatching:
         rig.broadcast(6)
         rig.advance(9)
         assert (rig.connections, rig.state) == (1, "open")
+
+    def test_some_of_what_is_missing_is_not_enough(self, rig: Rig) -> None:
+        rig.start()
+        rig.welcome(5)
+        rig.deliver(type="heartbeat", head=8)
+        rig.broadcast(6)
+        rig.advance(7)
+        assert rig.address == "/chat/1?since=6"
+
+    def test_a_head_that_no_resuming_brings_is_asked_for_less_and_less(self, rig: Rig) -> None:
+        rig.start()
+        rig.welcome(5)
+        waited = []
+        for connection in range(1, 5):
+            rig.deliver(type="heartbeat", head=6)
+            seconds = 0
+            while rig.connections == connection:
+                rig.advance(1)
+                seconds += 1
+                if rig.state == "open" and seconds % 5 == 0:
+                    rig.deliver(type="heartbeat", head=6)
+            rig.welcome(5)
+            waited.append(seconds)
+        assert waited[1] > 1.5 * waited[0] and waited[3] > 5 * waited[0], waited
 
     def test_without_heartbeats_a_missing_answer_is_the_end(self, rig: Rig) -> None:
         rig.start(user=ALICE)
@@ -266,6 +316,15 @@ class TestOrder:
         assert [reset["reason"] for reset in rig.told("reset")] == [reason]
         assert (rig.seqs, rig.outcomes, rig.connections) == ([first, first + 1], [None], 2)
 
+    def test_behind_what_expired_a_gap_is_a_gap_again(self, rig: Rig) -> None:
+        rig.start(since=50)
+        rig.accept("")
+        rig.accept("")
+        rig.refuse("since_expired")
+        rig.broadcast(60, 62)
+        rig.advance(1)
+        assert (rig.seqs, rig.address) == ([60], "/chat/1?since=60")
+
 
 class TestSending:
     def test_a_promise_gives_the_message_id(self, rig: Rig) -> None:
@@ -331,6 +390,18 @@ class TestSending:
         assert rig.sent == [rig.sent[0]] * 2
         assert rig.outcomes == [None, None]
 
+    def test_it_is_sent_again_once_although_the_connection_was_lost_meanwhile(self, rig: Rig) -> None:
+        rig.start(user=ALICE)
+        rig.welcome()
+        rig.set_chance(0)  # connects again before it would send again
+        rig.say("one")
+        rig.refuse("overloaded")
+        rig.end()
+        rig.advance(0.1)
+        rig.welcome()
+        rig.advance(3)
+        assert len(rig.sent) == 1
+
     @pytest.mark.parametrize("code", ["invalid_field", "not_stored", "internal_error", "of_tomorrow"])
     def test_what_it_will_never_take_is_rejected_and_the_next_goes(self, rig: Rig, code: str) -> None:
         rig.start(user=ALICE)
@@ -395,3 +466,13 @@ def test_closing_is_for_good(rig: Rig) -> None:
     rig.say("Hello")
     assert (rig.connections, rig.state) == (1, "closed")
     assert rig.outcomes == ["ChatFlowError closed"] * 2
+
+
+def test_closing_ends_waiting(rig: Rig) -> None:
+    rig.start()
+    rig.welcome()
+    rig.end()
+    rig.page.evaluate("() => chat.close()")
+    rig.advance(100)
+    rig.page.evaluate("() => chat.connectNow()")
+    assert (rig.connections, rig.state) == (1, "closed")

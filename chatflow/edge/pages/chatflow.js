@@ -254,7 +254,6 @@ export class ChatFlow extends EventTarget {
   #waitAndConnect(reason) {
     clearTimeout(this.#retryTimer);
     const delay = this.#retryAfterMs ?? backoffMs(this.#attempt++);
-    this.#retryAfterMs = null;
     this.#retryTimer = setTimeout(() => this.#connect(), delay);
     this.#tell(isOffline() ? "offline" : "waiting", Date.now() + delay, reason);
   }

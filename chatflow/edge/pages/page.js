@@ -16,6 +16,7 @@ let me = null;
 let room = null;
 let mine = new Map(); // messageId → item: acknowledged, and not yet seen in the room
 let loading = false;
+let noneBefore = null; // seq before which nothing is held
 let atEnd = true;
 
 // Who and where
@@ -69,6 +70,7 @@ function join() {
   byId("where").textContent = `Room ${room} · ${name}`;
   document.title = `Room ${room} – ChatFlow`;
   atEnd = true;
+  noneBefore = null;
   chat?.close();
   chat = new ChatFlow({ room, user: me, last: PAGE_SIZE, presence: true });
   chat.on("message", showMessage);
@@ -251,7 +253,7 @@ function arranged() {
     if (atEnd) scroller.scrollTop = scroller.scrollHeight;
     const oldest = oldestSeq();
     byId("beginning").hidden = oldest !== 1;
-    byId("earlier").hidden = oldest === null || oldest === 1 || byId("earlier").dataset.none === String(oldest);
+    byId("earlier").hidden = oldest === null || oldest === 1 || oldest === noneBefore;
   });
 }
 
@@ -271,8 +273,9 @@ async function loadEarlier() {
     const { messages: page } = await answer.json();
     // Trimmed or reset meanwhile: what came belongs elsewhere.
     if (asked !== chat || oldestSeq() !== before) return;
-    if (!page.length) byId("earlier").dataset.none = before;
-    prepend(page.sort((a, b) => a.seq - b.seq));
+    if (page.length) prepend(page.sort((a, b) => a.seq - b.seq));
+    else noneBefore = before;
+    arranged();
   } catch {
     // Without a network; the button is still there.
   } finally {
@@ -289,12 +292,16 @@ function prepend(page) {
   for (const node of [...nodes, first]) group(node);
   atEnd = false;
   scroller.scrollTop = scroller.scrollHeight - fromEnd;
-  arranged();
   requestAnimationFrame(() => (messages.ariaLive = "polite"));
 }
 
+let lastTop = 0;
+
 scroller.addEventListener("scroll", () => {
-  atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_PX;
+  // Messages that came since make the end seem far: only who moves up leaves it.
+  if (scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_PX) atEnd = true;
+  else if (scroller.scrollTop < lastTop) atEnd = false;
+  lastTop = scroller.scrollTop;
   if (atEnd) byId("newest").hidden = true;
   if (scroller.scrollTop < NEAR_PX && !byId("earlier").hidden && !atEnd) loadEarlier();
 });
