@@ -21,10 +21,17 @@ from tests.rooms.doubles import Member, ResumingMember, Store, encode
 
 
 class Rig:
-    """Hub, pages of ten messages and a resumer, on a clock of the test's and a store that the test fills."""
+    """Hub, pages (of ten messages) and a resumer, on a clock of the test's and a store that the test fills."""
 
     def __init__(
-        self, *, tail: int = 5, tails: int = 1000, write_bytes: int = 1000, reads: int = 2, cache: int = 100_000
+        self,
+        *,
+        tail: int = 5,
+        tails: int = 1000,
+        write_bytes: int = 1000,
+        reads: int = 2,
+        cache: int = 100_000,
+        page_messages: int = 10,
     ) -> None:
         self.clock = Clock()
         self.store = Store()
@@ -36,7 +43,7 @@ class Rig:
             max_tails_messages=tails,
         )
         self.pages = Pages(
-            clock=self.clock, history=self.store, concurrent_reads=reads, page_messages=10, cache_bytes=cache
+            clock=self.clock, history=self.store, concurrent_reads=reads, page_messages=page_messages, cache_bytes=cache
         )
         self.resumer = Resumer(clock=self.clock, hub=self.hub, pages=self.pages, max_write_bytes=write_bytes)
 
@@ -417,6 +424,18 @@ class TestBounds:
         rig.deliver(5, 5, 2)
         assert rig.hub.tail(2, 4, 1000) == (b"5 ", 5)
         assert rig.resume(0, room=2).seqs == [1, 2, 3, 4, 5]
+
+    def test_nobody_is_given_more_than_so_many_in_a_second(self) -> None:
+        rig = Rig(page_messages=500)
+        rig.store.commit(30_000)
+        rig.hub.start_at(1, 30_000)
+        member = rig.resume(0)
+        counts = [len(member.seqs)]
+        for _ in range(5):
+            rig.clock.pump([0.001] * 100)
+            counts.append(len(member.seqs))
+        assert counts == pytest.approx([3000, 9000, 15_000, 21_000, 27_000, 30_000], abs=600)
+        assert member.seqs == list(range(1, 30_001))
 
     def test_after_many_turns_everybody_has_had_as_many(self) -> None:
         rig = Rig(write_bytes=3)
