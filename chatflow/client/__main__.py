@@ -1,0 +1,76 @@
+"""``python -m chatflow.client ws://localhost:8080 1 --name bob``: chat from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.stdio import StandardIO
+from twisted.internet.task import react
+from twisted.protocols.basic import LineReceiver
+
+from chatflow.client import ChatClient, Message, Presence
+from chatflow.errors import ChatFlowError
+
+
+class _Keyboard(LineReceiver):
+    delimiter = b"\n"
+
+    def __init__(self, client: ChatClient) -> None:
+        self._client = client
+        self.ended: Deferred[None] = Deferred()
+
+    def lineReceived(self, line: bytes) -> None:
+        Deferred.fromCoroutine(self._send(line.decode(errors="replace").strip()))
+
+    async def _send(self, text: str) -> None:
+        try:
+            if text:
+                await self._client.send(text)
+        except ChatFlowError as error:
+            print(f"* not sent: {error}")
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.ended.callback(None)
+
+
+async def _show(client: ChatClient) -> None:
+    async for event in client:
+        if isinstance(event, Message):
+            print(f"{event.timestamp[11:19]} {event.username}: {event.text}", flush=True)
+        elif isinstance(event, Presence):
+            names = ", ".join(name for _, name, _ in event.users)
+            print(f"* {event.members} here: {names}", flush=True)
+        else:
+            print(f"* messages are missing: {event}", flush=True)
+
+
+async def _chat(reactor: Any) -> None:
+    parser = argparse.ArgumentParser(prog="python -m chatflow.client", description="Chat from a terminal.")
+    parser.add_argument("url", help="of the server, such as ws://localhost:8080")
+    parser.add_argument("room", type=int)
+    parser.add_argument("--name", default=f"guest{random.randrange(1000)}", help="3 to 20 letters and digits")
+    parser.add_argument("--user-id", type=int, default=random.randrange(1, 100_001), help="1 to 100000")
+    parser.add_argument("--last", type=int, default=20, help="begin with so many messages")
+    given = parser.parse_args()
+    client = ChatClient(
+        reactor,
+        given.url,
+        given.room,
+        user_id=given.user_id,
+        username=given.name,
+        last=given.last,
+        presence=True,
+    ).start()
+    shown = Deferred.fromCoroutine(_show(client))
+    keyboard = _Keyboard(client)
+    StandardIO(keyboard)
+    await keyboard.ended
+    await client.close()
+    await shown
+
+
+if __name__ == "__main__":
+    react(lambda reactor: Deferred.fromCoroutine(_chat(reactor)))

@@ -1,0 +1,185 @@
+"""What a client knows over all its connections, and what each frame means to it. No input and no output.
+
+It holds the rules of ``docs/protocol.rst``, "Coming back": which seq is next, what is dropped, what is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+
+from chatflow.errors import ChatFlowError
+
+_RETRY_CODES = {"overloaded", "unavailable", "draining", "internal_error", "not_stored"}
+
+
+class Broken(ChatFlowError):
+    """This connection cannot be used any more: come back on another one."""
+
+
+@frozen
+class Message:
+    """A message of the room. ``timestamp``: the server's, in ISO-8601."""
+
+    message_id: str
+    seq: int
+    user_id: str
+    username: str
+    text: str
+    message_type: str
+    timestamp: str
+    server_id: str
+
+
+@frozen
+class Reset:
+    """What was asked for is not there: the next message is ``first``, if that is known.
+
+    :ivar reason: ``beyond_head`` or ``expired``.
+    """
+
+    reason: str
+    first: int | None
+
+
+@frozen
+class Presence:
+    """Who is in the room: connections, and of those that are named (userId, username, connections)."""
+
+    members: int
+    users: Sequence[tuple[str, str, int]]
+
+
+@frozen
+class Acknowledged:
+    """A message of this client is durable."""
+
+    own_id: str
+    message_id: str
+
+
+@frozen
+class StoredAt:
+    """A message of this client has its place."""
+
+    message_id: str
+    seq: int
+
+
+@frozen
+class SendAgain:
+    """A message was refused for now, and nobody says which: send all that are not acknowledged, after a pause."""
+
+    code: str
+    reason: str
+
+
+@frozen
+class Goodbye:
+    """The server asks to come back after so long."""
+
+    retry_after_seconds: float
+
+
+Event = Message | Reset | Presence | Acknowledged | StoredAt | SendAgain | Goodbye
+
+
+@define
+class Session:
+    """:ivar since: where to begin, as :class:`chatflow.client.ChatClient` was told.
+    :ivar last: the same.
+    :ivar seq: the last seq that was handed on; None while that is not known.
+    :ivar unacknowledged: frames by clientMessageId, in the order of sending.
+    """
+
+    since: int | None = None
+    last: int | None = None
+    seq: int | None = field(init=False)
+    unacknowledged: dict[str, bytes] = field(init=False, factory=dict)
+    #: Whether the next message may have any seq that is larger.
+    _forgiving: bool = field(init=False, default=True)
+
+    def __attrs_post_init__(self) -> None:
+        self.seq = self.since
+        self._forgiving = not self.since
+
+    def query(self) -> dict[str, int]:
+        """Parameters of the next connection's address."""
+        if self.seq is not None:
+            return {"since": self.seq}
+        return {"last": self.last} if self.last is not None else {}
+
+    def to_send(self) -> list[bytes]:
+        """What a new connection sends first."""
+        return list(self.unacknowledged.values())
+
+    def received(self, frame: Mapping[str, Any]) -> list[Event]:
+        """What a frame means.
+
+        :raises Broken: a message is missing.
+        """
+        kind = frame.get("type")
+        if kind is not None:
+            return self._special(kind, frame)
+        status = frame.get("status")
+        if status == "SUCCESS":
+            own_id = frame["originalMessage"].get("clientMessageId")
+            known = self.unacknowledged.pop(own_id, None)
+            return [] if known is None else [Acknowledged(own_id, frame["messageId"])]
+        if status == "ERROR":
+            return self._error(frame["code"], frame["errorMessage"])
+        return self._message(frame)
+
+    def _message(self, frame: Mapping[str, Any]) -> list[Event]:
+        seq = frame["seq"]
+        if self.seq is not None:
+            if seq <= self.seq:
+                return []
+            if seq > self.seq + 1 and not self._forgiving:
+                raise Broken(f"message {self.seq + 1} is missing: {seq} came")
+        self.seq, self._forgiving = seq, False
+        return [
+            Message(
+                frame["messageId"],
+                seq,
+                frame["userId"],
+                frame["username"],
+                frame["message"],
+                frame["messageType"],
+                frame["timestamp"],
+                frame["serverId"],
+            )
+        ]
+
+    def _error(self, code: str, reason: str) -> list[Event]:
+        if code in {"since_beyond_head", "since_expired"}:
+            # Without chatflow.v2 the server says in words only where it goes on.
+            self.seq, self._forgiving = None if code == "since_beyond_head" else self.seq, True
+            return [Reset(code.removeprefix("since_"), None)]
+        if code in _RETRY_CODES:
+            return [SendAgain(code, reason)]
+        raise Broken(f"the server refuses what this client sends: {code}: {reason}")
+
+    def _special(self, kind: str, frame: Mapping[str, Any]) -> list[Event]:
+        if kind == "welcome":
+            if self.seq is None and self.last is None:
+                self.seq, self._forgiving = frame["head"], False
+        elif kind == "resumed":
+            if self._forgiving:
+                self.seq, self._forgiving = frame["from"] - 1, False
+        elif kind == "reset":
+            self.seq, self._forgiving = frame["from"] - 1, False
+            return [Reset(frame["reason"], frame["from"])]
+        elif kind == "heartbeat":
+            if self.seq is not None and frame["head"] > self.seq:
+                raise Broken(f"messages up to {frame['head']} were missed after {self.seq}")
+        elif kind == "stored":
+            return [StoredAt(frame["messageId"], frame["seq"])]
+        elif kind == "goodbye":
+            return [Goodbye(frame["retryAfterMs"] / 1000)]
+        elif kind == "presence":
+            users = [(user["userId"], user["username"], user["connections"]) for user in frame["users"]]
+            return [Presence(frame["members"], users)]
+        return []  # of a newer server
