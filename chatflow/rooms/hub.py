@@ -27,8 +27,8 @@ _PAGE_MESSAGES = 1000
 _RETRY_SECONDS = 1.0
 #: Of one room, while a gap before them is open; what comes beyond that is read from the database.
 _MAX_HELD_MESSAGES = 5000
-_MAX_TAIL_MESSAGES = 2000
-_MAX_TAILS_MESSAGES = 20_000
+_MAX_TAIL_MESSAGES = 500
+_MAX_TAILS_MESSAGES = 10_000
 
 
 @define
@@ -62,7 +62,7 @@ class Hub:
 
     :param encode: makes of consecutive messages the bytes that each member is given; called once per delivery.
     :param patience_seconds: how long to wait for what is missing before it is read from the database.
-    :param max_tail_messages: in one room's tail; about 1 KB each.
+    :param max_tail_messages: in one room's tail; about 1 KB each, 7 KB at most.
     :param max_tails_messages: in all tails together; beyond it that room goes without that was silent for longest.
     """
 

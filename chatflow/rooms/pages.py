@@ -25,6 +25,8 @@ _PAGE_MESSAGES = 1000
 _CACHE_BYTES = 32 * 1024 * 1024
 _RETRY_SECONDS = 0.5
 _FIRST_SEQ_SECONDS = 10.0
+#: Nobody waits longer for a first seq, which is nothing but a hint.
+_FIRST_SEQ_PATIENCE_SECONDS = 2.0
 
 _Key = tuple[int, int]
 
@@ -109,7 +111,7 @@ class Pages:
     def first_seq(self, room: int) -> Deferred[int]:
         """The first seq that the room holds, as it was some seconds ago at most; 1 in a room without messages.
 
-        While the database is away, what was known last, or 1. Does not fail.
+        While the database does not answer, what was known last, or 1. Fires within seconds, and does not fail.
         """
         read_at, first = self._first.get(room, (0.0, 1))
         if room in self._first and self._clock.seconds() - read_at < _FIRST_SEQ_SECONDS:
@@ -123,6 +125,7 @@ class Pages:
 
     async def _read_first(self, room: int, known: int) -> None:
         first: int | None = known
+        patience = self._clock.callLater(_FIRST_SEQ_PATIENCE_SECONDS, self._tell_first, room, known)
         try:
             first = await self._history.first_seq(room)
             self._first[room] = self._clock.seconds(), first or known
@@ -130,7 +133,12 @@ class Pages:
             pass
         except Exception:
             self._log.failure("the first message of room {room} was not read", room=room)
-        _answer(self._first_waiting.pop(room), first or known)
+        if patience.active():
+            patience.cancel()
+        self._tell_first(room, first or known)
+
+    def _tell_first(self, room: int, first: int) -> None:
+        _answer(self._first_waiting.pop(room, []), first)
 
     def _key(self, room: int, seq: int) -> _Key:
         return room, (seq - 1) // self._page_messages

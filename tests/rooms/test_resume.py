@@ -568,6 +568,20 @@ class TestFirstSeq:
         Deferred.fromCoroutine(rig.resumer.first_seq(2)).addCallback(found.append)
         assert found == [1, 8, 8, 1]
 
+    def test_a_database_that_hangs_is_not_waited_for(self, rig: Rig) -> None:
+        rig.deliver(1, 20)
+        rig.store.drop(1, 7)
+        rig.store.holding = True
+        found: list[int] = []
+        for _ in range(2):
+            Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
+        rig.clock.advance(2)
+        assert found == [1, 1]
+        rig.store.let_go()
+        Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
+        assert found == [1, 1, 8]
+        assert rig.clock.getDelayedCalls() == []
+
 
 Event = tuple[str, int, int]
 
