@@ -299,7 +299,7 @@ class TestOrder:
     def test_a_room_that_began_anew_is_followed_from_its_head(self, rig: Rig) -> None:
         rig.start(since=100)
         rig.welcome(12)
-        rig.deliver(type="reset", reason="beyond_head", **{"from": 12})
+        rig.deliver(type="reset", reason="beyond_head", **{"from": 13})
         rig.broadcast(13)
         assert [reset["reason"] for reset in rig.told("reset")] == ["beyond_head"]
         assert rig.seqs == [13]

@@ -136,6 +136,16 @@ def test_who_reads_the_old_is_not_torn_away_by_the_new(daemon: Daemon, join: Joi
     expect(newest).to_be_hidden()
 
 
+def test_a_page_that_is_open_for_long_does_not_grow_without_bound(daemon: Daemon, join: Join, room: int) -> None:
+    alice = join("alice")
+    say_all(daemon, room, 1200)
+    expect(alice.page.locator("#m1200")).to_be_in_viewport()
+    assert alice.seqs() == list(range(201, 1201))
+    alice.page.locator("#scroller").evaluate("(element) => { element.scrollTop = 0; }")
+    expect(alice.page.locator("#m151")).to_be_attached()
+    assert alice.seqs() == list(range(151, 1201)), "what left comes back by scrolling"
+
+
 def test_a_lost_network_leaves_no_gap_and_no_double(join: Join, network: Network) -> None:
     alice, bob = join("alice"), join("bob", port=network.port)
     bob.say("before")
@@ -221,6 +231,13 @@ def test_name_and_room_are_remembered(join: Join, room: int) -> None:
     expect(alice.state).to_have_text("connected")
     expect(alice.page.locator("#where")).to_have_text(f"Room {room} · alice")
     expect(alice.messages.locator(".state")).to_have_text("stored"), "still one's own"
+
+
+def test_a_tab_keeps_its_room_over_a_reload(join: Join, room: int) -> None:
+    alice = join("alice")
+    alice.page.evaluate("() => localStorage.setItem('chatflow.room', '99')")  # another tab went elsewhere
+    alice.page.reload()
+    expect(alice.page.locator("#where")).to_have_text(f"Room {room} · alice")
 
 
 def test_it_fits_a_phone(join: Join) -> None:

@@ -23,8 +23,9 @@
  *     status    {state, retryAt, reason}    state: "connecting", "open", "waiting", "offline" or "closed";
  *               retryAt: when the next attempt is, in milliseconds since 1970, or null
  *     presence  {members, users: [{userId, username, connections}], truncated}    members: connections, named or not
- *     reset     {reason, from}    messages are missing here, or what was seen is not the room's any more;
- *               reason: "expired" (the oldest held is `from`), "beyond_head" (the room starts anew), "gap"
+ *     reset     {reason, from}    messages are missing here, or what was seen is not this room's;
+ *               reason: "expired" (retention dropped them), "beyond_head" (the room never had so many) or "gap";
+ *               from: the seq that comes next, or null where the server does not say
  */
 
 const SUBPROTOCOL = "chatflow.v2";
@@ -306,7 +307,7 @@ export class ChatFlow extends EventTarget {
         if (this.#seq === null) this.#seq = frame.count ? frame.from - 1 : this.#welcomeHead;
         break;
       case "reset":
-        this.#seq = frame.reason === "expired" ? frame.from - 1 : this.#welcomeHead;
+        this.#seq = frame.from - 1;
         this.#emit("reset", { reason: frame.reason, from: frame.from });
         break;
       case "heartbeat":

@@ -205,8 +205,10 @@ function showMessage(frame) {
   messages.append(node);
   group(node);
   group(pending.firstElementChild);
-  if (atEnd) while (messages.childElementCount > MOST_SHOWN) messages.firstElementChild.remove();
-  else byId("newest").hidden = false;
+  byId("newest").hidden = atEnd;
+  // Who reads back keeps what is there for long, but not for ever.
+  const most = atEnd ? MOST_SHOWN : 5 * MOST_SHOWN;
+  while (messages.childElementCount > most) messages.firstElementChild.remove();
   arranged();
 }
 
