@@ -59,6 +59,11 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     faults.add_argument("--rate", type=float, default=500)
     faults.add_argument("--seconds", type=float, default=60)
 
+    reconnect = benchmark("cluster-reconnect", _reconnect, "connections are cut at random, and one instance is killed")
+    reconnect.add_argument("--every-seconds", type=float, default=5, help="a connection is cut about so often")
+    reconnect.add_argument("--rate", type=float, default=1000)
+    reconnect.add_argument("--seconds", type=float, default=60)
+
     away = benchmark("cluster-database-away", _database_away, "PostgreSQL is stopped for a while in mid-run")
     away.add_argument("--away-seconds", type=float, default=20)
     away.add_argument("--rate", type=float, default=1000)
@@ -233,6 +238,22 @@ def _database_away(arguments: argparse.Namespace) -> Result:
         report = finish(result, cluster, client)
     result.add("acknowledged while it was away", acked_meanwhile, "messages")
     result.add("longest time without a delivery", _longest_silence(report), "s")
+    add_latencies(result, report)
+    return result
+
+
+def _reconnect(arguments: argparse.Namespace) -> Result:
+    """The load client comes back through HAProxy, on whichever instance lives."""
+    result = Result("cluster-reconnect")
+    with started(arguments) as cluster:
+        options = ["--reconnect", arguments.every_seconds, *at_rate(arguments, 0)]
+        with load(cluster, arguments, *options) as client:
+            _wait(cluster, client, arguments.rate * arguments.seconds / 4)
+            cluster.instances[0].kill()
+            report = finish(result, cluster, client)
+    result.add("times that a connection came back", report["returns"], "")
+    result.add("messages sent again", report["resent"], "")
+    result.add("acknowledged", main_phase(report)["acked_per_second"], "messages/s")
     add_latencies(result, report)
     return result
 

@@ -35,6 +35,8 @@ class Counts:
     delivered: int = 0
     unexpected_frames: int = 0
     lost: int = 0
+    returns: int = 0
+    resent: int = 0
     causes: list[str] = attrs.Factory(list)
     start_us: int = 0
     progress_us: int = 0  # when something was last received
@@ -111,10 +113,14 @@ class LoadConnection(Protocol):
             return
         self._shaken = True
         self._rest = b""
-        self._take_seat()
-        self.opened.callback(None)
+        self._enter()
         if rest:
             self.dataReceived(rest)
+
+    def _enter(self) -> None:
+        """The handshake is done."""
+        self._take_seat()
+        self.opened.callback(None)
 
     def _take_seat(self) -> None:
         self._log.arrivals.append(self.arrivals)
@@ -144,6 +150,11 @@ class LoadConnection(Protocol):
         elif not self._closing:
             self._lose(cause)
         self.transport.abortConnection()
+
+    def _dismissed(self) -> None:
+        """The server has sent a close frame."""
+        self._lose(self._goodbye)
+        self.close()
 
     def _lose(self, cause: str) -> None:
         if self.lost:
@@ -182,13 +193,13 @@ class LoadConnection(Protocol):
         if acks:
             counts.acked_in_second[second] += self._take_acks(acks, now_us // TICK_US)
             acks.clear()
-        counts.delivered_in_second[second] += counts.delivered - delivered_before
+        if counts.start_us:
+            counts.delivered_in_second[second] += counts.delivered - delivered_before
         counts.progress_us = now_us
         if broken:
             self._fail(broken)
         elif self._goodbye:
-            self._lose(self._goodbye)
-            self.close()
+            self._dismissed()
         elif self._unsent:
             self.send()
 
@@ -329,6 +340,10 @@ class LoadConnection(Protocol):
         self._unsent -= len(intended)
         ledger.in_flight.update(zip(range(number, ledger.sent), intended, strict=True))
         payloads = self._writer.write(number, intended, self._clock.timestamp(now_us))
+        self._write(number, payloads)
+
+    def _write(self, number: int, payloads: list[bytes]) -> None:
+        """Send messages; ``number`` is the first one's."""
         self.transport.write(wire.masked_frames(payloads))
 
     def due(self, intended_us: int) -> None:

@@ -18,6 +18,7 @@ from chatflow.load.client import Counts, LoadConnection
 from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Bounds, CannotOpen, ICrew, Progress
 from chatflow.load.output import KeptAcks, part_path
+from chatflow.load.returning import ReturningConnection
 from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import MAIN, Phase, Schedule, Seat, Settings, kinds, phases
 from chatflow.load.shift import Shift
@@ -97,11 +98,29 @@ class Crew:
             for room, of_room in members.items()
         }
         connections = [
-            LoadConnection(seat, self._settings, logs[seat.room], counts, self._clock, self._kinds, kept)
+            self._connection(seat, self._settings, logs[seat.room], counts, self._clock, self._kinds, kept)
             for seat in seats
         ]
         self._open = Shift(phase, counts, kept, logs, connections)
         await self._connect(self._open)
+
+    def _connection(self, *args: Any) -> LoadConnection:
+        settings = self._settings
+        if not settings.reconnect:
+            return LoadConnection(*args)
+        connection = ReturningConnection(
+            *args,
+            reactor=self._reactor,
+            every_seconds=settings.reconnect,
+            patience_seconds=settings.timeout_seconds,
+            run=settings.run,
+        )
+        connection.connect = self._reach
+        return connection
+
+    def _reach(self, connection: LoadConnection) -> Deferred[Any]:
+        seat = connection.seat
+        return self._endpoint(wire.parse_url(seat.url, seat.room)).connect(_OneConnection(connection))
 
     async def _connect(self, shift: Shift) -> None:
         to_open = iter(shift.connections)
@@ -123,7 +142,7 @@ class Crew:
     async def _connect_one(self, connection: LoadConnection) -> None:
         seat = connection.seat
         try:
-            await self._endpoint(wire.parse_url(seat.url, seat.room)).connect(_OneConnection(connection))
+            await self._reach(connection)
             await connection.opened.addTimeout(self._settings.timeout_seconds, self._reactor)
         except Exception as error:
             connection.abort()

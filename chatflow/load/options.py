@@ -146,6 +146,16 @@ TABLE = Table(
             "however late --in-flight let it go: a server that stalls does not get away with being asked less.",
         ),
         Option(
+            name="reconnect",
+            kind=Number(0, 86_400, "seconds"),
+            default=0.0,
+            default_text="0, connections stay",
+            group=_LOAD,
+            help="Cut each connection at random about every so many seconds. It comes back to where it was (?since=), "
+            "sends what was not acknowledged again under the same clientMessageId, and must still get every message "
+            "once.",
+        ),
+        Option(
             name="mix",
             kind=Mix(),
             default=(90, 5, 5),

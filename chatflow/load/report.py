@@ -41,6 +41,8 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "unsent": whole.unsent,
         "reconnects": 0,
         "connections_lost": whole.connections_lost,
+        "returns": whole.returns,
+        "resent": whole.resent,
         "deliveries": {
             "expected": whole.expected,
             "received": whole.received,

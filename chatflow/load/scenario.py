@@ -95,6 +95,7 @@ class Settings:
     seed: int = 0
     timeout_seconds: float = 30.0
     output: str = ""  # directory, or nothing
+    reconnect: float = 0.0  # seconds after which a connection is cut, on average; 0 is never
     keep_ids: bool = False  # remember what was acknowledged, for the database check
     run: str = "run"  # tells this run's messages from all others
 

@@ -78,6 +78,8 @@ class Shift:
             messages=sum(connection.seat.messages for connection in self.connections),
             acked=counts.acked,
             connections_lost=counts.lost,
+            returns=counts.returns,
+            resent=counts.resent,
             unexpected_frames=counts.unexpected_frames,
             start_us=counts.start_us,
             end_us=counts.progress_us,

@@ -127,6 +127,7 @@ class PhaseTally(msgspec.Struct):
     """What one process, or after :func:`merge` all of them, counted in a phase. Times are CLOCK_MONOTONIC in µs.
 
     :ivar unsent: messages that were planned but never written, because a connection was lost or time was up.
+    :ivar returns: how often connections that were cut came back. :ivar resent: messages that were sent again.
     :ivar expected, received: over connections, the messages of their room since they joined.
     :ivar repeated: deliveries of a message that had been broadcast before, under another seq.
     :ivar altered: broadcasts whose fields are not those that were sent.
@@ -146,6 +147,8 @@ class PhaseTally(msgspec.Struct):
     failed: int = 0
     unsent: int = 0
     connections_lost: int = 0
+    returns: int = 0
+    resent: int = 0
     unexpected_frames: int = 0
     unexpected_acks: int = 0
     changed_ids: int = 0
