@@ -251,7 +251,7 @@ def _reconnect(arguments: argparse.Namespace) -> Result:
             _wait(cluster, client, arguments.rate * arguments.seconds / 4)
             cluster.instances[0].kill()
             report = finish(result, cluster, client)
-    result.add("times that a connection came back", report["returns"], "")
+    result.add("times that a connection came back", report["reconnects"], "")
     result.add("messages sent again", report["resent"], "")
     result.add("acknowledged", main_phase(report)["acked_per_second"], "messages/s")
     add_latencies(result, report)

@@ -49,7 +49,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _steps(arguments: argparse.Namespace) -> Result:
-    make = _Maker()
+    make = Maker()
     batch = [make.message() for _ in range(_MESSAGES_PER_ENVELOPE)]
     stored = [StoredMessage(1, seq, "server-1", message) for seq, message in enumerate(batch, 1)]
     envelope = Envelope(make.id(), 1, "server-1", tuple(batch))
@@ -91,7 +91,7 @@ def _client_payload(message: Message) -> bytes:
     ).encode()
 
 
-class _Maker:
+class Maker:
     """Messages of random users, created now."""
 
     def __init__(self) -> None:
@@ -116,10 +116,10 @@ class _Maker:
 
 
 def _commit(arguments: argparse.Namespace) -> Result:
-    make = _Maker()
+    make = Maker()
     seconds: dict[str, list[float]] = {"commit": [], "bare": []}
     seqs: Counter[int] = Counter()
-    with _database() as url, closing(psycopg2.connect(url)) as connection:
+    with database() as url, closing(psycopg2.connect(url)) as connection:
         # In turns, so that both meet the same caches, checkpoints and neighbours; in rooms of their own.
         for _ in range(arguments.batches):
             batch = make.batch(1)
@@ -219,7 +219,7 @@ def _array(values: Iterable[object]) -> str:
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def database() -> Iterator[str]:
     """A PostgreSQL of one's own, as the daemon starts it, with schema and today's partition."""
     directory = Path(tempfile.mkdtemp(prefix="chatflow-benchmark-"))
     postgres = EmbeddedPostgres(directory)

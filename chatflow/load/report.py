@@ -39,9 +39,8 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "refusals": whole.refusals,
         "failed": whole.failed,
         "unsent": whole.unsent,
-        "reconnects": 0,
+        "reconnects": whole.returns,
         "connections_lost": whole.connections_lost,
-        "returns": whole.returns,
         "resent": whole.resent,
         "deliveries": {
             "expected": whole.expected,
