@@ -224,11 +224,20 @@ class Cluster:
         """Its server id."""
         return f"node-{self.instances.index(instance) + 1}"
 
+    @staticmethod
+    def figures_of(instance: Daemon) -> list[tuple[str, float]]:
+        """Every figure of Prometheus of one instance, once for each of its labels, as of one moment."""
+        return [(sample.name, sample.value) for sample in _samples_of(instance)]
+
     def _samples(self) -> Iterator[Sample]:
         for instance in self.running:
-            text = instance.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
-            for family in text_string_to_metric_families(text):
-                yield from family.samples
+            yield from _samples_of(instance)
+
+
+def _samples_of(instance: Daemon) -> Iterator[Sample]:
+    text = instance.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
+    for family in text_string_to_metric_families(text):
+        yield from family.samples
 
 
 def check_left_behind(cluster: Cluster, crowd: Crowd) -> None:

@@ -108,6 +108,19 @@ def test_a_run_through_the_load_balancer_passes(cluster: Cluster) -> None:
     assert all(received), f"some instance had no clients: {received}"
 
 
+def test_it_is_told_what_messages_cost_in_calls(cluster: Cluster) -> None:
+    (instance,) = cluster.add()
+    with ChatClient(instance.chat_url(1)) as client:
+        for _ in range(3):
+            client.send("hello")
+            client.receive_kind("broadcast")
+    figures = cluster.figures_of(instance)  # of one moment
+    calls = sum(value for name, value in figures if name == "chatflow_aws_calls_total")
+    told = dict(figures)["chatflow_aws_calls_per_1000_messages"]
+    assert told == pytest.approx(calls / 3 * 1000)
+    assert instance.stop() == 0
+
+
 def test_nothing_is_lost_or_doubled_while_instances_are_killed_stopped_and_added(cluster: Cluster) -> None:
     survivors = cluster.running
     killed, stopped = cluster.add(2)
