@@ -199,6 +199,7 @@ class Instance:
             Reading("chatflow_envelopes_set_aside", "Dead letters", lambda: writer.set_aside, counter),
             Reading("chatflow_writer_waiting_messages", "Wait for a flush", writer.pending_messages, gauge),
             Reading("chatflow_envelopes_redelivered", "Stored before", lambda: self._consumer.redelivered, counter),
+            Reading("chatflow_envelopes_too_late", "No longer held", lambda: self._consumer.too_late, counter),
             Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
             Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
             Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),

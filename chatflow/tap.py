@@ -92,7 +92,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         encode=broadcast_block,
         patience_seconds=_PATIENCE_SECONDS if config.broker == "sqs" else 0.0,
     )
-    broker = _one_of_many(config, reactor, hub, reads) if config.broker == "sqs" else _alone(config, commits)
+    broker = _one_of_many(config, reactor, hub, commits, reads) if config.broker == "sqs" else _alone(config, commits)
     writer = BatchWriter(
         clock=reactor,
         database=commits,
@@ -226,7 +226,7 @@ def _alone(config: Config, commits: Database) -> Broker:
     )
 
 
-def _one_of_many(config: Config, reactor: Any, hub: Hub, reads: Database) -> Broker:
+def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, reads: Database) -> Broker:
     """Room queues and dead letters on SQS, fan-out through SNS, instances in a table."""
     # Imported only here, because boto3 takes its time and memory.
     from chatflow.broker.aws import Aws
@@ -261,6 +261,8 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, reads: Database) -> Bro
         publish_seconds=config.publish_seconds,
         visibility_seconds=config.visibility_seconds,
         long_poll_seconds=config.long_poll_seconds,
+        # An instance that alone has lost the database must not keep the rooms' heads from the others.
+        may_extend=lambda: commits.away_seconds < 2 * config.visibility_seconds,
     )
     table = InstanceTable(reads)
     beat_seconds = heartbeat_seconds(config.reap_after_seconds)

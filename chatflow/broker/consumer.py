@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -19,10 +20,13 @@ from chatflow.broker.interfaces import Delivery, IFanout, IRoomQueue
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.interfaces import IBatchWriter, SetAside, Stored, StoredBefore
+from chatflow.rooms.interfaces import IBatchWriter, NotHeld, SetAside, Stored, StoredBefore
 from chatflow.rooms.messages import StoredMessage
 
 T = TypeVar("T")
+
+#: How often to look whether the database is back.
+_AWAY_SECONDS = 0.5
 
 
 class Consumer:
@@ -55,6 +59,7 @@ class Consumer:
         self.processed = 0
         self.redelivered = 0
         self.set_aside = 0
+        self.too_late = 0
 
     def start(self) -> None:
         """Begin to receive in every lane."""
@@ -72,6 +77,9 @@ class Consumer:
         backoff = self._backoff()
         while self.running:
             try:
+                while not self._writer.available:
+                    # What is received now would only wait here, and others may have a database.
+                    await self._until_stop(deferLater(self._clock, _AWAY_SECONDS))
                 deliveries = await self._until_stop(self._queue.receive(lane))
                 if deliveries:
                     await self._process(deliveries)
@@ -105,8 +113,11 @@ class Consumer:
             raise
 
     async def _store_and_announce(self, deliveries: Sequence[Delivery]) -> None:
-        outcomes = await self._writer.write([delivery.envelope for delivery in deliveries])
+        outcomes = await self._writer.write(
+            [delivery.envelope for delivery in deliveries], partial(self._queue.holds, deliveries)
+        )
         settled: list[Delivery] = []
+        too_late: list[Delivery] = []
         news: list[StoredMessage] = []
         for delivery, outcome in zip(deliveries, outcomes, strict=True):
             if isinstance(outcome, Stored):
@@ -120,8 +131,14 @@ class Consumer:
                 self.set_aside += 1
                 await self._queue.refused(delivery, outcome.reason)
                 continue
+            elif isinstance(outcome, NotHeld):
+                too_late.append(delivery)
+                continue
             settled.append(delivery)
         if news:
             self.processed += len(news)
             await self._fanout.publish(news)
         await self._queue.done(settled)
+        if too_late:
+            self.too_late += len(too_late)
+            await self._queue.again(too_late)

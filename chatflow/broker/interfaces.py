@@ -48,6 +48,9 @@ class IRoomQueue(IPublish):
         safe: nothing is lost.
         """
 
+    def holds(deliveries: Sequence[Delivery]) -> bool:
+        """Whether certainly nobody else has been given any of these. May be called in any thread."""
+
     def done(deliveries: Sequence[Delivery]) -> Deferred[None]:
         """These are stored and announced: forget them and release their rooms. Repeating it is harmless."""
 

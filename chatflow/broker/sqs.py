@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from attrs import Factory, define, field
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -27,6 +27,7 @@ from chatflow.errors import NotStored, StartupError, Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import BadEnvelope, Envelope
+from chatflow.rooms.interfaces import always
 
 _MAX_ENTRIES = 10  # of any batch call, and of one receive
 _DELETE_TRIES = 3
@@ -72,11 +73,17 @@ class _Lane:
 
 @define(eq=False)
 class _Receipt:
-    """What SQS wants back. ``visible_at``: when the message will be given to others unless that is put off."""
+    """What SQS wants back.
+
+    :ivar visible_at: until then nobody else is given the message, unless that is put off. Rather too early than too
+        late: SQS counts from its answer, this counts from the question.
+    :ivar sent_at: when it was published.
+    """
 
     lane: int
     handle: str
     visible_at: float
+    sent_at: float
 
 
 @define
@@ -88,8 +95,7 @@ class QueueCounters:
     lost_receipts: int = 0
     publish_retries: int = 0
     published_bytes: int = 0
-    #: Seconds that the oldest envelope of the last receive had waited, by lane.
-    lag_seconds: dict[int, float] = field(factory=dict)
+    published_messages: int = 0
 
 
 @implementer(IRoomQueue)
@@ -99,7 +105,9 @@ class SqsRoomQueue:
     :param publish_seconds: an envelope that SQS does not accept for so long is refused; less than SQS's five minutes
         of deduplication, since until then it is tried again under the same id.
     :param visibility_seconds: how long a room stays with a consumer that died.
-    :param long_poll_seconds: at most 20 (SQS), and what a stop may have to wait for.
+    :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
+        would be left.
+    :param may_extend: whether it makes sense to keep what is held for longer: not if it cannot be stored here.
     :param set_aside: takes a body that is no envelope and the reason; it is deleted once that is done.
     """
 
@@ -116,6 +124,7 @@ class SqsRoomQueue:
         publish_seconds: float = 60.0,
         visibility_seconds: float = VISIBILITY_SECONDS,
         long_poll_seconds: int = 20,
+        may_extend: Callable[[], bool] = always,
     ) -> None:
         self._clock = clock
         self._aws = aws
@@ -124,7 +133,8 @@ class SqsRoomQueue:
         self._set_aside = set_aside
         self._publish_seconds = publish_seconds
         self._visibility_seconds = visibility_seconds
-        self._long_poll_seconds = long_poll_seconds
+        self._long_poll_seconds = min(long_poll_seconds, int(visibility_seconds * 2 / 3))
+        self._may_extend = may_extend
         self._lanes = {lane: _Lane() for lane in names.lanes}
         self._held: set[_Receipt] = set()
         self._outstanding = Outstanding()
@@ -151,8 +161,15 @@ class SqsRoomQueue:
         """Each lane's queue."""
         return {lane: state.url for lane, state in self._lanes.items()}
 
+    def lag_seconds(self) -> dict[int, float]:
+        """How old the oldest envelope is that is held here, by lane; 0 where none is."""
+        oldest = dict.fromkeys(self.lanes, now := self._clock.seconds())
+        for receipt in self._held:
+            oldest[receipt.lane] = min(oldest[receipt.lane], receipt.sent_at)
+        return {lane: now - sent_at for lane, sent_at in oldest.items()}
+
     def close(self) -> None:
-        """Wait for nothing that pacing asks for any more."""
+        """Wait for nothing that pacing asks for any more, nor long for messages."""
         self._closing = True
 
     def stop(self) -> Deferred[None]:
@@ -218,8 +235,10 @@ class SqsRoomQueue:
                 reason = str(error)
             else:
                 for entry in response.get("Successful", ()):
+                    published = left.pop(entry["Id"])
                     self.counters.published_bytes += len(entries[entry["Id"]]["MessageBody"])
-                    left.pop(entry["Id"]).result.callback(None)
+                    self.counters.published_messages += len(published.envelope.messages)
+                    published.result.callback(None)
                 reason = self._refuse_faulty(left, response.get("Failed", ()))
             if not left:
                 return
@@ -236,8 +255,7 @@ class SqsRoomQueue:
         reason = ""
         for entry in failed:
             reason = f"{entry.get('Code')}: {entry.get('Message', '')}"
-            throttled = "Throttl" in str(entry.get("Code"))
-            if entry.get("SenderFault") and not throttled and entry["Id"] in left:
+            if _is_final(entry) and entry["Id"] in left:
                 left.pop(entry["Id"]).result.errback(Unavailable(f"SQS refused an envelope: {reason}"))
         return reason
 
@@ -270,7 +288,7 @@ class SqsRoomQueue:
             response = await self._aws.receive(
                 QueueUrl=state.url,
                 MaxNumberOfMessages=_MAX_ENTRIES,
-                WaitTimeSeconds=self._long_poll_seconds,
+                WaitTimeSeconds=min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
                 VisibilityTimeout=round(self._visibility_seconds),
                 AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
                 ReceiveRequestAttemptId=state.attempt_id,
@@ -285,10 +303,11 @@ class SqsRoomQueue:
         state.backlogged = len(received) == _MAX_ENTRIES
         deliveries: list[Delivery] = []
         poison: list[tuple[_Receipt, str, str]] = []
-        # SQS counts from when it answered; counting from the question is on the safe side only near the end.
-        visible_at = max(began, now - 1.0) + self._visibility_seconds
+        visible_at = began + self._visibility_seconds
         for message in received:
-            receipt = _Receipt(lane, message["ReceiptHandle"], visible_at)
+            attributes = message.get("Attributes", {})
+            sent_at = min(now, int(attributes.get("SentTimestamp", now * 1000)) / 1000)
+            receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, sent_at)
             try:
                 decoded = envelopes.decode(message["Body"])
             except BadEnvelope as error:
@@ -296,11 +315,8 @@ class SqsRoomQueue:
                 continue
             self._held.add(receipt)
             deliveries.append(Delivery(decoded, receipt))
-            if int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)) > 1:
+            if int(attributes.get("ApproximateReceiveCount", 1)) > 1:
                 self.counters.redeliveries += 1
-        if received:
-            sent_ms = int(received[0].get("Attributes", {}).get("SentTimestamp", now * 1000))
-            self.counters.lag_seconds[lane] = max(0.0, now - sent_ms / 1000)
         try:
             for receipt, body, reason in poison:
                 await self._set_poison_aside(receipt, body, reason)
@@ -317,6 +333,11 @@ class SqsRoomQueue:
         await self._delete([receipt])
 
     # Settling
+
+    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+        """See :class:`IRoomQueue`."""
+        now = self._clock.seconds()
+        return all(delivery.receipt.visible_at > now for delivery in deliveries)
 
     def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`. Paced: a room that is held back gathers the messages of every instance."""
@@ -355,14 +376,18 @@ class SqsRoomQueue:
     async def _change_visibility(self, receipts: list[_Receipt], seconds: int) -> None:
         if seconds == 0:
             self._held.difference_update(receipts)
+        began = self._clock.seconds()
         left = await self._try_each("change_message_visibility_batch", receipts, {"VisibilityTimeout": seconds})
-        until = self._clock.seconds() + seconds
         for receipt in receipts:
             if receipt not in left:
-                receipt.visible_at = until
+                # What SQS no longer knows us to hold has left _held, and is never extended again.
+                receipt.visible_at = began + seconds if receipt in self._held else began
 
     async def _try_each(self, operation: str, receipts: list[_Receipt], more: dict[str, Any]) -> list[_Receipt]:
-        """One batch call per queue and ten receipts. Returns those that it may make sense to try again."""
+        """One batch call per queue and ten receipts. Returns those that it may make sense to try again.
+
+        The others are settled, or SQS says that somebody else may have been given them: those are held no more.
+        """
         left: list[_Receipt] = []
         for lane in {receipt.lane for receipt in receipts}:
             own = [receipt for receipt in receipts if receipt.lane == lane]
@@ -375,14 +400,23 @@ class SqsRoomQueue:
                     self._log.warn("{operation} failed: {reason}", operation=operation, reason=str(error))
                     left += part
                     continue
-                failed = response.get("Failed", ())
-                left += [part[int(entry["Id"])] for entry in failed if not entry.get("SenderFault")]
-                self.counters.lost_receipts += sum(1 for entry in failed if entry.get("SenderFault"))
+                for entry in response.get("Failed", ()):
+                    receipt = part[int(entry["Id"])]
+                    if _is_final(entry):
+                        self._held.discard(receipt)
+                        self.counters.lost_receipts += 1
+                    else:
+                        left.append(receipt)
         return left
 
     async def extend_visibility(self) -> None:
         """Keep what is held while the database is slow. Call it several times per ``visibility_seconds``."""
         soon = self._clock.seconds() + self._visibility_seconds * 2 / 3
         due = [receipt for receipt in self._held if receipt.visible_at < soon]
-        if due:
+        if due and self._may_extend():
             await self._change_visibility(due, round(self._visibility_seconds))
+
+
+def _is_final(failed: dict[str, Any]) -> bool:
+    """Whether an entry of a batch call that failed would fail again. Throttling is called the sender's fault, too."""
+    return bool(failed.get("SenderFault")) and "Throttl" not in str(failed.get("Code"))

@@ -4,6 +4,10 @@ The heads of the batch's rooms are locked in sorted order, so that two instances
 circle. A head remembers its room's last 64 envelopes, in the same transaction as their rows, so that a redelivered
 envelope is left out: a FIFO group can only redeliver what was not deleted yet, and that is at most 10.
 
+A consumer that was paused for longer than its queue holds envelopes for it may wake with some that others have stored
+meanwhile, and more than 64 since. So it is asked whether it still holds them, once the heads are locked: who is given
+them after that waits for the same lock, and finds them remembered.
+
 A message that a client repeats under the same clientMessageId has the same id (:func:`~chatflow.rooms.identifiers
 .derived_id`), and is left out as well. The head is locked meanwhile, so two copies cannot both be the first.
 """
@@ -11,12 +15,13 @@ A message that a client repeats under the same clientMessageId has the same id (
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from attrs import define
 
 from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.interfaces import always
 from chatflow.rooms.messages import Message, iso_timestamp
 
 _REMEMBERED_ENVELOPES = 64
@@ -98,27 +103,39 @@ class _Head:
 
 
 class Place(NamedTuple):
-    """What became of an envelope: its first seq, or None if all of it was stored before; its room's head afterwards.
+    """What became of an envelope: its first seq, or None if nothing of it was stored now; its room's head afterwards.
 
     :ivar messages: those of its messages that were stored now; the others were stored before.
+    :ivar held: False if it was left out because it may belong to another consumer.
     """
 
     first_seq: int | None
     head: int
     messages: Sequence[Message]
+    held: bool = True
 
 
-def commit_in_thread(cursor: Any, envelopes: Sequence[Envelope]) -> list[Place]:
-    """Store what is new of the envelopes, in the order given; a place for each."""
+def commit_in_thread(
+    cursor: Any, envelopes: Sequence[Envelope], are_held: Sequence[Callable[[], bool]] | None = None
+) -> list[Place]:
+    """Store what is new of the envelopes, in the order given; a place for each.
+
+    :param are_held: for each envelope, whether it is certainly nobody else's; each different one is asked once.
+    """
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
+    asked = are_held or [always] * len(envelopes)
+    lost = {is_held for is_held in set(asked) if not is_held()}
     repeated = _repeated(cursor, envelopes)
     placed: list[Place] = []
     rows = io.StringIO()
     earliest, latest = _time_range(envelopes)
-    for envelope in envelopes:
+    for envelope, is_held in zip(envelopes, asked, strict=True):
         head = heads[envelope.room]
         messages: Sequence[Message] = ()
         if envelope.envelope_id not in head.recent:
+            if is_held in lost:
+                placed.append(Place(None, head.after, (), held=False))
+                continue
             messages = envelope.messages if repeated is None else _first_ones(envelope.messages, repeated)
         if not messages:
             placed.append(Place(None, head.after, ()))

@@ -130,7 +130,17 @@ class Database:
         self._stopping = False
         self.transactions = 0
         self.retries = 0
-        self.available = True
+        self._away_since: float | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether the last transaction that :meth:`run` tried had an answer."""
+        return self._away_since is None
+
+    @property
+    def away_seconds(self) -> float:
+        """For how long :meth:`run` has had no answer; 0 while the database is available."""
+        return 0.0 if self._away_since is None else self._clock.seconds() - self._away_since
 
     def start(self) -> None:
         """Start the threads; connections are made when they are needed."""
@@ -172,16 +182,18 @@ class Database:
                 result = await self._attempt(transaction_in_thread, *args, **kwargs)
             except psycopg2.Error as error:
                 if not is_transient(error):
+                    self._away_since = None
                     raise
                 reason = str(error).strip()
             else:
                 self.transactions += 1
-                self.available = True
+                self._away_since = None
                 return result
             if self._stopping:
                 raise Unavailable(f"{name}: the database is being closed")
             self.retries += 1
-            self.available = False
+            if self._away_since is None:
+                self._away_since = self._clock.seconds()
             self._log.warn("{name} is tried again: {reason}", name=name, reason=reason)
             await deferLater(self._clock, backoff.next_delay_seconds())
             if not self._stopping:

@@ -21,12 +21,22 @@ from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
 from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IBatchWriter, IDeadLetters, Outcome, SetAside, Stored, StoredBefore
+from chatflow.rooms.interfaces import (
+    IBatchWriter,
+    IDeadLetters,
+    NotHeld,
+    Outcome,
+    SetAside,
+    Stored,
+    StoredBefore,
+    always,
+)
 
 
 @frozen(eq=False)
 class _Waiting:
     envelope: Envelope
+    is_held: Callable[[], bool]
     outcome: Deferred[Outcome]
 
 
@@ -66,9 +76,16 @@ class BatchWriter:
         self.batches = 0
         self.set_aside = 0
 
-    def write(self, envelopes: Sequence[Envelope]) -> Deferred[Sequence[Outcome]]:
+    @property
+    def available(self) -> bool:
         """See :class:`IBatchWriter`."""
-        waiting = [_Waiting(envelope, Deferred()) for envelope in envelopes]
+        return self._database.available
+
+    def write(
+        self, envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always
+    ) -> Deferred[Sequence[Outcome]]:
+        """See :class:`IBatchWriter`."""
+        waiting = [_Waiting(envelope, are_held, Deferred()) for envelope in envelopes]
         if self._stopped:
             for one in waiting:
                 one.outcome.errback(Unavailable("the batch writer has stopped"))
@@ -122,7 +139,12 @@ class BatchWriter:
             return
         began = self._clock.seconds()
         try:
-            placed = await self._database.run("commit messages", commit_in_thread, [one.envelope for one in batch])
+            placed = await self._database.run(
+                "commit messages",
+                commit_in_thread,
+                [one.envelope for one in batch],
+                [one.is_held for one in batch],
+            )
         except Exception as error:
             await self._flush_failed(batch, error)
             return
@@ -168,6 +190,8 @@ class BatchWriter:
 
 
 def _outcome(envelope: Envelope, place: Place) -> Outcome:
+    if not place.held:
+        return NotHeld()
     if place.first_seq is None:
         return StoredBefore(envelope.room, place.head)
     if len(place.messages) < len(envelope.messages):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from chatflow.errors import NotStored, Refused
 from chatflow.rooms.deadletters import DeadLetter
@@ -114,14 +114,29 @@ class SetAside:
     reason: NotStored
 
 
-Outcome = Stored | StoredBefore | SetAside
+@frozen
+class NotHeld:
+    """Nothing was stored: the envelope may belong to somebody else by now."""
+
+
+Outcome = Stored | StoredBefore | SetAside | NotHeld
+
+
+def always() -> bool:
+    """For envelopes that nobody else can be given."""
+    return True
 
 
 class IBatchWriter(Interface):
     """Commits envelopes of all rooms in large transactions."""
 
-    def write(envelopes: Sequence[Envelope]) -> Deferred[Sequence[Outcome]]:
+    available = Attribute("Whether the database answered last time. If not, what is received now only waits here.")
+
+    def write(envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always) -> Deferred[Sequence[Outcome]]:
         """Fires with an outcome per envelope once all are settled. Envelopes of a room keep their order.
+
+        :param are_held: whether all of these are certainly still this consumer's alone. Called in another thread, while
+            their rooms' heads are locked: so who was paused for long stores nothing that others have stored meanwhile.
 
         Waits while the database is away. Fails with :class:`chatflow.errors.Unavailable` only when the writer
         stops; then nothing is known of these envelopes, and they may be written again.

@@ -5,7 +5,7 @@ The queue is the embedded one and writes down how it is told to settle; writer a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -25,10 +25,12 @@ from chatflow.rooms.interfaces import (
     IBatchWriter,
     IHistory,
     IMember,
+    NotHeld,
     Outcome,
     SetAside,
     Stored,
     StoredBefore,
+    always,
 )
 from chatflow.rooms.messages import StoredMessage
 from tests.support.chat import make_envelope
@@ -67,10 +69,15 @@ class Writer:
 
     def __init__(self, events: Events) -> None:
         self.events = events
+        self.available = True
         self.under_way: list[tuple[list[Envelope], Deferred[Sequence[Outcome]]]] = []
         self.heads: dict[int, int] = {}
+        self.are_held: list[Callable[[], bool]] = []
 
-    def write(self, envelopes: Sequence[Envelope]) -> Deferred[Sequence[Outcome]]:
+    def write(
+        self, envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always
+    ) -> Deferred[Sequence[Outcome]]:
+        self.are_held.append(are_held)
         self.events.append(("write", *envelope_texts(envelopes)))
         self.under_way.append((list(envelopes), Deferred()))
         return self.under_way[-1][1]
@@ -313,8 +320,40 @@ class TestOutcomes:
         assert rig.take_events() == [("write", "b")]
         assert rig.fanout.news == []
 
+    def test_what_may_belong_to_another_is_neither_delivered_nor_done_and_given_back(self, rig: Rig) -> None:
+        (published,) = rig.begin("a")
+        rig.take_events()
+        rig.writer.answer([NotHeld()])
+        assert rig.take_events() == [("stored", "a"), ("done",), ("again", "a"), ("write", "a")]
+        assert not published.called
+        assert rig.consumer.too_late == 1
+
+    def test_the_writer_can_ask_the_queue_whether_they_are_held(self, rig: Rig) -> None:
+        asked: list[list[str]] = []
+        rig.queue.holds = lambda deliveries: asked.append(texts(deliveries)) or False  # type: ignore[method-assign, func-returns-value]
+        rig.begin("a", "b")
+        (are_held,) = rig.writer.are_held
+        assert not are_held()
+        assert asked == [["a", "b"]]
+
 
 class TestFailures:
+    def test_while_the_database_is_away_nothing_is_received(self, rig: Rig) -> None:
+        rig.writer.available = False
+        published = rig.begin("a")
+        rig.clock.pump([0.5] * 10)
+        assert rig.take_events() == []
+        rig.writer.available = True
+        rig.clock.advance(0.5)
+        assert rig.take_events() == [("write", "a")]
+        rig.writer.store()
+        assert published[0].called
+
+    def test_a_stop_does_not_wait_for_the_database(self, rig: Rig) -> None:
+        rig.writer.available = False
+        rig.begin("a")
+        assert rig.consumer.stop().called
+
     def test_when_the_writer_fails_all_is_given_back_and_comes_again_after_a_pause(self, rig: Rig) -> None:
         published = rig.begin("a", "b")
         rig.publish("c", room=2)

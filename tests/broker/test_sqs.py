@@ -263,12 +263,17 @@ class TestPacing:
 
 
 @on_reactor
-async def test_the_age_of_what_was_received_is_told(pair: Instances) -> None:
-    assert pair.one.counters.lag_seconds == {}
+async def test_the_age_of_what_is_held_is_told(pair: Instances) -> None:
+    assert pair.one.lag_seconds() == {1: 0}
+    before = reactor.seconds()
     await pair.one.publish(make_envelope(1))
-    began = reactor.seconds()
-    await pair.receive(pair.one)
-    assert 0 <= pair.one.counters.lag_seconds[1] <= reactor.seconds() - began + 1
+    published = reactor.seconds()
+    held = await pair.receive(pair.one)
+    await a_moment()
+    now = reactor.seconds()
+    assert now - published - 0.1 <= pair.one.lag_seconds()[1] <= reactor.seconds() - before + 0.1
+    await pair.one.done(held)
+    assert pair.one.lag_seconds() == {1: 0}
 
 
 @on_reactor

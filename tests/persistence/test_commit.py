@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.interfaces import always
 from chatflow.rooms.messages import Message
 from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message
 from tests.support.postgres import execute
@@ -160,6 +161,59 @@ class TestRedelivery:
         commit(connection, envelope)
         commit(connection, *[make_envelope(2) for _ in range(_REMEMBERED)])
         assert commit(connection, envelope) == [(None, 1)]
+
+
+class TestHeld:
+    """A consumer that was paused, or cut off from the database, wakes with envelopes that may be another's by now."""
+
+    def place(self, connection: Any, *envelopes: tuple[Envelope, Callable[[], bool]]) -> list[Place]:
+        with connection, connection.cursor() as cursor:
+            return commit_in_thread(cursor, [one for one, _ in envelopes], [is_held for _, is_held in envelopes])
+
+    def test_what_is_held_no_more_is_left_out_and_the_others_are_stored(
+        self, connection: Any, database_url: str
+    ) -> None:
+        late = [make_envelope(1, "late"), make_envelope(1, "later")]
+        (first, second, third) = self.place(
+            connection, (late[0], never), (make_envelope(2, "in time"), always), (late[1], never)
+        )
+        assert (first.held, second.held, third.held) == (False, True, False)
+        assert (first.first_seq, second.first_seq, third.first_seq) == (None, 1, None)
+        assert (stored(database_url), stored(database_url, 2)) == ([], [(1, "in time")])
+        assert recount(database_url) == {}
+
+    def test_so_nothing_is_stored_twice_that_others_stored_so_long_ago_that_it_is_forgotten(
+        self, connection: Any, database_url: str
+    ) -> None:
+        late = make_envelope(1, "late")
+        others = [late, *[make_envelope(1, str(number)) for number in range(_REMEMBERED)]]
+        commit(connection, *others)
+        assert late.envelope_id not in remembered(database_url)
+        (place,) = self.place(connection, (late, never))
+        assert not place.held
+        assert len(stored(database_url)) == len(others)
+
+    def test_what_is_remembered_was_stored_whoever_holds_it(self, connection: Any) -> None:
+        envelope = make_envelope(1)
+        commit(connection, envelope)
+        (place,) = self.place(connection, (envelope, never))
+        assert place.held
+        assert (place.first_seq, place.head) == (None, 1)
+
+    def test_it_is_asked_while_the_head_is_locked(self, connection: Any, database_url: str) -> None:
+        execute(database_url, "INSERT INTO rooms (room_id) VALUES (1)")
+        free: list[object] = []
+
+        def is_held() -> bool:
+            free.append(execute(database_url, "SELECT room_id FROM rooms FOR UPDATE SKIP LOCKED"))
+            return True
+
+        self.place(connection, (make_envelope(1), is_held), (make_envelope(1), is_held))
+        assert free == [[]], "once, since it is one answer for both"
+
+
+def never() -> bool:
+    return False
 
 
 class TestRollups:
