@@ -109,9 +109,12 @@ class Cluster:
         """The instances that have not ended."""
         return [instance for instance in self.instances if instance.runs]
 
-    def add(self, count: int = 1) -> list[Daemon]:
-        """Start further instances at once, and let HAProxy send clients to them."""
-        added = [self._new_instance() for _ in range(count)]
+    def add(self, count: int = 1, *, database_url: str | None = None) -> list[Daemon]:
+        """Start further instances at once, and let HAProxy send clients to them.
+
+        :param database_url: another way for them to the same database.
+        """
+        added = [self._new_instance(database_url or self.database_url) for _ in range(count)]
         run_together([instance.start for instance in added])
         self._tell_haproxy()
         return added
@@ -124,14 +127,14 @@ class Cluster:
         """SIGTERM; the exit status."""
         return self.instances[index].stop()
 
-    def _new_instance(self) -> Daemon:
+    def _new_instance(self, database_url: str) -> Daemon:
         # Calls of the daemons may go through the fault proxy, those of ``admin`` never do.
         aws_url = self._fault_proxy.url if self._fault_proxy else self.emulator.url
         instance = Daemon(
             *("--broker", "sqs", "--server-id", f"node-{len(self.instances) + 1}"),
             *self._names,
             *self._options,
-            database=self.database_url,
+            database=database_url,
             environment=aws_environment(aws_url),
         )
         self.instances.append(self._exits.enter_context(instance))
