@@ -1,0 +1,94 @@
+"""Several instances, SQS and SNS between them: a client may send again, resume and be seen on whichever it reaches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support.client import ChatClient
+from tests.support.cluster import Cluster
+from tests.support.daemon import Daemon
+from tests.support.haproxy import HAProxy, find_haproxy
+from tests.support.load import LoadClient
+from tests.support.recount import recount
+from tests.support.waiting import eventually
+
+_RUN_SECONDS = 120.0
+# What waits for somebody dead is due sooner than by default, and a stop does not wait for long polls.
+_OPTIONS = ("--visibility-seconds", "2", "--long-poll-seconds", "1", "--reap-after-seconds", "5")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(*_OPTIONS, instances=3, haproxy=HAProxy() if find_haproxy() else None) as cluster:
+        yield cluster.start()
+
+
+@pytest.fixture(autouse=True)
+def exact_counts(cluster: Cluster) -> Iterator[None]:
+    """After each test, all counts are those of a recount."""
+    yield
+    assert recount(cluster.database_url) == {}
+
+
+def test_copies_of_a_message_that_race_over_two_instances_are_one_message(cluster: Cluster) -> None:
+    room, number = 1, 40
+    with ExitStack() as stack:
+        listener, *senders = [stack.enter_context(ChatClient(one.chat_url(room))) for one in cluster.running]
+        for index in range(number):
+            for sender in senders:
+                sender.send(f"copy {index}", clientMessageId=f"id {index}")
+        first, second = ([sender.receive_kind("ack")["messageId"] for _ in range(number)] for sender in senders)
+        assert first == second
+        assert len(set(first)) == number
+        seen = [listener.receive_kind("broadcast") for _ in range(number)]
+        assert sorted(frame["messageId"] for frame in seen) == sorted(first)
+        listener.send("nothing is between")
+        assert listener.receive_kind("broadcast")["message"] == "nothing is between"
+    stored = "SELECT count(*), count(DISTINCT client_message_id) FROM messages WHERE message_text LIKE 'copy %%'"
+    assert cluster.sql(stored) == [(number, number)]
+
+
+def test_what_was_sent_on_one_instance_is_resumed_on_any_without_a_seam(cluster: Cluster) -> None:
+    room, number = 2, 300
+    with ChatClient(cluster.running[0].chat_url(room)) as sender:
+        sender.talk(f"before {index}" for index in range(number))
+        with ExitStack() as stack:
+            resumed = [stack.enter_context(ChatClient(f"{one.chat_url(room)}?since=10")) for one in cluster.running]
+            sender.talk(f"after {index}" for index in range(number))
+            for client in resumed:
+                seqs = [client.receive_kind("broadcast")["seq"] for _ in range(2 * number - 10)]
+                assert seqs == list(range(11, 2 * number + 1))
+
+
+def test_who_is_in_a_room_is_known_on_every_instance_and_forgotten_with_the_one_that_dies(cluster: Cluster) -> None:
+    room, asked = 3, cluster.running[0]
+    (dying,) = cluster.add()
+    with ExitStack() as stack:
+        for one in cluster.running:
+            stack.enter_context(ChatClient(one.chat_url(room)))
+        eventually(lambda: members(asked, room) == 4, "everyone is seen")
+        dying.kill()
+        eventually(lambda: members(asked, room) == 3, "the dead one's member is not")
+
+
+def members(instance: Daemon, room: int) -> Any:
+    return json.loads(instance.get(f"/api/rooms/{room}/presence").body)["members"]
+
+
+def test_the_proof_holds_over_cut_connections_and_an_instance_that_is_killed(cluster: Cluster) -> None:
+    (killed,) = cluster.add()
+    size = ("--connections", 60, "--messages", 6000, "--rate", 600, "--warmup-messages", 0, "--reconnect", 2)
+    where = {"urls": cluster.urls, "database_url": cluster.database_url}
+    with LoadClient(*size, "--timeout-seconds", 60, **where) as client:
+        goal = sum(one.counter("chatflow_messages_acknowledged_total") for one in cluster.running) + 1500
+        eventually(lambda: cluster.totals()["chatflow_messages_acknowledged_total"] > goal, "the load goes on", 60)
+        killed.kill()
+        report = client.report(_RUN_SECONDS)
+    assert report["verdict"] == "pass", report["causes"]
+    assert report["stored"]["checked"] == report["acked"] == 6000
+    assert report["reconnects"] > 60
