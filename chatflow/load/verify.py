@@ -110,7 +110,7 @@ class RoomTally(msgspec.Struct):
 
     :ivar first, last: seqs of the phase's messages; 0 when none was seen.
     :ivar unseen: seqs between that this process did not receive on any connection.
-    :ivar digest: of seq, messageId and content of all from first to last; equal in all processes of the run.
+    :ivar digest: of all fields of all from first to last; equal in all processes of the run.
     :ivar ids: 16 bytes for each acknowledged messageId, if the database is to be checked.
     """
 

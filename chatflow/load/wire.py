@@ -177,7 +177,9 @@ class ServerFrame(msgspec.Struct, gc=False):
     userId: str = ""
     username: str = ""
     message: str = ""
+    timestamp: str = ""
     messageType: str = ""
+    serverId: str = ""
 
 
 decode_frame = msgspec.json.Decoder(ServerFrame).decode
