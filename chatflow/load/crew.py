@@ -86,7 +86,7 @@ class Crew:
 
     async def _open_all(self, phase: Phase) -> None:
         counts = Counts()
-        seats = phase.of_process(self._index, self._settings.processes)
+        seats = phase.of_process(self._index)
         kept = KeptAcks(ids=self._settings.keep_ids, lines=bool(self._settings.output) and phase.name == MAIN)
         members: dict[int, list[Seat]] = {seat.room: [] for seat in seats}
         for seat in phase.seats:

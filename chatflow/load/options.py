@@ -105,7 +105,8 @@ TABLE = Table(
             kind=Flag(),
             default=False,
             group=_LOAD,
-            help="Connections take the rooms in turn, not at random, so that all have equally many.",
+            help="Connections take the rooms in turn, not at random, so that all have equally many. Those of a room "
+            "are spread evenly over several --url and --processes.",
         ),
         Option(
             name="messages",
