@@ -105,22 +105,12 @@ class Crew:
         await self._connect(self._open)
 
     def _connection(self, *args: Any) -> LoadConnection:
-        settings = self._settings
-        if not settings.reconnect:
+        if not self._settings.reconnect:
             return LoadConnection(*args)
-        connection = ReturningConnection(
-            *args,
-            reactor=self._reactor,
-            every_seconds=settings.reconnect,
-            patience_seconds=settings.timeout_seconds,
-            run=settings.run,
-        )
-        connection.connect = self._reach
-        return connection
+        return ReturningConnection(*args, reactor=self._reactor, connect=self._reach)
 
     def _reach(self, connection: LoadConnection) -> Deferred[Any]:
-        seat = connection.seat
-        return self._endpoint(wire.parse_url(seat.url, seat.room)).connect(_OneConnection(connection))
+        return self._endpoint(connection.address).connect(_OneConnection(connection))
 
     async def _connect(self, shift: Shift) -> None:
         to_open = iter(shift.connections)

@@ -153,8 +153,9 @@ TABLE = Table(
             default_text="0, connections stay",
             group=_LOAD,
             help="Cut each connection at random about every so many seconds. It comes back to where it was (?since=), "
-            "sends what was not acknowledged again under the same clientMessageId, and must still get every message "
-            "once.",
+            "at the next of several --url, sends what was not acknowledged again under the same clientMessageId, and "
+            "must still get every message once. The server, too, may end connections, but in order: with 1001, 1012, "
+            "or without a close frame.",
         ),
         Option(
             name="mix",

@@ -42,6 +42,7 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "reconnects": whole.returns,
         "connections_lost": whole.connections_lost,
         "resent": whole.resent,
+        "losses": whole.losses,
         "deliveries": {
             "expected": whole.expected,
             "received": whole.received,
@@ -158,6 +159,7 @@ def as_summary(outcome: Outcome) -> str:
         _figures("Deliveries", report["deliveries"], "expected", "received", "missing", "duplicated", "out_of_order"),
         _figures("Acks", report["acks"], *report["acks"]),
         _figures("Database", report["stored"], *report["stored"]) if outcome.stored else "Database    not checked",
+        *_comings_back(report),
         "",
         f"{'Latency, ms':<18}" + "".join(f"{name.replace('_', '.'):>10}" for name in report["ack_latency_ms"]),
         _latencies("send → ack", report["ack_latency_ms"]),
@@ -173,6 +175,12 @@ def as_summary(outcome: Outcome) -> str:
 
 def _figures(title: str, figures: dict[str, Any], *names: str) -> str:
     return f"{title:<12}" + ", ".join(f"{name.replace('_', ' ')} {figures[name]:,}" for name in names)
+
+
+def _comings_back(report: dict[str, Any]) -> Iterator[str]:
+    if report["settings"]["reconnect"]:
+        losses = ", ".join(f"{how} {count:,}" for how, count in sorted(report["losses"].items())) or "none"
+        yield f"{_figures('Reconnects', report, 'reconnects', 'resent')}; losses by the server's doing: {losses}"
 
 
 def _latencies(title: str, figures: dict[str, float | None]) -> str:
