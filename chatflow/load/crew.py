@@ -17,7 +17,7 @@ from chatflow.load import wire
 from chatflow.load.client import Counts, LoadConnection
 from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Bounds, CannotOpen, ICrew, Progress
-from chatflow.load.output import KeptAcks, part_path
+from chatflow.load.output import CannotWrite, KeptAcks, write_part
 from chatflow.load.returning import ReturningConnection
 from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import MAIN, Phase, Schedule, Seat, Settings, kinds, phases
@@ -216,8 +216,11 @@ class Crew:
     async def _finish(self, shift: Shift, bounds: Bounds) -> PhaseTally:
         tally = shift.tally(bounds, self._kinds)
         if self._settings.output and shift.phase.name == MAIN:
-            with part_path(self._settings.output, self._index).open("w", encoding="ascii") as part:
-                part.writelines(shift.kept.lines(self._kinds, self._clock, shift.unanswered_rows()))
+            lines = shift.kept.lines(self._kinds, self._clock, shift.unanswered_rows())
+            try:
+                write_part(self._settings.output, self._index, lines)
+            except CannotWrite as error:
+                tally.causes.append(str(error))
         self._open = None
         for connection in shift.connections:
             connection.close()

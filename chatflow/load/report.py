@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from chatflow.load.latency import percentiles_ms
+from chatflow.load.output import CannotWrite
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import MAIN
 from chatflow.load.verify import PhaseTally, Stored, merge
@@ -202,7 +203,10 @@ def _rooms(phase: PhaseTally) -> str:
 
 
 def write_files(outcome: Outcome, directory: str) -> None:
-    """``report.json`` and ``throughput.csv``. :raises OSError: the directory cannot be written to."""
+    """``report.json`` and ``throughput.csv``. :raises CannotWrite: that cannot be done."""
     into = Path(directory)
-    (into / "report.json").write_text(json.dumps(as_report(outcome), indent=2) + "\n", encoding="utf-8")
-    (into / "throughput.csv").write_text("".join(throughput_lines(_main(outcome))), encoding="ascii")
+    try:
+        (into / "report.json").write_text(json.dumps(as_report(outcome), indent=2) + "\n", encoding="utf-8")
+        (into / "throughput.csv").write_text("".join(throughput_lines(_main(outcome))), encoding="ascii")
+    except OSError as error:
+        raise CannotWrite(directory, error) from error
