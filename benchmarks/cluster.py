@@ -252,6 +252,7 @@ def _reconnect(arguments: argparse.Namespace) -> Result:
             cluster.instances[0].kill()
             report = finish(result, cluster, client)
     result.add("times that a connection came back", report["reconnects"], "")
+    result.add("of these, ended by the instances", sum(report["losses"].values()), "")
     result.add("messages sent again", report["resent"], "")
     result.add("acknowledged", main_phase(report)["acked_per_second"], "messages/s")
     add_latencies(result, report)

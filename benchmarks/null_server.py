@@ -59,6 +59,10 @@ class NullServer(ServerFactory):
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept
         )
 
+    def join(self, member: NullConnection) -> None:
+        """The handshake of a member is done."""
+        self.members[member.room].append(member)
+
     def take(self, sender: NullConnection, messages: list[bytes]) -> None:
         """Messages came, as JSON objects: to be acknowledged and broadcast with the others of this moment."""
         if not self._to_acknowledge:
@@ -107,7 +111,7 @@ class NullConnection(Protocol):
     factory: NullServer
 
     def __init__(self) -> None:
-        self.room = ""
+        self.room = self.query = ""
         self._rest = b""
 
     def connectionMade(self) -> None:
@@ -131,8 +135,8 @@ class NullConnection(Protocol):
         headers = dict(line.split(": ", 1) for line in lines)
         digest = hashlib.sha1(headers["Sec-WebSocket-Key"].encode() + _GUID).digest()
         self.transport.write(self.factory.response(base64.b64encode(digest)))
-        self.room = request.split()[1].rpartition("/")[2]
-        self.factory.members[self.room].append(self)
+        self.room, _, self.query = request.split()[1].rpartition("/")[2].partition("?")
+        self.factory.join(self)
         return True
 
     def _take_frames(self) -> list[bytes]:

@@ -16,7 +16,7 @@ import attrs
 from twisted.internet.endpoints import serverFromString
 
 from chatflow.errors import ConfigError
-from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, mask_password
+from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
 
 SERVER_ID_CHARACTERS = 20
@@ -123,8 +123,9 @@ TABLE = Table(
             kind=Number(0, 3600, "seconds"),
             default=20.0,
             group=_NETWORK,
-            help="How often a client is sent a WebSocket ping. One that has not answered when the next is "
-            "due is disconnected. 0 sends none, and dead connections stay until the system notices.",
+            help="A client of which nothing was heard for once to twice so long is sent a WebSocket ping, and is "
+            "disconnected when as long again brings nothing either. 0 sends none, and dead connections stay until the "
+            "system notices.",
         ),
         Option(
             name="rooms",
@@ -410,16 +411,14 @@ def _check(settings: Mapping[str, Setting]) -> None:
             f"database = embedded ({database.source}): with broker = sqs ({broker.source}) must be the "
             "postgresql:// URL of a database that all instances share"
         )
-    for low, high in (
+    check_order(
+        settings,
         # A batch could never be full: with a linger, each one would wait for messages that cannot come.
         ("batch-size", "max-pending-messages"),
         ("max-pending-per-connection", "max-pending-messages"),
         # What one client may send, another must be able to be sent.
         ("max-frame-bytes", "max-client-buffer-bytes"),
-    ):
-        if settings[low].value > settings[high].value:
-            at_most = f"must be at most {high} = {settings[high].value} ({settings[high].source})"
-            raise ConfigError(f"{low} = {settings[low].value} ({settings[low].source}): {at_most}")
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ find_python() {
 
 environment() {
     local extra=$1 venv=${CHATFLOW_VENV:-$root/.venv} python stamp
+    unset CHATFLOW_VENV # the daemon refuses variables of its prefix that it does not know
     python=$(find_python) || exit 1
     bin=$venv/bin
     stamp="$("$python" -V) $(cksum <"$root/setup.cfg") $root"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from chatflow import admin
@@ -12,8 +15,12 @@ NAMES = [migration.name for migration in load_migrations()]
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CHATFLOW_DATABASE", raising=False)
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings, and a working directory without a daemon's data."""
+    for name in os.environ:
+        if name.startswith("CHATFLOW_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -36,18 +43,21 @@ class TestCommandLine:
         assert "COMMAND" in usage_error(capsys)
 
     def test_a_database_is_needed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "--database" in usage_error(capsys, "migrate")
+        assert admin.main(["migrate"]) == 1
+        assert "no daemon runs its database in chatflow-data" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("text", ["embedded", "mysql://host/db", "postgresql://user:secr#t@host/db", ""])
+    @pytest.mark.parametrize("text", ["mysql://host/db", "postgresql://user:secr#t@host/db", ""])
     def test_only_a_url_of_postgresql_is_a_database(self, capsys: pytest.CaptureFixture[str], text: str) -> None:
-        assert "must be a URL such as postgresql://" in (error := usage_error(capsys, "migrate", "--database", text))
+        error = usage_error(capsys, "migrate", "--database", text)
+        assert "must be 'embedded' or a URL such as postgresql://" in error
         assert "secr" not in error
 
-    def test_so_it_is_in_the_environment(
+    def test_a_wrong_one_in_the_environment_is_named(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("CHATFLOW_DATABASE", "embedded")
-        assert "must be a URL such as postgresql://" in usage_error(capsys, "migrate")
+        monkeypatch.setenv("CHATFLOW_DATABASE", "mysql://host/db")
+        assert admin.main(["migrate"]) == 1
+        assert "(environment variable CHATFLOW_DATABASE): must be 'embedded' or a URL" in capsys.readouterr().err
 
 
 class TestMigrate:
@@ -79,6 +89,11 @@ class TestMigrate:
     def test_the_environment_names_the_database(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CHATFLOW_DATABASE", database_url)
         assert admin.main(["migrate"]) == 0
+
+    def test_the_daemons_file_names_the_database(self, database_url: str, tmp_path: Path) -> None:
+        file = tmp_path / "chatflow.ini"
+        file.write_text(f"[chatflow]\ndatabase = {database_url}\n")
+        assert admin.main(["migrate", "--config", str(file)]) == 0
 
     def test_a_refusal_is_one_line_and_status_1(self, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
         execute(database_url, "UPDATE schema_version SET checksum = 'other' WHERE version = 1")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from contextlib import closing
 
-from chatflow.options.kinds import Url
+from chatflow.admin.settings import add_settings, read_settings
 from chatflow.persistence import migrations
 from chatflow.persistence.database import connect
-
-_URL = Url(
-    schemes=("postgresql", "postgres"), example="postgresql://user:password@host:5432/database", needs_host=False
-)
 
 _MIGRATE = """\
 Brings a database up to the schema of this version of ChatFlow.
@@ -23,44 +18,24 @@ it lacks are applied in order, each in one transaction: a file that fails leaves
 before it stay. Two who migrate at once do no harm. A database that is newer than this program, or was made
 from files with other content, is left alone.
 
-The user of the URL must be allowed to create tables in the database. The embedded database needs no
-migration by hand: the daemon does that when it starts. To look at it, take the URL in the file database.url
-of the data directory, while the daemon runs.
+The user of the URL must be allowed to create tables in the database. Other users of the machine see the
+command line, so a password is better off in the environment variable CHATFLOW_DATABASE or the file.
+
+The embedded database needs no migration by hand: the daemon does that when it starts. While the daemon runs,
+its --data-dir says where that database is.
 """
 
 
 def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     """Register the commands; see :func:`chatflow.admin.make_parser`."""
     migrate = add_command("migrate", help="bring a database up to this version's schema", description=_MIGRATE)
-    _add_database_option(migrate)
     migrate.add_argument("--dry-run", action="store_true", help="only say which files would be applied")
+    add_settings(migrate, "database", "data-dir")
     migrate.set_defaults(run=_migrate)
 
 
-def _add_database_option(parser: argparse.ArgumentParser) -> None:
-    """``--database URL``, or the daemon's own CHATFLOW_DATABASE."""
-    given = os.environ.get("CHATFLOW_DATABASE")
-    parser.add_argument(
-        "--database",
-        metavar="URL",
-        type=_parse_url,
-        default=given,
-        required=given is None,
-        help=f"which database, such as {_URL.example}; by default what the environment variable "
-        "CHATFLOW_DATABASE says, where other users of the machine do not see the password",
-    )
-
-
-def _parse_url(text: str) -> str:
-    try:
-        return _URL.parse(text)
-    except ValueError as error:
-        detail = "".join(f"; {argument}" for argument in error.args[:1])
-        raise argparse.ArgumentTypeError(f"must be {_URL.allowed}{detail}") from None
-
-
 def _migrate(arguments: argparse.Namespace) -> None:
-    with closing(connect(arguments.database)) as connection:
+    with closing(connect(read_settings(arguments).database_url())) as connection:
         if arguments.dry_run:
             missing = migrations.pending(connection)
             for migration in missing:

@@ -12,7 +12,7 @@ from attrs import field, fields, frozen
 from chatflow.broker.names import Names
 from chatflow.config import TABLE
 from chatflow.errors import StartupError
-from chatflow.options import load, mask_password
+from chatflow.options import load, mask_password, read_file
 from chatflow.options.kinds import Kind
 from chatflow.options.table import CONFIG, Option
 
@@ -74,7 +74,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     """
     texts = {name: getattr(arguments, name.replace("-", "_")) for name in arguments.settings}
     given = {name: [text] for name, text in texts.items() if text is not None}
-    settings = load(TABLE, given, os.environ, _read_file)
+    settings = load(TABLE, given, os.environ, read_file)
     return Settings(**{each.name: settings[each.name.replace("_", "-")].value for each in fields(Settings)})
 
 
@@ -93,7 +93,3 @@ def _checked(kind: Kind) -> Callable[[str], str]:
 def _help(option: Option) -> str:
     default = option.default_text or option.show(option.default_value())
     return f"{option.help} Default: {default}.".replace("%", "%%")
-
-
-def _read_file(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8-sig")

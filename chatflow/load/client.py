@@ -37,6 +37,7 @@ class Counts:
     lost: int = 0
     returns: int = 0
     resent: int = 0
+    losses: Counter[str] = attrs.Factory(Counter)  # see PhaseTally
     causes: list[str] = attrs.Factory(list)
     start_us: int = 0
     progress_us: int = 0  # when something was last received
@@ -49,7 +50,8 @@ class Counts:
 
 
 class LoadConnection(Protocol):
-    """:ivar opened: fires with None once the handshake is done, fails with :class:`WireError`.
+    """:ivar address: where it is, or is to be, connected.
+    :ivar opened: fires with None once the handshake is done, fails with :class:`WireError`.
     :ivar closed: fires with None when the connection is gone; it never fails.
     """
 
@@ -82,13 +84,13 @@ class LoadConnection(Protocol):
         self._clock = clock
         self._kept = kept
         self._writer = MessageWriter(settings.seed, settings.run, seat.number, kinds)
-        self._address = wire.parse_url(seat.url, seat.room)
+        self.address = wire.parse_url(seat.url, seat.room)
         self._key = wire.new_key()
         self._shaken = False
         self._rest = b""
         self._fragments = b""
         self._acks: list[ServerFrame] = []  # of the chunk that is being scanned
-        self._goodbye = ""  # what the server's close frame said
+        self._goodbye: tuple[int, str] | None = None  # code and reason of the server's close frame
 
     # opening and closing
 
@@ -97,7 +99,7 @@ class LoadConnection(Protocol):
             self.transport.abortConnection()
             return
         self.transport.setTcpNoDelay(True)
-        self.transport.write(wire.handshake_request(self._address, self._key))
+        self.transport.write(wire.handshake_request(self.address, self._key))
 
     def _shake(self, data: bytes) -> None:
         self._rest += data
@@ -109,7 +111,7 @@ class LoadConnection(Protocol):
                 return
             wire.check_handshake_response(head, self._key)
         except WireError as error:
-            self._fail(str(error))
+            self._fail(error)
             return
         self._shaken = True
         self._rest = b""
@@ -142,18 +144,18 @@ class LoadConnection(Protocol):
         if self.connected:
             self.transport.abortConnection()
 
-    def _fail(self, cause: str) -> None:
+    def _fail(self, error: Exception) -> None:
         """The connection is of no use any more."""
         if not self._shaken:
-            self.opened.errback(Failure(WireError(cause)))
+            self.opened.errback(Failure(error))
             self._closing = True
         elif not self._closing:
-            self._lose(cause)
+            self._lose(str(error))
         self.transport.abortConnection()
 
-    def _dismissed(self) -> None:
+    def _dismissed(self, code: int, reason: str) -> None:
         """The server has sent a close frame."""
-        self._lose(self._goodbye)
+        self._lose(f"the server closed it: {code} {reason}".rstrip())
         self.close()
 
     def _lose(self, cause: str) -> None:
@@ -184,11 +186,11 @@ class LoadConnection(Protocol):
             return
         now_us = self._clock.monotonic_us()
         counts, acks, delivered_before = self._counts, self._acks, self._counts.delivered
-        broken = ""
+        broken: Exception | None = None
         try:
             self._scan(self._rest + data if self._rest else data, now_us)
         except (WireError, SeqJump) as error:
-            broken = str(error)
+            broken = error
         second = (now_us - counts.start_us) // 1_000_000
         if acks:
             counts.acked_in_second[second] += self._take_acks(acks, now_us // TICK_US)
@@ -199,7 +201,7 @@ class LoadConnection(Protocol):
         if broken:
             self._fail(broken)
         elif self._goodbye:
-            self._dismissed()
+            self._dismissed(*self._goodbye)
         elif self._unsent:
             self.send()
 
@@ -309,7 +311,7 @@ class LoadConnection(Protocol):
             self.transport.write(wire.masked_frames([payload], wire.PONG))
         elif opcode == wire.CLOSE:
             code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
-            self._goodbye = f"the server closed it: {code} {payload[2:].decode('utf-8', 'replace')}".rstrip()
+            self._goodbye = code, payload[2:].decode("utf-8", "replace")
         elif opcode in (wire.TEXT, wire.CONTINUATION):
             self._fragments += payload
             if head & wire.FINAL:

@@ -17,7 +17,7 @@ from chatflow.load import wire
 from chatflow.load.client import Counts, LoadConnection
 from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Bounds, CannotOpen, ICrew, Progress
-from chatflow.load.output import KeptAcks, part_path
+from chatflow.load.output import CannotWrite, KeptAcks, write_part
 from chatflow.load.returning import ReturningConnection
 from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import MAIN, Phase, Schedule, Seat, Settings, kinds, phases
@@ -86,7 +86,7 @@ class Crew:
 
     async def _open_all(self, phase: Phase) -> None:
         counts = Counts()
-        seats = phase.of_process(self._index, self._settings.processes)
+        seats = phase.of_process(self._index)
         kept = KeptAcks(ids=self._settings.keep_ids, lines=bool(self._settings.output) and phase.name == MAIN)
         members: dict[int, list[Seat]] = {seat.room: [] for seat in seats}
         for seat in phase.seats:
@@ -105,22 +105,12 @@ class Crew:
         await self._connect(self._open)
 
     def _connection(self, *args: Any) -> LoadConnection:
-        settings = self._settings
-        if not settings.reconnect:
+        if not self._settings.reconnect:
             return LoadConnection(*args)
-        connection = ReturningConnection(
-            *args,
-            reactor=self._reactor,
-            every_seconds=settings.reconnect,
-            patience_seconds=settings.timeout_seconds,
-            run=settings.run,
-        )
-        connection.connect = self._reach
-        return connection
+        return ReturningConnection(*args, reactor=self._reactor, connect=self._reach)
 
     def _reach(self, connection: LoadConnection) -> Deferred[Any]:
-        seat = connection.seat
-        return self._endpoint(wire.parse_url(seat.url, seat.room)).connect(_OneConnection(connection))
+        return self._endpoint(connection.address).connect(_OneConnection(connection))
 
     async def _connect(self, shift: Shift) -> None:
         to_open = iter(shift.connections)
@@ -226,8 +216,11 @@ class Crew:
     async def _finish(self, shift: Shift, bounds: Bounds) -> PhaseTally:
         tally = shift.tally(bounds, self._kinds)
         if self._settings.output and shift.phase.name == MAIN:
-            with part_path(self._settings.output, self._index).open("w", encoding="ascii") as part:
-                part.writelines(shift.kept.lines(self._kinds, self._clock, shift.unanswered_rows()))
+            lines = shift.kept.lines(self._kinds, self._clock, shift.unanswered_rows())
+            try:
+                write_part(self._settings.output, self._index, lines)
+            except CannotWrite as error:
+                tally.causes.append(str(error))
         self._open = None
         for connection in shift.connections:
             connection.close()

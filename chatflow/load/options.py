@@ -14,7 +14,7 @@ import attrs
 
 from chatflow.errors import ConfigError
 from chatflow.load.scenario import Settings
-from chatflow.options import Flag, Integer, Number, Option, Setting, Table, Text, Url, mask_password
+from chatflow.options import Flag, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
 
 _HIGHEST_WEIGHT = 100
@@ -105,7 +105,8 @@ TABLE = Table(
             kind=Flag(),
             default=False,
             group=_LOAD,
-            help="Connections take the rooms in turn, not at random, so that all have equally many.",
+            help="Connections take the rooms in turn, not at random, so that all have equally many. Those of a room "
+            "are spread evenly over several --url and --processes.",
         ),
         Option(
             name="messages",
@@ -152,8 +153,9 @@ TABLE = Table(
             default_text="0, connections stay",
             group=_LOAD,
             help="Cut each connection at random about every so many seconds. It comes back to where it was (?since=), "
-            "sends what was not acknowledged again under the same clientMessageId, and must still get every message "
-            "once.",
+            "at the next of several --url, sends what was not acknowledged again under the same clientMessageId, and "
+            "must still get every message once. The server, too, may end connections, but in order: with 1001, 1012, "
+            "or without a close frame.",
         ),
         Option(
             name="mix",
@@ -204,8 +206,8 @@ TABLE = Table(
             default="",
             default_text="only the summary on standard output",
             group=_PROOF,
-            help="Write report.json, messages.csv (a line for each message of the main phase) and throughput.csv "
-            "into this directory, which is made when missing.",
+            help="Write report.json, messages.csv (a line for each message of the main phase that was sent) and "
+            "throughput.csv into this directory, which is made when missing.",
         ),
     ),
 )
@@ -238,10 +240,7 @@ def _check(settings: Mapping[str, Setting]) -> None:
         raise ConfigError(f"url ({settings['url'].source}): must be at least one URL")
     if any("?" in url for url in settings["url"].value):
         raise ConfigError(f"url ({settings['url'].source}): must have no query, since the room is appended to it")
-    for low, high in (("senders", "connections"), ("processes", "connections")):
-        if settings[low].value > settings[high].value:
-            at_most = f"must be at most {high} = {settings[high].value} ({settings[high].source})"
-            raise ConfigError(f"{low} = {settings[low].value} ({settings[low].source}): {at_most}")
+    check_order(settings, ("senders", "connections"), ("processes", "connections"))
 
 
 if __name__ == "__main__":

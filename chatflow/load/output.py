@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from chatflow.errors import ChatFlowError
 from chatflow.load.clock import Clock
 from chatflow.load.roomlog import TICK_US
 from chatflow.load.scenario import Kind
@@ -61,13 +62,39 @@ def _id_bytes(message_id: str) -> bytes:
     return found if len(found) == 16 else _NO_ID
 
 
+class CannotWrite(ChatFlowError):
+    """A result could not be written. The text is one line that names the option."""
+
+    def __init__(self, directory: str, error: OSError) -> None:
+        super().__init__(f"cannot write to --output {directory}: {error.strerror or error}")
+
+
 def part_path(directory: str, process: int) -> Path:
     """Where a process leaves its lines of ``messages.csv``."""
     return Path(directory) / f"messages.{process}.part"
 
 
+def write_part(directory: str, process: int, lines: Iterable[str]) -> None:
+    """Leave a process's lines of ``messages.csv``. :raises CannotWrite: that cannot be done."""
+    try:
+        with part_path(directory, process).open("w", encoding="ascii") as part:
+            part.writelines(lines)
+    except OSError as error:
+        raise CannotWrite(directory, error) from error
+
+
 def join_parts(directory: str, processes: int) -> None:
-    """Make ``messages.csv`` of what the processes left. They are in order of acknowledgement, process by process."""
+    """Make ``messages.csv`` of what the processes left. They are in order of acknowledgement, process by process.
+
+    :raises CannotWrite: that cannot be done.
+    """
+    try:
+        _join_parts(directory, processes)
+    except OSError as error:
+        raise CannotWrite(directory, error) from error
+
+
+def _join_parts(directory: str, processes: int) -> None:
     with (Path(directory) / "messages.csv").open("w", encoding="ascii") as whole:
         whole.write(MESSAGES_HEADER)
         for process in range(processes):

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from chatflow.load.latency import percentiles_ms
+from chatflow.load.output import CannotWrite
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import MAIN
 from chatflow.load.verify import PhaseTally, Stored, merge
@@ -42,6 +43,7 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "reconnects": whole.returns,
         "connections_lost": whole.connections_lost,
         "resent": whole.resent,
+        "losses": whole.losses,
         "deliveries": {
             "expected": whole.expected,
             "received": whole.received,
@@ -158,6 +160,7 @@ def as_summary(outcome: Outcome) -> str:
         _figures("Deliveries", report["deliveries"], "expected", "received", "missing", "duplicated", "out_of_order"),
         _figures("Acks", report["acks"], *report["acks"]),
         _figures("Database", report["stored"], *report["stored"]) if outcome.stored else "Database    not checked",
+        *_comings_back(report),
         "",
         f"{'Latency, ms':<18}" + "".join(f"{name.replace('_', '.'):>10}" for name in report["ack_latency_ms"]),
         _latencies("send → ack", report["ack_latency_ms"]),
@@ -173,6 +176,12 @@ def as_summary(outcome: Outcome) -> str:
 
 def _figures(title: str, figures: dict[str, Any], *names: str) -> str:
     return f"{title:<12}" + ", ".join(f"{name.replace('_', ' ')} {figures[name]:,}" for name in names)
+
+
+def _comings_back(report: dict[str, Any]) -> Iterator[str]:
+    if report["settings"]["reconnect"]:
+        losses = ", ".join(f"{how} {count:,}" for how, count in sorted(report["losses"].items())) or "none"
+        yield f"{_figures('Reconnects', report, 'reconnects', 'resent')}; losses by the server's doing: {losses}"
 
 
 def _latencies(title: str, figures: dict[str, float | None]) -> str:
@@ -194,7 +203,10 @@ def _rooms(phase: PhaseTally) -> str:
 
 
 def write_files(outcome: Outcome, directory: str) -> None:
-    """``report.json`` and ``throughput.csv``. :raises OSError: the directory cannot be written to."""
+    """``report.json`` and ``throughput.csv``. :raises CannotWrite: that cannot be done."""
     into = Path(directory)
-    (into / "report.json").write_text(json.dumps(as_report(outcome), indent=2) + "\n", encoding="utf-8")
-    (into / "throughput.csv").write_text("".join(throughput_lines(_main(outcome))), encoding="ascii")
+    try:
+        (into / "report.json").write_text(json.dumps(as_report(outcome), indent=2) + "\n", encoding="utf-8")
+        (into / "throughput.csv").write_text("".join(throughput_lines(_main(outcome))), encoding="ascii")
+    except OSError as error:
+        raise CannotWrite(directory, error) from error

@@ -1,4 +1,4 @@
-"""A connection that is cut at random and comes back, on whichever instance, to where it was.
+"""A connection that is cut at random and comes back, to the next of several URLs, to where it was.
 
 It is what ``docs/protocol.rst`` asks of a client, "Coming back", within the load client's own fast connection: the
 proof is still that every message came once and in order.
@@ -17,6 +17,8 @@ from twisted.python.failure import Failure
 
 from chatflow.load import wire
 from chatflow.load.client import LoadConnection
+from chatflow.load.scenario import Seat, Settings
+from chatflow.load.verify import NO_CLOSE_FRAME
 
 # Between two tries to come back.
 _SHORTEST_PAUSE_SECONDS = 0.02
@@ -24,22 +26,34 @@ _LONGEST_PAUSE_SECONDS = 0.5
 
 
 class ReturningConnection(LoadConnection):
-    """:ivar connect: connects this protocol anew; fires once it is connected, or fails.
+    """Every message has a clientMessageId, and is sent again when its acknowledgement did not come.
 
-    Every message has a clientMessageId, and is sent again when its acknowledgement did not come.
+    That the server, too, may end the connection is no fault by itself, as when an instance is stopped or killed; but it
+    is counted. What it may not do is to close with another code than those of an end in order, or to refuse the return.
+
+    :param connect: connects the protocol that it is given, to its ``address``; fires once that is done, or fails.
     """
 
-    def __init__(self, *args: Any, reactor: Any, every_seconds: float, patience_seconds: float, run: str) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        seat: Seat,
+        settings: Settings,
+        *args: Any,
+        reactor: Any,
+        connect: Callable[[LoadConnection], Deferred[object]],
+    ) -> None:
+        super().__init__(seat, settings, *args)
         self._reactor = reactor
-        self._every_seconds = every_seconds
-        self._patience_seconds = patience_seconds
-        self._run = run
+        self._connect = connect
+        self._every_seconds = settings.reconnect
+        self._patience_seconds = settings.timeout_seconds
+        self._run = settings.run
+        self._urls = settings.urls
+        self._turn = settings.urls.index(seat.url)
         self._payloads: dict[int, bytes] = {}
         self._next: IDelayedCall | None = None  # cut, or next try
         self._away_since: float | None = None
-        self._first_address = self._address
-        self.connect: Callable[[ReturningConnection], Deferred[object]]
+        self._ending = ""  # how the server ends it, for the count; nothing if it is the client who does
 
     # opening and closing
 
@@ -47,11 +61,11 @@ class ReturningConnection(LoadConnection):
         self._key = wire.new_key()
         # Behind what it has; before it has anything there is nothing to come back to.
         if self.arrivals.next:
-            path = f"{self._first_address.path}?since={self.arrivals.next - 1}"
-            self._address = attrs.evolve(self._first_address, path=path)
+            self.address = attrs.evolve(self.address, path=f"{self.address.path}?since={self.arrivals.next - 1}")
         super().connectionMade()
 
     def _enter(self) -> None:
+        self._ending = NO_CLOSE_FRAME
         if self._away_since is None:
             super()._enter()
         else:
@@ -81,26 +95,34 @@ class ReturningConnection(LoadConnection):
             if not self.closed.called:
                 super().connectionLost(reason)
             return
+        if self._shaken and self._ending:
+            self._counts.losses[self._ending] += 1
         self._come_back()
 
-    def _dismissed(self) -> None:
+    def _dismissed(self, code: int, reason: str) -> None:
+        self._ending = str(code)
         self.transport.abortConnection()
 
-    def _fail(self, cause: str) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._away_since is None:
-            super()._fail(cause)
+            super()._fail(error)
         else:
-            self.transport.abortConnection()  # an instance that stops answers 503
+            if not isinstance(error, wire.Unavailable):
+                self._lose(str(error))
+            self.transport.abortConnection()
 
     def _refused(self, code: str) -> None:
         # Nobody says which message it was: all that have no answer are sent again.
         self._counts.refusals[code] += 1
+        self._ending = ""
         self.transport.abortConnection()
 
     def _cut(self) -> None:
         if not self.arrivals.next:
             self._later(random.expovariate(1 / self._every_seconds), self._cut)
-        elif random.random() < 0.5:
+            return
+        self._ending = ""
+        if random.random() < 0.5:
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
@@ -110,7 +132,7 @@ class ReturningConnection(LoadConnection):
             self._away_since = self._reactor.seconds()
         self._shaken = False
         self._rest = self._fragments = b""
-        self._goodbye = ""
+        self._goodbye = None
         if self._reactor.seconds() - self._away_since > self._patience_seconds:
             self._lose("it could not come back")
             self._closing = True
@@ -119,7 +141,9 @@ class ReturningConnection(LoadConnection):
             self._later(random.uniform(_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS), self._try)
 
     def _try(self) -> None:
-        self.connect(self).addErrback(self._not_connected)
+        self._turn += 1
+        self.address = wire.parse_url(self._urls[self._turn % len(self._urls)], self.seat.room)
+        self._connect(self).addErrback(self._not_connected)
 
     def _not_connected(self, failure: Failure) -> None:
         if self._closing:

@@ -6,7 +6,7 @@ compared with the log, thousands of frames at a time, by memcmp. This is a proof
 was handed equal bytes has received exactly those messages in exactly that order.
 
 Nothing depends on the bytes being equal, though. Where they differ, the frame is decoded, and judged by its seq and
-by a fingerprint of its id and content, which is remembered for every seq of the phase.
+by a fingerprint of all its fields, which is remembered for every seq of the phase.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class RoomLog:
         except ValueError:
             sent_us = 0
         # hash() of strings is keyed per run: worker processes are started with the same PYTHONHASHSEED
-        print_ = hash((seq, frame.messageId, frame.userId, frame.username, frame.message, frame.messageType)) or 1
+        # All that a broadcast has: whether live or from history, by whichever instance, every receiver gets the same.
+        content = (seq, frame.messageId, frame.roomId, frame.userId, frame.username, frame.message)
+        print_ = hash((*content, frame.timestamp, frame.messageType, frame.serverId)) or 1
         if not self._prints:
             self.next = self._first_print = self._window_seq = seq
         index = seq - self._first_print

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Bounds, ICrew, Progress
-from chatflow.load.output import join_parts
+from chatflow.load.output import CannotWrite, join_parts
 from chatflow.load.scenario import Settings, phases
 from chatflow.load.verify import PhaseTally, Stored, causes_to_fail, merge_processes
 
@@ -86,7 +86,10 @@ class LoadRun:
             outcome.phases += await self._give_up()
             outcome.causes.append("interrupted" if self._interrupted else str(error) or repr(error))
         if self._settings.output:
-            join_parts(self._settings.output, len(self._crews))
+            try:
+                join_parts(self._settings.output, len(self._crews))
+            except CannotWrite as error:
+                outcome.causes.append(str(error))
         outcome.causes += causes_to_fail(outcome.phases, outcome.stored)
         return outcome
 

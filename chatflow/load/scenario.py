@@ -102,12 +102,16 @@ class Settings:
 
 @attrs.frozen
 class Seat:
-    """One connection of a phase, and how many messages it sends. Numbers are unique over all phases."""
+    """One connection of a phase, how many messages it sends, and which process (from 0) holds it.
+
+    Numbers are unique over all phases.
+    """
 
     number: int
     url: str
     room: int
     messages: int
+    process: int = 0
 
 
 @attrs.frozen
@@ -121,9 +125,9 @@ class Phase:
     def messages(self) -> int:
         return sum(seat.messages for seat in self.seats)
 
-    def of_process(self, index: int, processes: int) -> tuple[Seat, ...]:
-        """Every *processes*-th seat: within a process, seats with one message more come first."""
-        return self.seats[index::processes]
+    def of_process(self, index: int) -> tuple[Seat, ...]:
+        """Within a process, too, seats with one message more come first."""
+        return tuple(seat for seat in self.seats if seat.process == index)
 
 
 def phases(settings: Settings) -> list[Phase]:
@@ -144,8 +148,18 @@ def _phase(settings: Settings, name: str, first: int, connections: int, senders:
     for index in range(connections):
         room = index % settings.rooms + 1 if settings.even_rooms else choose.randint(1, settings.rooms)
         share = messages // senders + (index < messages % senders) if index < senders else 0
-        seats.append(Seat(first + index, settings.urls[index % len(settings.urls)], room, share))
+        url = settings.urls[_in_turn(index, settings.rooms, len(settings.urls))]
+        process = _in_turn(index, settings.rooms, settings.processes)
+        seats.append(Seat(first + index, url, room, share, process))
     return Phase(name, tuple(seats))
+
+
+def _in_turn(index: int, rooms: int, choices: int) -> int:
+    """One of the choices for that connection: all equally often, and, with even rooms, in each room.
+
+    Rooms are taken in turn as well. So when all pairs that two turns can make have been made, one turn is shifted.
+    """
+    return (index + index // math.lcm(rooms, choices)) % choices
 
 
 class Kind(NamedTuple):

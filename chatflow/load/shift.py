@@ -86,6 +86,7 @@ class Shift:
             cpu_seconds=[cpu],
             waited_seconds=[waited],
             refusals=dict(counts.refusals),
+            losses=dict(counts.losses),
             acked_in_second=dict(counts.acked_in_second),
             delivered_in_second=dict(counts.delivered_in_second),
             ack_ticks=dict(counts.ack_ticks),

@@ -23,6 +23,7 @@ from chatflow.load.clock import Clock, system_clock
 from chatflow.load.crew import Crew
 from chatflow.load.interfaces import ICrew
 from chatflow.load.options import TABLE, LoadConfig
+from chatflow.load.output import CannotWrite
 from chatflow.load.progress import ProgressLine
 from chatflow.load.remote import RemoteCrew
 from chatflow.load.report import as_summary, write_files
@@ -71,7 +72,10 @@ class LoadService(Service):
     def startService(self) -> None:
         settings = self._config.settings
         if settings.output:
-            Path(settings.output).mkdir(parents=True, exist_ok=True)
+            try:
+                Path(settings.output).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CannotWrite(settings.output, error) from error
         super().startService()
         self._finished = Deferred()
         self._reactor.callWhenRunning(self._begin)
@@ -125,7 +129,11 @@ class LoadService(Service):
         else:
             _print(f"{TABLE.name}: {'; '.join(outcome.causes)}\n", sys.__stderr__)
         if self._config.settings.output:
-            write_files(outcome, self._config.settings.output)
+            try:
+                write_files(outcome, self._config.settings.output)
+            except CannotWrite as error:
+                _print(f"{TABLE.name}: {error}\n", sys.__stderr__)
+                return 1
         return 0 if outcome.verdict == "pass" else 1
 
     def _broken(self, failure: Failure) -> int:

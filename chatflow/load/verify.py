@@ -16,6 +16,11 @@ import msgspec
 # A jump of this many seqs is no lost message but nonsense, and is not kept count of one by one.
 MAX_SEQ_JUMP = 100_000
 
+# How a connection may end that the client did not cut: without a word, as when an instance is killed; or by one of the
+# codes of an end in order (RFC 6455, 7.4.1 and IANA's registry: going away, service restart).
+NO_CLOSE_FRAME = "no close frame"
+_HARMLESS_ENDS = (NO_CLOSE_FRAME, "1001", "1012")
+
 
 class SeqJump(Exception):
     """A ``seq`` is so far from the others of its room that holes cannot be listed."""
@@ -110,7 +115,7 @@ class RoomTally(msgspec.Struct):
 
     :ivar first, last: seqs of the phase's messages; 0 when none was seen.
     :ivar unseen: seqs between that this process did not receive on any connection.
-    :ivar digest: of seq, messageId and content of all from first to last; equal in all processes of the run.
+    :ivar digest: of all fields of all from first to last; equal in all processes of the run.
     :ivar ids: 16 bytes for each acknowledged messageId, if the database is to be checked.
     """
 
@@ -128,6 +133,8 @@ class PhaseTally(msgspec.Struct):
 
     :ivar unsent: messages that were planned but never written, because a connection was lost or time was up.
     :ivar returns: how often connections that were cut came back. :ivar resent: messages that were sent again.
+    :ivar losses: of connections that come back, those that the client did not cut: how often, by close code or
+        :data:`NO_CLOSE_FRAME`.
     :ivar expected, received: over connections, the messages of their room since they joined.
     :ivar repeated: deliveries of a message that had been broadcast before, under another seq.
     :ivar altered: broadcasts whose fields are not those that were sent.
@@ -169,6 +176,7 @@ class PhaseTally(msgspec.Struct):
     waited_seconds: list[float] = []
     rooms: dict[int, RoomTally] = {}
     refusals: dict[str, int] = {}
+    losses: dict[str, int] = {}
     types: dict[str, int] = {}
     acked_in_second: dict[int, int] = {}
     delivered_in_second: dict[int, int] = {}
@@ -290,6 +298,11 @@ def causes_to_fail(phases: Iterable[PhaseTally], stored: Stored | None) -> list[
     for phase in phases:
         causes += [f"{phase.name}: {cause}" for cause in [*phase.causes, *_not_zero(phase, _MUST_BE_ZERO)]]
         causes += [f"{phase.name}: refused as {code}: {count}" for code, count in sorted(phase.refusals.items())]
+        causes += [
+            f"{phase.name}: connections that the server closed with {code}: {count}"
+            for code, count in sorted(phase.losses.items())
+            if code not in _HARMLESS_ENDS
+        ]
     if stored is not None:
         causes += [f"database: {cause}" for cause in _not_zero(stored, _STORED_MUST_BE_ZERO)]
     return causes

@@ -19,11 +19,16 @@ import msgspec
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FINAL = 0x80
 
+_UNAVAILABLE = ("502", "503", "504")
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
 class WireError(Exception):
     """The peer broke RFC 6455, or refused the handshake. The text is one line that says how."""
+
+
+class Unavailable(WireError):
+    """An instance that stops refused the handshake, or a proxy that knows no other one: worth another try."""
 
 
 @attrs.frozen
@@ -75,12 +80,13 @@ def handshake_request(address: Address, key: str) -> bytes:
 def check_handshake_response(head: bytes, key: str) -> None:
     """:param head: the response up to its empty line.
 
-    :raises WireError: it is not the 101 that answers our key.
+    :raises WireError: it is not the 101 that answers our key; :class:`Unavailable` if it is a 502, 503 or 504.
     """
     status, *lines = head.decode("latin-1").split("\r\n")
     words = status.split(" ", 2)
     if len(words) < 2 or not words[0].startswith("HTTP/1.1") or words[1] != "101":
-        raise WireError(f"the server answered {status[:80]!r} to the handshake")
+        error = Unavailable if words[1:2] and words[1] in _UNAVAILABLE else WireError
+        raise error(f"the server answered {status[:80]!r} to the handshake")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     if headers.get("upgrade", "").lower() != "websocket" or "upgrade" not in headers.get("connection", "").lower():
         raise WireError("the server's 101 does not upgrade to websocket")
@@ -177,7 +183,9 @@ class ServerFrame(msgspec.Struct, gc=False):
     userId: str = ""
     username: str = ""
     message: str = ""
+    timestamp: str = ""
     messageType: str = ""
+    serverId: str = ""
 
 
 decode_frame = msgspec.json.Decoder(ServerFrame).decode

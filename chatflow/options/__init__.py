@@ -7,9 +7,9 @@
 - :mod:`~chatflow.options.command`: the :class:`twisted.python.usage.Options` that twistd asks for
 """
 
-from chatflow.options.command import CommandLine
+from chatflow.options.command import CommandLine, read_file
 from chatflow.options.kinds import Choice, Flag, Integer, Kind, Number, Text, Url, mask_password
-from chatflow.options.load import load
+from chatflow.options.load import check_order, load
 from chatflow.options.table import Option, Setting, Table
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "Table",
     "Text",
     "Url",
+    "check_order",
     "load",
     "mask_password",
+    "read_file",
 ]

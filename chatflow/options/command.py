@@ -58,7 +58,7 @@ class CommandLine(usage.Options):
         :raises SystemExit: 1 after an error, 0 after ``--help``, ``--version`` and ``--show-config``.
         """
         try:
-            settings = load(self.table, self._given(list(options or ())), os.environ, _read_file)
+            settings = load(self.table, self._given(list(options or ())), os.environ, read_file)
             self.config = self.build(settings)
         except ConfigError as error:
             line = " ".join(str(error).split())  # what was typed may have had line ends
@@ -113,5 +113,6 @@ class CommandLine(usage.Options):
     __str__ = getUsage
 
 
-def _read_file(path: str) -> str:
+def read_file(path: str) -> str:
+    """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark."""
     return Path(path).read_text(encoding="utf-8-sig")

@@ -63,6 +63,17 @@ def load(
     return settings
 
 
+def check_order(settings: Mapping[str, Setting], *pairs: tuple[str, str]) -> None:
+    """
+    :param pairs: names of two numbers, of which the first must not be larger.
+    :raises ConfigError: it is.
+    """
+    for low, high in pairs:
+        if settings[low].value > settings[high].value:
+            at_most = f"must be at most {high} = {settings[high].value} ({settings[high].source})"
+            raise ConfigError(f"{low} = {settings[low].value} ({settings[low].source}): {at_most}")
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The line about ``what``, whose ``name`` does not exist: the nearest one that does, else all of them."""
     names = list(known)

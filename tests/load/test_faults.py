@@ -91,6 +91,25 @@ class ToldApart(NullServer):
         return sent if index else sent.replace(b'"messageType":"TEXT"', b'"messageType":"JOIN"')
 
 
+class ToldOtherwise(NullServer):
+    """One member of each room gets every frame with another value of one field, as from a history that is not true.
+
+    :param was, is_now: of the field.
+    """
+
+    def __init__(self, reactor: Any, was: bytes, is_now: bytes) -> None:
+        super().__init__(reactor)
+        self._was, self._is_now = was, is_now
+
+    def deliver(self, room: str, frames: list[bytes]) -> None:
+        *others, last = self.members[room]
+        block = b"".join(frames)
+        assert self._was in block
+        for member in others:
+            member.transport.write(block)
+        last.transport.write(block.replace(self._was, self._is_now))
+
+
 class Replays(NullServer):
     """Broadcasts a message of the warm-up again in the main phase, as a queue may that delivers late."""
 
@@ -253,6 +272,24 @@ async def test_different_messages_under_the_same_seq_are_found() -> None:
     outcome = await run_against(ToldApart)
     assert outcome.verdict == "fail"
     assert faults(outcome)["conflicting"] > 0
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now"),
+    [
+        (b'"roomId":"1"', b'"roomId":"2"'),
+        (b'Z","messageType"', b'X","messageType"'),  # the end of the timestamp
+        (b'"serverId":"null"', b'"serverId":"nill"'),
+    ],
+    ids=["roomId", "timestamp", "serverId"],
+)
+@ensureDeferred
+async def test_a_receiver_whose_frames_differ_in_one_field_only_is_found(was: bytes, is_now: bytes) -> None:
+    outcome = await run_against(
+        partial(ToldOtherwise, was=was, is_now=is_now), rooms=1, connections=2, warmup_messages=0
+    )
+    assert outcome.verdict == "fail"
+    assert faults(outcome)["conflicting"] == 120
 
 
 @ensureDeferred

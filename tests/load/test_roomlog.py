@@ -108,7 +108,7 @@ def test_other_bytes_of_the_same_message_are_the_same_message() -> None:
     room, messages = _sent(3)
     for seq, message in enumerate(messages, 1):
         room.connections[0].dataReceived(broadcast(seq, seq, message))
-        room.connections[1].dataReceived(broadcast(seq, seq, message, serverId="another", timestamp="later"))
+        room.connections[1].dataReceived(broadcast(seq, seq, message, anotherField="of a later version"))
     assert room.connections[1].arrivals.next == 4
     assert room.log.conflicting == 0
     assert sum(room.counts.delivery_ticks.values()) == 6
@@ -116,7 +116,16 @@ def test_other_bytes_of_the_same_message_are_the_same_message() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"messageId": "018f3c5e-7b1a-7c3d-9e4f-ffffffffffff"}, {"message": "other"}, {"userId": "5"}, {"username": "me"}],
+    [
+        {"messageId": "018f3c5e-7b1a-7c3d-9e4f-ffffffffffff"},
+        {"message": "other"},
+        {"userId": "5"},
+        {"username": "me"},
+        {"messageType": "NONE"},
+        {"roomId": "8"},
+        {"timestamp": "2026-11-23T10:30:00.000001Z"},
+        {"serverId": "another"},
+    ],
 )
 def test_another_message_under_the_same_seq_is_a_conflict(changed: dict[str, object]) -> None:
     room, messages = _sent(2)

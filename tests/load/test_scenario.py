@@ -75,9 +75,32 @@ def test_rooms_are_within_range_and_may_be_even() -> None:
     assert [seat.room for seat in main.seats] == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 
 
+@pytest.mark.parametrize("rooms", [1, 2, 3, 4, 6, 20])
+@pytest.mark.parametrize("choices", [1, 2, 3, 4, 5, 6, 8])
+def test_even_rooms_have_equally_many_connections_to_each_url_and_in_each_process(rooms: int, choices: int) -> None:
+    settings = attrs.evolve(
+        _SETTINGS,
+        rooms=rooms,
+        connections=rooms * choices,
+        urls=tuple(f"ws://{number}" for number in range(choices)),
+        processes=choices,
+        even_rooms=True,
+    )
+    seats = phases(settings)[-1].seats
+    assert len({(seat.room, seat.url) for seat in seats}) == len(seats)
+    assert len({(seat.room, seat.process) for seat in seats}) == len(seats)
+
+
+def test_senders_of_even_rooms_are_spread_over_urls_and_processes() -> None:
+    settings = attrs.evolve(_SETTINGS, connections=100, rooms=4, senders=4, even_rooms=True, processes=2)
+    seats = [seat for seat in phases(settings)[-1].seats if seat.messages]
+    assert Counter(seat.url for seat in seats) == {"ws://a": 2, "ws://b": 2}
+    assert Counter(seat.process for seat in seats) == {0: 2, 1: 2}
+
+
 def test_processes_share_all_seats_without_overlap() -> None:
-    (main,) = phases(attrs.evolve(_SETTINGS, warmup_messages=0))
-    shared = [seat for index in range(3) for seat in main.of_process(index, 3)]
+    (main,) = phases(attrs.evolve(_SETTINGS, warmup_messages=0, processes=3))
+    shared = [seat for index in range(3) for seat in main.of_process(index)]
     assert sorted(shared, key=lambda seat: seat.number) == list(main.seats)
 
 

@@ -184,8 +184,37 @@ async def test_a_directory_that_cannot_be_made_is_one_line_and_status_1(director
     (directory / "file").touch()
     process = Process(directory, "--output", "file/results", *_SMALL)
     assert await process.ended == 1
-    assert len(process.err.splitlines()) == 1
-    assert "file/results" in process.err
+    assert process.err == "chatflow-load: cannot write to --output file/results: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "target", "complaint"),
+    [
+        ("messages.0.part", "gone/file", "No such file or directory"),
+        ("messages.csv", "/dev/full", "No space left on device"),
+    ],
+)
+@ensureDeferred
+async def test_messages_that_cannot_be_written_are_a_cause_to_fail_and_all_else_is_told(
+    directory: Path, file: str, target: str, complaint: str
+) -> None:
+    (directory / file).symlink_to(target)
+    async with Listening(NullServer(reactor)) as url:
+        process = Process(directory, "--url", url, "--output", str(directory), *_SMALL)
+        assert await process.ended == 1
+    assert f"cannot write to --output {directory}: {complaint}" in process.out
+    assert "60 messages acknowledged" in process.out
+    assert json.loads((directory / "report.json").read_text())["acked"] == 80
+
+
+@ensureDeferred
+async def test_a_report_that_cannot_be_written_is_one_line_behind_the_summary(directory: Path) -> None:
+    (directory / "report.json").symlink_to("/dev/full")
+    async with Listening(NullServer(reactor)) as url:
+        process = Process(directory, "--url", url, "--output", str(directory), *_SMALL)
+        assert await process.ended == 1
+    assert "Verdict: PASS" in process.out
+    assert process.err == f"chatflow-load: cannot write to --output {directory}: No space left on device\n"
 
 
 class _NoReactor:

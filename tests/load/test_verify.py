@@ -130,7 +130,7 @@ def test_acknowledged_messages_of_all_phases_are_looked_up_together() -> None:
 # What must be 0 for a pass; all other figures say how much was done, not what went wrong.
 _HARMLESS = {
     "name", "connections", "messages", "sent", "acked", "expected", "received", "foreign", "start_us", "end_us",
-    "cpu_seconds", "waited_seconds", "rooms", "refusals", "types", "acked_in_second", "delivered_in_second",
+    "cpu_seconds", "waited_seconds", "rooms", "refusals", "losses", "types", "acked_in_second", "delivered_in_second",
     "ack_ticks", "delivery_ticks", "causes", "returns", "resent",
 }  # fmt: skip
 
@@ -145,6 +145,12 @@ def test_each_figure_that_is_a_fault_is_a_cause_to_fail(name: str) -> None:
 
 def test_a_missing_delivery_is_a_cause_to_fail() -> None:
     assert causes_to_fail([PhaseTally(name="main", expected=5, received=3)], None) == ["main: deliveries missing: 2"]
+
+
+def test_of_how_the_server_ended_connections_only_codes_out_of_order_are_causes_to_fail() -> None:
+    losses = {"no close frame": 1, "1001": 2, "1012": 3, "1011": 4}
+    causes = causes_to_fail([PhaseTally(name="main", losses=losses)], None)
+    assert causes == ["main: connections that the server closed with 1011: 4"]
 
 
 def test_a_code_of_refusal_is_told() -> None:
