@@ -176,13 +176,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             migrate=postgres is not None,
             rooms=config.rooms,
             ahead_days=config.partitions_ahead_days,
-            now_seconds=reactor.seconds(),
+            seconds=reactor.seconds,
         )
         for room, seq in heads.items():
             hub.start_at(room, seq)
 
     def keep_partitions() -> Any:
-        return maintain_partitions(reads, reactor.seconds(), config.partitions_ahead_days, config.retention_days)
+        return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days)
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     service = TopService(reactor, deadline_seconds=config.drain_seconds)
@@ -202,6 +202,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
     if config.refresh_views_seconds:
         service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
+    service.add("refresh of views", Step(stop=refresher.stop))
     service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, hub.compare_with_database))
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
     service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))

@@ -42,7 +42,12 @@ COPY messages (room_id, seq, created_at, message_id, user_id, username, message_
                server_id, client_ip, client_timestamp, client_message_id) FROM STDIN
 """
 
-_REPEATED = """
+#: Whoever is going to write says so before it reads any partition: who makes or drops partitions takes the whole before
+#: its parts, too, and so they never wait for each other in a circle.
+LOCK_MESSAGES = "LOCK TABLE ONLY messages IN ROW EXCLUSIVE MODE"
+
+_REPEATED = f"""
+{LOCK_MESSAGES};
 SELECT message_id::text FROM messages
 WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at >= %s::timestamptz
 """
@@ -206,15 +211,20 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def _write_rows(rows: io.StringIO, envelope: Envelope, messages: Sequence[Message], first_seq: int) -> None:
+    """:raises ValueError: a field that is never free text holds what would make rows of its own."""
     room, server_id = envelope.room, envelope.server_id
     for seq, message in enumerate(messages, first_seq):
+        client_ip = message.client_ip or _NULL
+        names = f"{message.message_id} {message.username} {server_id} {client_ip} {message.client_timestamp}"
+        if not names.isprintable():
+            raise ValueError(f"seq {seq}: a control character in an id, a name, an address or a time")
         text = message.text
         if not text.isprintable() or "\\" in text:
             text = text.translate(_ESCAPES)
         own_id = message.client_message_id
         rows.write(
             f"{room}\t{seq}\t{iso_timestamp(message.created_at_us)}\t{message.message_id}\t{message.user_id}\t"
-            f"{message.username}\t{text}\t{message.message_type}\t{server_id}\t{message.client_ip or _NULL}\t"
+            f"{message.username}\t{text}\t{message.message_type}\t{server_id}\t{client_ip}\t"
             f"{message.client_timestamp}\t{_NULL if own_id is None else own_id.translate(_ESCAPES)}\n"
         )
 

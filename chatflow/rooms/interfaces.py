@@ -218,8 +218,8 @@ class IPageHistory(Interface):
     def heads() -> Awaitable[Mapping[int, int]]:
         """The last seq of every room that has one."""
 
-    def first_seq(room: int) -> Awaitable[int | None]:
-        """The first seq that is held; None if there is no message."""
+    def first_seq(room: int) -> Awaitable[int]:
+        """The first seq that is held, or the next one that will be; from there on there is no hole."""
 
 
 @frozen

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from tests.support.client import CLOSE, ChatClient, RawClient, client_frame, kind
@@ -126,6 +128,22 @@ def test_a_stopped_postgresql_does_not_keep_it_beyond_the_deadline() -> None:
         eventually(lambda: daemon.metric("writeManager", "messagesQueued") == 1, "one is accepted")
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(6) == 0
+
+
+def test_a_refresh_of_the_views_is_not_waited_for(module_database_url: str) -> None:
+    waiting = (
+        "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'chatflow-views%%' AND wait_event_type = 'Lock'"
+    )
+    with (
+        running_daemon("--refresh-views-seconds", "0.2", database=module_database_url) as daemon,
+        closing(psycopg2.connect(module_database_url)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("REFRESH MATERIALIZED VIEW mv_top_users")  # not committed
+        eventually(lambda: daemon.sql(waiting), "a refresh is under way")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(8) == 0
+        check_gone(daemon)
 
 
 def test_without_clients_it_ends_and_comes_back_where_it_was() -> None:
