@@ -18,6 +18,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import psycopg2
 from attrs import define
 
 from chatflow.rooms.envelope import Envelope
@@ -126,7 +127,9 @@ def commit_in_thread(
     """Store what is new of the envelopes, in the order given; a place for each.
 
     :param are_held: for each envelope, whether it is certainly nobody else's; each different one is asked once.
+    :raises psycopg2.DataError: as :func:`refuse_forged`.
     """
+    refuse_forged(envelopes)
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
     asked = are_held or [always] * len(envelopes)
     lost = {is_held for is_held in set(asked) if not is_held()}
@@ -166,6 +169,19 @@ def commit_in_thread(
             },
         )
     return placed
+
+
+def refuse_forged(envelopes: Sequence[Envelope]) -> None:
+    """See that no field but the texts holds what psycopg2 cannot send, or what would make rows of its own in COPY.
+
+    :raises psycopg2.DataError: one does, as if PostgreSQL had refused it.
+    """
+    for envelope in envelopes:
+        server_id = envelope.server_id
+        for message in envelope.messages:
+            names = f"{message.message_id}{message.username}{server_id}{message.client_ip}{message.client_timestamp}"
+            if not names.isprintable():
+                raise psycopg2.DataError("a control character in an id, a name, an address or a time")
 
 
 def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
@@ -211,20 +227,15 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def _write_rows(rows: io.StringIO, envelope: Envelope, messages: Sequence[Message], first_seq: int) -> None:
-    """:raises ValueError: a field that is never free text holds what would make rows of its own."""
     room, server_id = envelope.room, envelope.server_id
     for seq, message in enumerate(messages, first_seq):
-        client_ip = message.client_ip or _NULL
-        names = f"{message.message_id} {message.username} {server_id} {client_ip} {message.client_timestamp}"
-        if not names.isprintable():
-            raise ValueError(f"seq {seq}: a control character in an id, a name, an address or a time")
         text = message.text
         if not text.isprintable() or "\\" in text:
             text = text.translate(_ESCAPES)
         own_id = message.client_message_id
         rows.write(
             f"{room}\t{seq}\t{iso_timestamp(message.created_at_us)}\t{message.message_id}\t{message.user_id}\t"
-            f"{message.username}\t{text}\t{message.message_type}\t{server_id}\t{client_ip}\t"
+            f"{message.username}\t{text}\t{message.message_type}\t{server_id}\t{message.client_ip or _NULL}\t"
             f"{message.client_timestamp}\t{_NULL if own_id is None else own_id.translate(_ESCAPES)}\n"
         )
 

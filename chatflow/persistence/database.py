@@ -54,11 +54,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether PostgreSQL refused the data itself (SQLSTATE classes 22 and 23), so that no try will succeed.
-
-    Or would have: what psycopg2 cannot send, such as NUL, is a ValueError.
-    """
-    return isinstance(error, psycopg2.DataError | psycopg2.IntegrityError | ValueError)
+    """Whether PostgreSQL refused the data itself (SQLSTATE classes 22 and 23), so that no try will succeed."""
+    return isinstance(error, psycopg2.DataError | psycopg2.IntegrityError)
 
 
 def connect(url: str, application_name: str = "chatflow-admin") -> Any:

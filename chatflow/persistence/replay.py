@@ -8,7 +8,7 @@ import msgspec
 import psycopg2
 
 from chatflow.errors import NotStored, Unavailable
-from chatflow.persistence.commit import LOCK_MESSAGES, REPEAT_HOURS, commit_in_thread
+from chatflow.persistence.commit import LOCK_MESSAGES, REPEAT_HOURS, commit_in_thread, refuse_forged
 from chatflow.persistence.database import is_refusal
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import iso_timestamp
@@ -40,7 +40,7 @@ def replay(connection: Any, envelope: Envelope) -> tuple[int, int] | None:
     try:
         with connection, connection.cursor() as cursor:
             return replay_in_thread(cursor, envelope)
-    except (psycopg2.Error, ValueError) as error:
+    except psycopg2.Error as error:
         reason = " ".join(str(error).split())
         if is_refusal(error):
             raise NotStored(reason) from error
@@ -54,6 +54,7 @@ def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
     up. Nearly all of it before the room's head is locked, since it may take seconds; the rest while it is locked, and
     nobody else can store them.
     """
+    refuse_forged([envelope])
     cursor.execute(_CREATE_ROOM, (envelope.room,))
     cursor.execute(_HEAD, (envelope.room,))
     ((before,),) = cursor.fetchall()
