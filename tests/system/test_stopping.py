@@ -13,14 +13,16 @@ import pytest
 from tests.support.client import CLOSE, ChatClient, RawClient, client_frame, kind
 from tests.support.crowd import Crowd, check_stored
 from tests.support.daemon import Daemon, running_daemon
+from tests.support.recount import recount
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
 def mine(module_database_url: str) -> Iterator[Daemon]:
-    """A daemon for one test, on the tests' PostgreSQL."""
+    """A daemon for one test, on the tests' PostgreSQL, where every count is right afterwards."""
     with running_daemon(database=module_database_url) as daemon:
         yield daemon
+    assert recount(module_database_url) == {}
 
 
 def check_gone(daemon: Daemon) -> None:
@@ -114,8 +116,9 @@ def test_a_database_that_hangs_is_left_behind_at_the_deadline(module_database_ur
             client.send("never acknowledged")
             eventually(lambda: daemon.metric("writeManager", "messagesQueued") == 1, "one is accepted")
             daemon.send_signal(signal.SIGTERM)
+            assert client.receive()["code"] == "unavailable"
+            assert client.wait_closed() == 1012
             assert daemon.wait(6) == 0
-            assert client.wait_closed() in (None, 1012)
         eventually(lambda: daemon.processes() == [], "PostgreSQL ends, if later")
 
 
@@ -127,6 +130,8 @@ def test_a_stopped_postgresql_does_not_keep_it_beyond_the_deadline() -> None:
         client.send("never acknowledged")
         eventually(lambda: daemon.metric("writeManager", "messagesQueued") == 1, "one is accepted")
         daemon.send_signal(signal.SIGTERM)
+        assert client.receive()["code"] == "unavailable"
+        assert client.wait_closed() == 1012
         assert daemon.wait(6) == 0
 
 
