@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatflow.errors import StartupError
@@ -131,6 +131,7 @@ def test_whatever_the_times_are_nothing_has_a_hole_and_all_counts_are_exact() ->
 
     with fresh_database() as url, closing(psycopg2.connect(url)) as connection:
 
+        @settings(max_examples=25)
         @given(st.lists(st.tuples(st.integers(1, 2), st.lists(hours, min_size=1, max_size=12)), max_size=4))
         def follow(batches: list[tuple[int, list[int]]]) -> None:
             execute(url, "TRUNCATE rooms, messages, user_activity, message_stats_minute")
