@@ -186,7 +186,7 @@ TABLE = Table(
             default=4,
             group=_DATABASE,
             help="Connections, each with a thread, for history and statistics; the writer has its own "
-            "besides. When all are busy, further requests wait for one.",
+            "besides, and with SQS so have the heartbeats. When all are busy, further requests wait for one.",
         ),
         Option(
             name="batch-size",

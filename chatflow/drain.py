@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -12,24 +12,37 @@ from chatflow.edge.connections import ChatFactory
 from chatflow.metrics import Instance
 from chatflow.rooms.ingress import Ingress
 
+#: Refusing takes some turns of the reactor.
+_REFUSED_SECONDS = 0.25
+
 
 class Drain(Service):
     """Ready from its start on. Its stop fires when no client is left.
 
     The ports stay open until then: a load balancer has to see ``/health/ready`` turn 503, and new chat connections
     are refused with 503.
+
+    :param patience_seconds: how long to wait until what was accepted is answered.
     """
 
     _log = Logger()
 
     def __init__(
-        self, *, clock: IReactorTime, edge: ChatFactory, ingress: Ingress, instance: Instance, broker: Broker
+        self,
+        *,
+        clock: IReactorTime,
+        edge: ChatFactory,
+        ingress: Ingress,
+        instance: Instance,
+        broker: Broker,
+        patience_seconds: float,
     ) -> None:
         self._clock = clock
         self._edge = edge
         self._ingress = ingress
         self._instance = instance
         self._broker = broker
+        self._patience_seconds = patience_seconds
 
     def startService(self) -> None:
         super().startService()
@@ -44,7 +57,11 @@ class Drain(Service):
         clients, pending = len(self._edge.protocols), self._ingress.pending
         self._edge.stop_reading()
         self._broker.hurry()
-        await self._ingress.drain()
+        if not await self._answered(self._patience_seconds):
+            # Now, so that there is time to tell the clients.
+            self._log.error("{pending} messages are given up: they cannot be stored", pending=self._ingress.pending)
+            self._broker.give_up()
+            await self._answered(_REFUSED_SECONDS)
         await self._edge.close_all()
         self._log.info(
             "drained {clients} clients and {pending} messages in {seconds:.3f} s",
@@ -52,3 +69,14 @@ class Drain(Service):
             pending=pending,
             seconds=self._clock.seconds() - began,
         )
+
+    async def _answered(self, within_seconds: float) -> bool:
+        """Whether every accepted message is answered by then."""
+        drained = self._ingress.drain()
+        too_late = self._clock.callLater(within_seconds, drained.cancel)
+        try:
+            await drained
+        except CancelledError:
+            return False
+        too_late.cancel()
+        return True

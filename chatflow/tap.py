@@ -92,7 +92,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         encode=broadcast_block,
         patience_seconds=_PATIENCE_SECONDS if config.broker == "sqs" else 0.0,
     )
-    broker = _one_of_many(config, reactor, hub, commits, reads) if config.broker == "sqs" else _alone(config, commits)
+    if config.broker == "sqs":
+        broker = _one_of_many(config, reactor, hub, commits, database("beats", 1))
+    else:
+        broker = _alone(config, commits)
     writer = BatchWriter(
         clock=reactor,
         database=commits,
@@ -176,13 +179,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             migrate=postgres is not None,
             rooms=config.rooms,
             ahead_days=config.partitions_ahead_days,
-            now_seconds=reactor.seconds(),
+            seconds=reactor.seconds,
         )
         for room, seq in heads.items():
             hub.start_at(room, seq)
 
     def keep_partitions() -> Any:
-        return maintain_partitions(reads, reactor.seconds(), config.partitions_ahead_days, config.retention_days)
+        return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days)
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     service = TopService(reactor, deadline_seconds=config.drain_seconds)
@@ -202,6 +205,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
     if config.refresh_views_seconds:
         service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
+    service.add("refresh of views", Step(stop=refresher.stop))
     service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, hub.compare_with_database))
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
     service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))
@@ -210,7 +214,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("heads", rounds(HEARTBEAT_SECONDS, ChatProtocol.tell_head))
     for endpoint in config.listen:
         service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
-    service.add("clients", Drain(clock=reactor, edge=edge, ingress=ingress, instance=instance, broker=broker))
+    drain = Drain(
+        clock=reactor,
+        edge=edge,
+        ingress=ingress,
+        instance=instance,
+        broker=broker,
+        patience_seconds=config.drain_seconds / 3,
+    )
+    service.add("clients", drain)
     return service
 
 
@@ -223,11 +235,15 @@ def _alone(config: Config, commits: Database) -> Broker:
         dead_letters=DeadLetterTable(commits),
         depths=EmbeddedDepths(queue),
         presence=NoOthers(),
+        give_up=queue.close,
     )
 
 
-def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, reads: Database) -> Broker:
-    """Room queues and dead letters on SQS, fan-out through SNS, instances in a table."""
+def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, beats: Database) -> Broker:
+    """Room queues and dead letters on SQS, fan-out through SNS, instances in a table.
+
+    :param beats: of its own, so that no slow query makes the others take this instance for dead.
+    """
     # Imported only here, because boto3 takes its time and memory.
     from chatflow.broker.aws import Aws
     from chatflow.broker.deadletters import SqsDeadLetters
@@ -264,7 +280,7 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, read
         # An instance that alone has lost the database must not keep the rooms' heads from the others.
         may_extend=lambda: commits.away_seconds < 2 * config.visibility_seconds,
     )
-    table = InstanceTable(reads)
+    table = InstanceTable(beats)
     beat_seconds = heartbeat_seconds(config.reap_after_seconds)
     instances = Instances(clock=reactor, table=table, server_id=config.server_id, interval_seconds=beat_seconds)
     reaper = Reaper(
@@ -300,8 +316,9 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, read
         fanout=fanout,
         dead_letters=dead_letters,
         depths=SqsDepths(clock=reactor, calls=aws, names=names, urls=queue.urls),
-        presence=PresenceTable(reads, config.server_id, f"{int(reactor.seconds() * 1000):x}"),
+        presence=PresenceTable(beats, config.server_id, f"{int(reactor.seconds() * 1000):x}"),
         parts=[
+            ("beats' connection", Step(beats.start, beats.stop)),
             ("AWS calls", Step(aws.start, aws.stop)),
             ("dead letters", Step(dead_letters.start)),
             ("room queue", Step(queue.start, queue.stop)),

@@ -14,10 +14,10 @@ from chatflow.persistence.recount import recount_in_thread
 _VERIFY = """\
 Counts everything anew from the messages, in one snapshot of the database, and names what differs: the heads
 of the rooms and holes in their order, messages that are stored twice, what each user did in each room, the
-messages of each minute, and the materialized views if they were refreshed since the newest message.
+messages of each minute, and the materialized views if nothing was stored or dropped since their refresh.
 
-Where retention has dropped messages, rooms are counted from their first held message on, minutes from the
-first held day on, and what users did must be at least what is still there.
+Where retention has dropped messages, rooms are counted from their first held message on, and what users did
+must be at least what is still there.
 
 It reads every message, so it takes about a second per million of them; the daemons go on meanwhile.
 """

@@ -23,6 +23,7 @@ class Broker:
     :ivar listeners: services by name, started after the consumer and stopped before it.
     :ivar hears: whether news of other instances arrive here.
     :ivar hurry: called when the daemon begins to stop: nothing is to be gathered any more.
+    :ivar give_up: called when it has waited for long: what is still pending is to be refused, where that is possible.
     :ivar readings: figures for Prometheus.
     """
 
@@ -35,4 +36,5 @@ class Broker:
     listeners: Sequence[tuple[str, Service]] = ()
     hears: Callable[[], bool] = lambda: True
     hurry: Callable[[], object] = lambda: None
+    give_up: Callable[[], object] = lambda: None
     readings: Callable[[], Sequence[Reading]] = lambda: ()

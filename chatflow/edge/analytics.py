@@ -33,8 +33,8 @@ class IAnalytics(Interface):
     def throughput(start: str, end: str, room: int | None) -> Awaitable[Sequence[Sequence[Any]]]:
         """Minutes with messages."""
 
-    def refresh() -> Awaitable[bool]:
-        """Refresh the views; False if another instance is doing so."""
+    def refresh() -> Awaitable[float | None]:
+        """Refresh the views: how many seconds ago that was done, 0 for now; None if another instance does so now."""
 
 
 class MetricsError(msgspec.Struct, frozen=True):
@@ -297,9 +297,12 @@ class AnalyticsApi:
 
     async def refresh(self) -> Refreshed:
         """``POST /api/metrics/refresh-views``"""
-        if await self._source.refresh():
-            return Refreshed("success", "Materialized views refreshed")
-        return Refreshed("success", "Materialized views are being refreshed by another instance")
+        age_seconds = await self._source.refresh()
+        if age_seconds is None:
+            return Refreshed("success", "Materialized views are being refreshed by another instance")
+        if age_seconds:
+            return Refreshed("success", f"Materialized views were refreshed {age_seconds:.1f} s ago, so not again now")
+        return Refreshed("success", "Materialized views refreshed")
 
     def operations(self) -> Sequence[Operation]:
         """All of them."""

@@ -28,10 +28,10 @@ _STATEMENT_SECONDS = 20
 class AnalyticsStore:
     """Runs on the reactor thread; each answer is one short transaction in the readers' pool.
 
-    :param refresh: refreshes the views; false if another instance is doing so.
+    :param refresh: see :meth:`chatflow.persistence.refresh.Refresher.now`.
     """
 
-    def __init__(self, database: Database, refresh: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, database: Database, refresh: Callable[[], Awaitable[float | None]]) -> None:
         self._database = database
         self._sharing: dict[Row, list[Deferred[Any]]] = {}
         self.refresh = refresh

@@ -18,6 +18,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import psycopg2
 from attrs import define
 
 from chatflow.rooms.envelope import Envelope
@@ -42,7 +43,12 @@ COPY messages (room_id, seq, created_at, message_id, user_id, username, message_
                server_id, client_ip, client_timestamp, client_message_id) FROM STDIN
 """
 
-_REPEATED = """
+#: Whoever is going to write says so before it reads any partition: who makes or drops partitions takes the whole before
+#: its parts, too, and so they never wait for each other in a circle.
+LOCK_MESSAGES = "LOCK TABLE ONLY messages IN ROW EXCLUSIVE MODE"
+
+_REPEATED = f"""
+{LOCK_MESSAGES};
 SELECT message_id::text FROM messages
 WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at >= %s::timestamptz
 """
@@ -121,7 +127,9 @@ def commit_in_thread(
     """Store what is new of the envelopes, in the order given; a place for each.
 
     :param are_held: for each envelope, whether it is certainly nobody else's; each different one is asked once.
+    :raises psycopg2.DataError: as :func:`refuse_forged`.
     """
+    refuse_forged(envelopes)
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
     asked = are_held or [always] * len(envelopes)
     lost = {is_held for is_held in set(asked) if not is_held()}
@@ -161,6 +169,19 @@ def commit_in_thread(
             },
         )
     return placed
+
+
+def refuse_forged(envelopes: Sequence[Envelope]) -> None:
+    """See that no field but the texts holds what psycopg2 cannot send, or what would make rows of its own in COPY.
+
+    :raises psycopg2.DataError: one does, as if PostgreSQL had refused it.
+    """
+    for envelope in envelopes:
+        server_id = envelope.server_id
+        for message in envelope.messages:
+            names = f"{message.message_id}{message.username}{server_id}{message.client_ip}{message.client_timestamp}"
+            if not names.isprintable():
+                raise psycopg2.DataError("a control character in an id, a name, an address or a time")
 
 
 def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:

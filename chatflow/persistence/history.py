@@ -65,9 +65,9 @@ class History:
             self._database.run_once("read a page", page_in_thread, room, first, last, self._frame)
         )
 
-    def first_seq(self, room: int) -> Deferred[int | None]:
+    def first_seq(self, room: int) -> Deferred[int]:
         """See :class:`IPageHistory`."""
-        return Deferred.fromCoroutine(self._database.run_once("read the first message", next_seq_in_thread, room, 0))
+        return Deferred.fromCoroutine(self._database.run_once("read the first seq", first_seq_in_thread, room))
 
     def places(self, message_ids: Sequence[str]) -> Deferred[Mapping[str, int]]:
         """The seq of each message that its client has named and that is stored. Fails like :meth:`after`."""
@@ -111,6 +111,12 @@ def page_in_thread(cursor: Any, room: int, first: int, last: int, frame: Callabl
         head,
         following,
     )
+
+
+def first_seq_in_thread(cursor: Any, room: int) -> int:
+    """See :meth:`IPageHistory.first_seq`."""
+    cursor.execute("SELECT first_seq FROM rooms WHERE room_id = %s", (room,))
+    return next((found for (found,) in cursor.fetchall()), 1)
 
 
 def next_seq_in_thread(cursor: Any, room: int, seq: int) -> int | None:

@@ -23,6 +23,61 @@ LOCK_SECONDS = 2.0
 _NAME = re.compile(r"messages_(\d{8})")
 _ADVISORY_LOCK = 0x43465041
 
+# Each subquery is a look at the ends of an index.
+_RAISE_FIRST_SEQ = """
+UPDATE rooms SET first_seq = raised.first_seq
+FROM rooms AS room
+CROSS JOIN LATERAL (
+    SELECT min(seq) FROM messages WHERE messages.room_id = room.room_id AND created_at >= %(kept_from)s
+) AS kept (seq)
+CROSS JOIN LATERAL (
+    SELECT max(seq) FROM messages WHERE messages.room_id = room.room_id AND created_at < %(kept_from)s
+           AND (tableoid <> 'messages_default'::regclass OR kept.seq IS NULL OR messages.seq < kept.seq)
+) AS dropped (seq)
+CROSS JOIN LATERAL (SELECT greatest(room.first_seq, dropped.seq + 1)) AS raised (first_seq)
+WHERE rooms.room_id = room.room_id AND raised.first_seq > room.first_seq
+"""
+
+# The planner cannot know that next to nothing is before first_seq, and would read everything.
+_BY_INDEX = """
+SELECT set_config(name, 'off', true)
+FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit']) AS name
+"""
+
+_DELETE_BEFORE_FIRST = """
+WITH gone AS (
+    DELETE FROM messages USING rooms WHERE messages.room_id = rooms.room_id AND messages.seq < rooms.first_seq
+    RETURNING messages.room_id, created_at, message_type
+), minutes AS (
+    SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
+           count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
+           count(*) FILTER (WHERE message_type = 'JOIN') AS join_count,
+           count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count
+    FROM gone WHERE created_at >= %(kept_from)s GROUP BY 1, 2
+), emptied AS (
+    DELETE FROM message_stats_minute AS known USING minutes
+    WHERE (known.room_id, known.minute) = (minutes.room_id, minutes.minute)
+      AND known.message_count = minutes.message_count
+)
+UPDATE message_stats_minute AS known SET
+       message_count = known.message_count - minutes.message_count,
+       text_count = known.text_count - minutes.text_count,
+       join_count = known.join_count - minutes.join_count,
+       leave_count = known.leave_count - minutes.leave_count
+FROM minutes
+WHERE (known.room_id, known.minute) = (minutes.room_id, minutes.minute) AND known.message_count > minutes.message_count
+"""
+
+# Of the expired days only what is kept in the default partition is left.
+_RECOUNT_EXPIRED = """
+DELETE FROM message_stats_minute WHERE minute < %(kept_from)s;
+INSERT INTO message_stats_minute (room_id, minute, message_count, text_count, join_count, leave_count)
+SELECT room_id, date_trunc('minute', created_at), count(*),
+       count(*) FILTER (WHERE message_type = 'TEXT'), count(*) FILTER (WHERE message_type = 'JOIN'),
+       count(*) FILTER (WHERE message_type = 'LEAVE')
+FROM messages_default WHERE created_at < %(kept_from)s GROUP BY 1, 2
+"""
+
 
 def partition_name(day: date) -> str:
     """Such as ``messages_20261123``."""
@@ -36,6 +91,14 @@ def partition_day(name: str) -> date | None:
         return datetime.strptime(match[1], "%Y%m%d").date() if match else None
     except ValueError:
         return None
+
+
+def today(cursor: Any) -> date:
+    """The day that it is for the database: an instance whose clock is wrong would drop the days of all."""
+    cursor.execute("SELECT (now() AT TIME ZONE 'UTC')::date")
+    ((day,),) = cursor.fetchall()
+    found: date = day
+    return found
 
 
 def bounds(day: date) -> tuple[datetime, datetime]:
@@ -82,22 +145,29 @@ def create_ahead(cursor: Any, today: date, days: int) -> list[str]:
 def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
     """Drop what is older than ``retention_days`` days before today; the names of the partitions dropped.
 
-    Expired messages in the default partition are deleted, and so are the expired days of
-    ``message_stats_minute``, which counts what ``messages`` holds. ``user_activity`` counts since the
-    beginning, and stays.
+    Partitions go by time, but a room's order by seq, and around midnight the two interleave: so each room begins anew
+    behind the last message that is dropped, at ``rooms.first_seq``, and what is left before that goes, too. An expired
+    message in the default partition whose room has older ones that are kept is kept with them.
+
+    ``message_stats_minute`` counts what ``messages`` holds, and follows. ``user_activity`` counts since the beginning,
+    and stays.
 
     :param retention_days: at least 1, or yesterday would be made and dropped in turn.
     """
     _lock(cursor)
+    # Against writers, and before the tables, as they do.
+    cursor.execute("SELECT FROM rooms ORDER BY room_id FOR UPDATE")
     kept_from, _ = bounds(first_kept_day(today, retention_days))
-    cursor.execute("DELETE FROM messages_default WHERE created_at < %s", (kept_from,))
-    cursor.execute("DELETE FROM message_stats_minute WHERE minute < %s", (kept_from,))
     names = [partition_name(day) for day in expired_days(_existing(cursor), today, retention_days)]
     if names:
         # What DROP locks, in the order of readers and writers: first the whole, then its parts.
         cursor.execute("LOCK TABLE ONLY messages IN ACCESS EXCLUSIVE MODE")
+    cursor.execute(_RAISE_FIRST_SEQ, {"kept_from": kept_from})
     for name in names:
         cursor.execute(SQL("DROP TABLE {}").format(Identifier(name)))
+    cursor.execute(_BY_INDEX)
+    cursor.execute(_DELETE_BEFORE_FIRST, {"kept_from": kept_from})
+    cursor.execute(_RECOUNT_EXPIRED, {"kept_from": kept_from})
     return names
 
 

@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
+from typing import Any
 
 from psycopg2.errors import LockNotAvailable
 
+from chatflow.errors import StartupError
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.database import Database, connect
 from chatflow.persistence.history import heads_in_thread
 
+#: Messages are stored, and dropped, by the clocks of the instances that accepted them.
+MAX_APART_SECONDS = 300.0
 
-def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now_seconds: float) -> dict[int, int]:
+
+def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, seconds: Callable[[], float]) -> dict[int, int]:
     """Make schema, partitions and rooms ready. Blocks: called before the reactor runs.
 
     :param migrate: apply missing migrations, instead of refusing a database without them.
+    :param seconds: this machine's clock, since 1970.
     :returns: the last seq of every room that has one.
     :raises StartupError: in one line, what the operator has to do.
     """
     with closing(connect(url, "chatflow-start")) as connection:
+        with connection, connection.cursor() as cursor:
+            _check_clock(cursor, seconds)
         if migrate:
             migrations.apply_in_thread(connection)
         else:
             migrations.require_current(connection)
         # Several instances that start together wait for each other only so long; the timer does it again.
         with suppress(LockNotAvailable), connection, connection.cursor() as cursor:
-            partitions.create_ahead(cursor, _day(now_seconds), ahead_days)
+            create_ahead_in_thread(cursor, ahead_days)
         with connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO rooms (room_id) SELECT generate_series(1, %s) ON CONFLICT DO NOTHING", (rooms,))
             return heads_in_thread(cursor)
 
 
-async def maintain_partitions(database: Database, now_seconds: float, ahead_days: int, retention_days: int) -> None:
+async def maintain_partitions(database: Database, ahead_days: int, retention_days: int) -> None:
     """Create the partitions of the coming days, and drop those that retention ends (0 keeps all)."""
-    today = _day(now_seconds)
-    await database.run_once("create partitions", partitions.create_ahead, today, ahead_days)
+    await database.run_once("create partitions", create_ahead_in_thread, ahead_days)
     if retention_days:
-        await database.run_once("drop partitions", partitions.drop_expired, today, retention_days)
+        await database.run_once("drop partitions", drop_expired_in_thread, retention_days)
 
 
-def _day(seconds: float) -> date:
-    return datetime.fromtimestamp(seconds, UTC).date()
+def create_ahead_in_thread(cursor: Any, days: int) -> list[str]:
+    """:func:`.partitions.create_ahead` of the database's today."""
+    return partitions.create_ahead(cursor, partitions.today(cursor), days)
+
+
+def drop_expired_in_thread(cursor: Any, retention_days: int) -> list[str]:
+    """:func:`.partitions.drop_expired` of the database's today."""
+    return partitions.drop_expired(cursor, partitions.today(cursor), retention_days)
+
+
+def _check_clock(cursor: Any, seconds: Callable[[], float]) -> None:
+    cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+    ((there,),) = cursor.fetchall()
+    here = seconds()
+    if abs(here - there) > MAX_APART_SECONDS:
+        raise StartupError(
+            f"the clocks differ by more than {MAX_APART_SECONDS / 60:.0f} minutes: it is {_text(here)} here and "
+            f"{_text(there)} on the database server, set them right"
+        )
+
+
+def _text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

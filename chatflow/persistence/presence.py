@@ -55,7 +55,7 @@ class Start:
 
 @implementer(IPresenceTable)
 class PresenceTable:
-    """Of one start of one instance. Each call is one short transaction in the readers' pool.
+    """Of one start of one instance. Each call is one short transaction.
 
     :param start: tells the starts of one server apart.
     """

@@ -1,7 +1,7 @@
 """Every count that is kept beside the messages, made anew from the messages themselves. Blocking, reads only.
 
-Where retention has dropped messages a recount cannot reach everything: a room is counted from its first held message
-on; minutes from the first held day on; and what users did in such a room must be at least what is still there.
+Where retention has dropped messages a recount cannot reach everything: a room is counted from its ``first_seq`` on, and
+what users did in such a room must be at least what is still there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import frozen
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.commit import REPEAT_HOURS
-from chatflow.persistence.refresh import VIEWS
+from chatflow.persistence.refresh import VIEWS, WHAT_IS_HELD
 
 _MAX_DIFFERENCES = 20
 
@@ -22,22 +22,22 @@ _MAX_DIFFERENCES = 20
 _HELD = """
 CREATE TEMPORARY TABLE held ON COMMIT DROP AS
 SELECT room_id, count(*) AS messages, min(seq) AS first_seq, max(seq) AS last_seq, count(DISTINCT seq) AS seqs,
-       max(created_at) AS latest, min(seq) > 1 AS dropped
+       max(created_at) AS latest
 FROM messages GROUP BY room_id
 """
 
 # Each gives the rows that differ; none is the only good answer. Keys first, then what is stored, then what is counted.
 _CHECKS = {
-    "rooms: last_seq is the newest message's, seqs have no hole, last_activity is the newest time": """
-        SELECT room_id, rooms.last_seq, rooms.last_activity, first_seq, held.last_seq, messages, latest
+    "rooms: first_seq to last_seq is what is held, without a hole, last_activity is the newest time": """
+        SELECT room_id, rooms.first_seq, rooms.last_seq, rooms.last_activity, held.first_seq, held.last_seq, messages,
+               latest
         FROM rooms FULL JOIN held USING (room_id)
-        WHERE coalesce(rooms.last_seq, 0) IS DISTINCT FROM coalesce(held.last_seq, 0)
-               -- all of it may have been dropped
-               AND NOT (held.last_seq IS NULL AND coalesce(
-                   rooms.last_activity < coalesce((SELECT min(created_at) FROM messages), date_trunc('day', now())),
-                   FALSE))
-           OR messages <> held.last_seq - first_seq + 1 OR seqs <> messages
-           OR (latest IS NOT NULL AND rooms.last_activity IS DISTINCT FROM latest)
+        WHERE rooms.room_id IS NULL
+           OR rooms.last_seq - rooms.first_seq + 1 <> coalesce(messages, 0) OR seqs <> messages
+           OR (held.first_seq, held.last_seq) <> (rooms.first_seq, rooms.last_seq)
+           -- what was the newest time may be dropped before what came after it
+           OR (latest IS NOT NULL AND (rooms.last_activity < latest OR rooms.last_activity IS NULL))
+           OR (rooms.first_seq = 1 AND rooms.last_activity IS DISTINCT FROM latest)
     """,
     "messages: no message is stored twice": f"""
         SELECT message_id, count(*), array_agg(room_id), array_agg(seq)
@@ -57,17 +57,14 @@ _CHECKS = {
                    count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count,
                    min(created_at) AS first_activity, max(created_at) AS last_activity
             FROM messages GROUP BY user_id, room_id) AS counted USING (user_id, room_id)
-        LEFT JOIN held USING (room_id)
+        LEFT JOIN rooms USING (room_id)
         WHERE CASE
-            -- all that the room ever had may have been dropped
-            WHEN held.room_id IS NULL THEN NOT EXISTS (
-                 SELECT FROM rooms WHERE rooms.room_id = kept.room_id AND rooms.last_seq > 0)
-            WHEN held.dropped AND counted.message_count IS NULL THEN FALSE
-            WHEN held.dropped THEN
+            WHEN rooms.first_seq > 1 AND counted.message_count IS NULL THEN FALSE
+            WHEN rooms.first_seq > 1 THEN
                  kept.message_count IS NULL OR kept.message_count < counted.message_count
                  OR kept.text_count < counted.text_count OR kept.join_count < counted.join_count
                  OR kept.leave_count < counted.leave_count OR kept.first_activity > counted.first_activity
-                 OR (kept.username, kept.last_activity) IS DISTINCT FROM (counted.username, counted.last_activity)
+                 OR kept.username IS DISTINCT FROM counted.username OR kept.last_activity < counted.last_activity
             ELSE (kept.username, kept.message_count, kept.text_count, kept.join_count, kept.leave_count,
                   kept.first_activity, kept.last_activity)
                  IS DISTINCT FROM
@@ -77,9 +74,8 @@ _CHECKS = {
     """,
     "message_stats_minute": """
         SELECT kept.*, counted.* FROM (
-            SELECT room_id, minute, message_count, text_count, join_count, leave_count FROM message_stats_minute
-            WHERE NOT EXISTS (SELECT FROM held WHERE dropped)
-               OR minute >= (SELECT date_trunc('day', min(created_at)) FROM messages)) AS kept
+            SELECT room_id, minute, message_count, text_count, join_count, leave_count
+            FROM message_stats_minute) AS kept
         FULL JOIN (
             SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
                    count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
@@ -91,8 +87,8 @@ _CHECKS = {
     """,
 }
 
-_VIEW_AGE = """
-SELECT refreshed_at, coalesce((SELECT max(last_activity) FROM rooms) < refreshed_at, TRUE)
+_VIEW_AGE = f"""
+SELECT refreshed_at, coalesce((first_seqs, last_seqs) = ({WHAT_IS_HELD}), FALSE)
 FROM view_refreshes WHERE view_name = %s
 """
 
@@ -136,7 +132,7 @@ def _check_view(cursor: Any, view: str) -> Check:
         return Check(view, note="was never refreshed")
     refreshed_at, is_newest = row
     if not is_newest:
-        return Check(view, note=f"is of {refreshed_at:%Y-%m-%d %H:%M:%S} UTC, before the newest messages")
+        return Check(view, note=f"is of {refreshed_at:%Y-%m-%d %H:%M:%S} UTC, before the newest messages or retention")
     cursor.execute("SELECT rtrim(pg_get_viewdef(%s::regclass), ';')", (view,))
     ((definition,),) = cursor.fetchall()
     made_anew = f"({definition})"

@@ -7,11 +7,12 @@ when there are many users: so neither the writer's nor the readers' connections 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from typing import Any
 
 import psycopg2
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
@@ -22,21 +23,31 @@ VIEWS = ("mv_top_users", "mv_top_rooms", "mv_hourly_stats", "mv_user_participati
 #: Whoever holds it refreshes.
 ADVISORY_LOCK = 0x43465256
 _STATEMENT_SECONDS = 300
+#: Anybody may ask for a refresh, and it costs the database seconds when there are many users.
+MIN_AGE_SECONDS = 5.0
 
-_YOUNGEST = """
-SELECT count(*) FROM view_refreshes WHERE view_name = ANY(%s) AND refreshed_at > now() - make_interval(secs => %s)
+#: Two sums that grow with everything that is stored or dropped, so nothing was while they are the same.
+WHAT_IS_HELD = "SELECT coalesce(sum(first_seq), 0)::bigint, coalesce(sum(last_seq), 0)::bigint FROM rooms"
+
+_AGE = """
+SELECT extract(epoch FROM now() - min(refreshed_at))::float8 FROM view_refreshes WHERE view_name = ANY(%s)
+HAVING count(*) = %s
 """
 
 _REFRESHED = """
-INSERT INTO view_refreshes (view_name, refreshed_at, seconds, server_id) VALUES (%s, %s, %s, %s)
+INSERT INTO view_refreshes (view_name, refreshed_at, first_seqs, last_seqs, seconds, server_id)
+VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT (view_name) DO UPDATE SET
-       refreshed_at = excluded.refreshed_at, seconds = excluded.seconds, server_id = excluded.server_id
+       refreshed_at = excluded.refreshed_at, first_seqs = excluded.first_seqs, last_seqs = excluded.last_seqs,
+       seconds = excluded.seconds, server_id = excluded.server_id
 """
 
 
-def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0.0) -> bool:
-    """Refresh all views; False if another instance does so now, or did within so many seconds. Blocks.
+def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0.0) -> float | None:
+    """Refresh all views. Blocks.
 
+    :param unless_within_seconds: not if all of them are younger.
+    :returns: how many seconds ago they were refreshed, 0 for now; None if another instance does so now.
     :raises Unavailable: the database does not answer, or it took too long.
     """
     try:
@@ -47,63 +58,82 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
                 # Held until the connection ends, however that happens.
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,))
                 if not cursor.fetchone()[0]:
-                    return False
-                cursor.execute(_YOUNGEST, (list(VIEWS), unless_within_seconds))
-                if unless_within_seconds and cursor.fetchone()[0] == len(VIEWS):
-                    return False
+                    return None
+                cursor.execute(_AGE, (list(VIEWS), len(VIEWS)))
+                for (age_seconds,) in cursor.fetchall():
+                    if age_seconds < unless_within_seconds:
+                        return max(0.001, float(age_seconds))  # 0 is now
                 for view in VIEWS:
-                    cursor.execute("SELECT clock_timestamp()")
-                    (as_of,) = cursor.fetchone()
+                    # Before the refresh: what comes while it is made may be in the view or not.
+                    cursor.execute(f"SELECT clock_timestamp(), held.* FROM ({WHAT_IS_HELD}) AS held")
+                    (as_of,) = cursor.fetchall()
                     began = time.perf_counter()
                     cursor.execute(f"REFRESH MATERIALIZED VIEW CONCURRENTLY {view}")
-                    cursor.execute(_REFRESHED, (view, as_of, time.perf_counter() - began, server_id))
-                return True
+                    cursor.execute(_REFRESHED, (view, *as_of, time.perf_counter() - began, server_id))
+                return 0.0
     except psycopg2.Error as error:
         raise Unavailable(f"refresh the views: {' '.join(str(error).split())}") from error
 
 
 class Refresher:
-    """One refresh at a time on this instance; who asks during one shares it. Runs on the reactor thread.
+    """One refresh at a time on this instance. Runs on the reactor thread.
+
+    Who asks during one shares the next: the one under way may lack what was stored before it was asked for.
 
     :param refresh: :func:`refresh_in_thread`, run in a thread, with the seconds within which none is needed.
     """
 
     _log = Logger()
 
-    def __init__(self, refresh: Callable[[float], Awaitable[bool]], interval_seconds: float) -> None:
+    def __init__(self, refresh: Callable[[float], Deferred[float | None]], interval_seconds: float) -> None:
         self._refresh = refresh
         self._interval_seconds = interval_seconds
-        self._sharing: list[Deferred[bool]] | None = None
+        self._running: Deferred[float | None] | None = None
+        self._waiting: list[Deferred[float | None]] = []
+        self._stopped = False
 
     async def on_timer(self) -> None:
-        """Refresh unless somebody did within the interval. Does not fail."""
+        """Refresh unless somebody did within the interval, or does so now. Does not fail."""
+        if self._running is not None:
+            return
         try:
             # A little less, or it would often be found a moment too young, and be made every other time only.
-            await self._once(0.9 * self._interval_seconds)
+            await self._run(0.9 * self._interval_seconds)
         except Unavailable as error:
             self._log.warn("the views stay as they are: {reason}", reason=str(error))
 
-    async def now(self) -> bool:
-        """Refresh; False if another instance is doing so.
+    async def now(self) -> float | None:
+        """Refresh, unless that was done some seconds ago; see :func:`refresh_in_thread` for what it returns.
 
-        :raises Unavailable: the database does not answer.
+        :raises Unavailable: the database does not answer, or the daemon stops.
         """
-        return await self._once(0.0)
+        if self._running is None:
+            return await self._run(MIN_AGE_SECONDS)
+        shared: Deferred[float | None] = Deferred()
+        self._waiting.append(shared)
+        return await shared
 
-    async def _once(self, unless_within_seconds: float) -> bool:
-        if self._sharing is not None:
-            shared: Deferred[bool] = Deferred()
-            self._sharing.append(shared)
-            return await shared
-        self._sharing = []
+    def stop(self) -> None:
+        """Wait for no refresh any more: the database ends the one under way, or its last statement, by itself."""
+        self._stopped = True
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _run(self, unless_within_seconds: float) -> float | None:
+        if self._stopped:
+            raise Unavailable("refresh the views: the daemon stops")
         try:
-            done = await self._refresh(unless_within_seconds)
-        except BaseException as error:
-            waiting, self._sharing = self._sharing, None
-            for deferred in waiting:
-                deferred.errback(Unavailable(str(error)))
-            raise
-        waiting, self._sharing = self._sharing, None
-        for deferred in waiting:
-            deferred.callback(done)
-        return done
+            self._running = self._refresh(unless_within_seconds)
+            return await self._running
+        except CancelledError:
+            raise Unavailable("refresh the views: the daemon stops") from None
+        finally:
+            self._running = None
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                Deferred.fromCoroutine(self._run(MIN_AGE_SECONDS)).addBoth(_answer, waiting)
+
+
+def _answer(result: Any, waiting: Sequence[Deferred[Any]]) -> None:
+    for deferred in waiting:
+        deferred.callback(result)

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import psycopg2
 
 from chatflow.errors import NotStored, Unavailable
-from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.commit import LOCK_MESSAGES, REPEAT_HOURS, commit_in_thread, refuse_forged
 from chatflow.persistence.database import is_refusal
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import iso_timestamp
 
 _CREATE_ROOM = "INSERT INTO rooms (room_id) VALUES (%s) ON CONFLICT DO NOTHING"
 
-_LOCK_HEAD = "SELECT FROM rooms WHERE room_id = %s FOR UPDATE"
+_HEAD = "SELECT last_seq FROM rooms WHERE room_id = %s"
 
 # The time of creation tells PostgreSQL which partitions the messages can be in.
 _STORED = """
 SELECT message_id::text FROM messages
-WHERE room_id = %s AND created_at BETWEEN %s::timestamptz AND %s::timestamptz AND message_id = ANY(%s::uuid[])
+WHERE room_id = %s AND seq > %s AND seq <= %s AND created_at >= %s::timestamptz AND message_id = ANY(%s::uuid[])
 """
 
 
 def replay(connection: Any, envelope: Envelope) -> tuple[int, int] | None:
     """Store the envelope's messages with new seqs, in one transaction, unless they are stored already.
+
+    They are of now, as the room's order has it, and live as long as any other message: with their old time retention
+    would soon drop them, and all that was stored before them. The client's own time stays.
 
     The running instances learn of the room's new head when they next compare theirs with the database.
 
@@ -47,24 +51,35 @@ def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
     """The same within a transaction.
 
     A head remembers its last 64 envelopes only, and a dead letter may be older: so the messages' own ids are looked
-    up, while the room's head is locked and nobody else can store them.
+    up. Nearly all of it before the room's head is locked, since it may take seconds; the rest while it is locked, and
+    nobody else can store them.
     """
+    refuse_forged([envelope])
     cursor.execute(_CREATE_ROOM, (envelope.room,))
-    cursor.execute(_LOCK_HEAD, (envelope.room,))
-    times = [message.created_at_us for message in envelope.messages]
-    cursor.execute(
-        _STORED,
-        (
-            envelope.room,
-            iso_timestamp(min(times)),
-            iso_timestamp(max(times)),
-            [message.message_id for message in envelope.messages],
-        ),
+    cursor.execute(_HEAD, (envelope.room,))
+    ((before,),) = cursor.fetchall()
+    stored = _stored(cursor, envelope, 0, before)
+    cursor.execute(f"{_HEAD} FOR UPDATE", (envelope.room,))
+    ((head,),) = cursor.fetchall()
+    cursor.execute(LOCK_MESSAGES)
+    stored |= _stored(cursor, envelope, before, head)
+    cursor.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    ((now_us,),) = cursor.fetchall()
+    missing = tuple(
+        msgspec.structs.replace(message, created_at_us=now_us)
+        for message in envelope.messages
+        if message.message_id not in stored
     )
-    stored = {message_id for (message_id,) in cursor.fetchall()}
-    missing = tuple(message for message in envelope.messages if message.message_id not in stored)
     if not missing:
         return None
     rest = Envelope(envelope.envelope_id, envelope.room, envelope.server_id, missing)
     (place,) = commit_in_thread(cursor, [rest])
     return None if place.first_seq is None else (place.first_seq, place.head)
+
+
+def _stored(cursor: Any, envelope: Envelope, after: int, last: int) -> set[str]:
+    """Which of its messages are stored between two seqs: by a first try, a replay, or a client that sent them again."""
+    since_us = max(0, min(message.created_at_us for message in envelope.messages) - REPEAT_HOURS * 3_600_000_000)
+    ids = [message.message_id for message in envelope.messages]
+    cursor.execute(_STORED, (envelope.room, after, last, iso_timestamp(since_us), ids))
+    return {message_id for (message_id,) in cursor.fetchall()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from attrs import frozen
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -92,7 +92,7 @@ class BatchWriter:
         else:
             self._waiting += waiting
             self._schedule()
-        return gatherResults([one.outcome for one in waiting], consumeErrors=True).addErrback(_first_error)
+        return DeferredList([one.outcome for one in waiting], consumeErrors=True).addCallback(_outcomes_or_error)
 
     def pending_messages(self) -> int:
         """Messages that wait for a flush."""
@@ -161,12 +161,11 @@ class BatchWriter:
     async def _flush_failed(self, batch: list[_Waiting], error: Exception) -> None:
         """Split a refused batch until the envelope at fault is alone, and set that aside."""
         if not is_refusal(error):
-            for one in batch:
-                one.outcome.errback(error)
+            self._fail(batch, error)
         elif len(batch) > 1:
             middle = len(batch) // 2
+            self._waiting.extendleft(reversed(batch[middle:]))
             await self._flush(batch[:middle])
-            await self._flush(batch[middle:])
         else:
             (one,) = batch
             reason = " ".join(str(error).split())
@@ -178,6 +177,14 @@ class BatchWriter:
             )
             # Not awaited: while the dead letters are out of reach, this room waits, but no other.
             Deferred.fromCoroutine(self._set_aside(one, reason))
+
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+        """Fail these and all that waits behind them, or it would be stored before them when they are tried again."""
+        rooms = {one.envelope.room for one in batch}
+        behind = [one for one in self._waiting if one.envelope.room in rooms]
+        self._waiting = deque(one for one in self._waiting if one.envelope.room not in rooms)
+        for one in (*batch, *behind):
+            one.outcome.errback(error)
 
     async def _set_aside(self, one: _Waiting, reason: str) -> None:
         try:
@@ -199,6 +206,6 @@ def _outcome(envelope: Envelope, place: Place) -> Outcome:
     return Stored(envelope, place.first_seq)
 
 
-def _first_error(failure: Any) -> Any:
-    """``gatherResults`` wraps what failed; hand on the failure itself."""
-    return failure.value.subFailure
+def _outcomes_or_error(results: Sequence[tuple[bool, Any]]) -> Any:
+    """All outcomes, or the first failure."""
+    return next((result for success, result in results if not success), [result for _, result in results])

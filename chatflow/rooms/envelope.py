@@ -22,7 +22,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """Messages of one room, in order, published together by one instance.
 
     What is decoded fits the columns that PostgreSQL needs to number or to set aside an envelope; a fault in one of its
-    messages is PostgreSQL's to find.
+    messages is found when it is stored, away from the reactor.
 
     :ivar envelope_id: a UUID as PostgreSQL writes it; the queue's deduplication id, and what a room's head remembers.
     """

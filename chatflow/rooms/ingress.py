@@ -97,9 +97,9 @@ class Ingress:
         return message
 
     def drain(self) -> Deferred[None]:
-        """Accept nothing more. Fires when every accepted message is answered."""
+        """Accept nothing more. Fires when every accepted message is answered. May be cancelled."""
         self._draining = True
-        drained: Deferred[None] = Deferred()
+        drained: Deferred[None] = Deferred(self._drained.remove)
         if self.pending:
             self._drained.append(drained)
         else:

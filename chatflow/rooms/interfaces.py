@@ -138,8 +138,9 @@ class IBatchWriter(Interface):
         :param are_held: whether all of these are certainly still this consumer's alone. Called in another thread, while
             their rooms' heads are locked: so who was paused for long stores nothing that others have stored meanwhile.
 
-        Waits while the database is away. Fails with :class:`chatflow.errors.Unavailable` only when the writer
-        stops; then nothing is known of these envelopes, and they may be written again.
+        Waits while the database is away. Fails with :class:`chatflow.errors.Unavailable` when the writer stops, and
+        with what a defect raised; then nothing is known of these envelopes, they may be written again, and none of a
+        room was stored behind one of the same room that failed.
         """
 
 
@@ -218,8 +219,8 @@ class IPageHistory(Interface):
     def heads() -> Awaitable[Mapping[int, int]]:
         """The last seq of every room that has one."""
 
-    def first_seq(room: int) -> Awaitable[int | None]:
-        """The first seq that is held; None if there is no message."""
+    def first_seq(room: int) -> Awaitable[int]:
+        """The first seq that is held, or the next one that will be; from there on there is no hole."""
 
 
 @frozen

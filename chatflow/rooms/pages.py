@@ -7,11 +7,12 @@ up to a number of bytes; the newest one still grows, and is read again by who ne
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -60,11 +61,13 @@ class Pages:
         self._waiting: dict[_Key, list[Deferred[Page]]] = {}
         self._queue: deque[_Key] = deque()
         self._reading = 0
-        self._heads_waiting: list[Deferred[int]] = []
-        self._heads_rooms: list[int] = []
+        #: Who waits for a room's head, with the room.
+        self._heads_waiting: dict[Deferred[int], int] = {}
         self._reading_heads = False
         self._first: dict[int, tuple[float, int]] = {}
         self._first_waiting: dict[int, list[Deferred[int]]] = {}
+        self._patience: dict[int, IDelayedCall] = {}
+        self._reading_first: set[int] = set()
         self.read = 0
         self.shared = 0
 
@@ -99,10 +102,10 @@ class Pages:
             self.get(room, seq).addErrback(lambda _: None)
 
     def head(self, room: int) -> Deferred[int]:
-        """The room's last seq, as it is in the database now or later. Waits and fails like :meth:`get`."""
-        answer: Deferred[int] = Deferred()
-        self._heads_waiting.append(answer)
-        self._heads_rooms.append(room)
+        """The room's last seq, as it is in the database now or later. Like :meth:`get`, but for what it reads."""
+        waiting = self._heads_waiting
+        answer: Deferred[int] = Deferred(waiting.__delitem__)
+        waiting[answer] = room
         if not self._reading_heads:
             self._reading_heads = True
             Deferred.fromCoroutine(self._read_heads())
@@ -120,24 +123,29 @@ class Pages:
         waiting = self._first_waiting.setdefault(room, [])
         waiting.append(answer)
         if len(waiting) == 1:
-            Deferred.fromCoroutine(self._read_first(room, first))
+            self._patience[room] = self._clock.callLater(_FIRST_SEQ_PATIENCE_SECONDS, self._tell_first, room)
+        if room not in self._reading_first:  # one whose askers have lost patience serves the next ones
+            self._reading_first.add(room)
+            Deferred.fromCoroutine(self._read_first(room))
         return answer
 
-    async def _read_first(self, room: int, known: int) -> None:
-        first: int | None = known
-        patience = self._clock.callLater(_FIRST_SEQ_PATIENCE_SECONDS, self._tell_first, room, known)
+    async def _read_first(self, room: int) -> None:
         try:
             first = await self._history.first_seq(room)
-            self._first[room] = self._clock.seconds(), first or known
+            self._first[room] = self._clock.seconds(), first
         except Unavailable:
             pass
         except Exception:
-            self._log.failure("the first message of room {room} was not read", room=room)
-        if patience.active():
-            patience.cancel()
-        self._tell_first(room, first or known)
+            self._log.failure("the first seq of room {room} was not read", room=room)
+        self._reading_first.discard(room)
+        self._tell_first(room)
 
-    def _tell_first(self, room: int, first: int) -> None:
+    def _tell_first(self, room: int) -> None:
+        """What is known now, to those who wait."""
+        patience = self._patience.pop(room, None)
+        if patience is not None and patience.active():
+            patience.cancel()
+        _, first = self._first.get(room, (0.0, 1))
         _answer(self._first_waiting.pop(room, []), first)
 
     def _key(self, room: int, seq: int) -> _Key:
@@ -174,15 +182,14 @@ class Pages:
     async def _read_heads(self) -> None:
         while self._heads_waiting:
             # Who comes while they are read needs to know what is newer.
-            waiting, self._heads_waiting = self._heads_waiting, []
-            rooms, self._heads_rooms = self._heads_rooms, []
+            waiting, self._heads_waiting = self._heads_waiting, {}
             try:
-                heads = await self._patiently(self._history.heads, lambda: True)
+                heads = await self._patiently(self._history.heads, partial(bool, waiting))
             except Exception:
                 _answer(waiting, Failure())
             else:
-                for one, room in zip(waiting, rooms, strict=True):
-                    _answer([one], heads.get(room, 0))
+                for one, room in tuple(waiting.items()):
+                    one.callback(heads.get(room, 0))
         self._reading_heads = False
 
     async def _patiently(self, read: Callable[[], Awaitable[T]], wanted: Callable[[], bool]) -> T:
@@ -210,6 +217,6 @@ def _cost_bytes(page: Page) -> int:
     return 1000 + len(page.data) + 16 * len(page.seqs)
 
 
-def _answer(waiting: list[Deferred[T]], result: T | Failure) -> None:
+def _answer(waiting: Iterable[Deferred[T]], result: T | Failure) -> None:
     for one in tuple(waiting):
         one.callback(result)

@@ -18,15 +18,18 @@ from zope.interface import Interface, implementer
 from chatflow.errors import Unavailable
 from chatflow.rooms.interfaces import IMember
 
+# An instance that dies is gone from everybody's sight after SILENT_SECONDS, plus FRESH_SECONDS for who asks, plus
+# BEAT_SECONDS for who watches: 5 s together. One that lives may leave out a beat, or be late by 1.75 s.
 #: How often an instance writes, and at most how often those who watch a room are told of a change.
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 1.5
 #: The members of an instance that was silent for longer do not count.
-SILENT_SECONDS = 5.0
+SILENT_SECONDS = 3.25
 #: Users of a room that an instance tells of, and that are shown of all instances together. Counts are always exact.
 MAX_TOLD_USERS = 1000
 MAX_SHOWN_USERS = 200
 
-_FRESH_SECONDS = 1.0
+#: What the others told is not read again within.
+FRESH_SECONDS = 0.25
 #: While the database is away, what the others told last is shown for so long.
 _STALE_SECONDS = 15.0
 
@@ -154,15 +157,17 @@ class Presence:
     async def members(self) -> Mapping[int, int]:
         """How many members each room with any has on all instances."""
         await self._refresh()
-        rooms = self._rooms.keys() | self._known_others().keys()
-        return {room: self._together(room, 0).members for room in sorted(rooms)}
+        here = {room: state.members for room, state in self._rooms.items()}
+        there = {room: presence.members for room, presence in self._known_others().items()}
+        return {room: here.get(room, 0) + there.get(room, 0) for room in sorted(here.keys() | there.keys())}
 
     async def beat(self) -> None:
         """Tell the others, and those who watch. Call it every ``BEAT_SECONDS``. Does not fail."""
         changed, self._changed = self._changed, set()
         try:
             if not await self._table.beat(self._pictures(changed)):
-                await self._table.beat(self._pictures(self._rooms))
+                changed |= self._rooms.keys()  # nothing is known there, so neither are the rooms that stand still
+                await self._table.beat(self._pictures(changed))
         except Unavailable:
             self._changed |= changed
             self.failed_beats += 1
@@ -182,14 +187,16 @@ class Presence:
         return {room: self._rooms.get(room, nobody).picture(MAX_TOLD_USERS) for room in rooms}
 
     def _tell(self) -> None:
-        for room, watchers in self._watchers.items():
+        # What is told may close who is told, and who is closed watches no more.
+        for room, watchers in tuple(self._watchers.items()):
             presence = self._together(room)
-            if self._shown.get(room) == presence:
+            if not watchers or self._shown.get(room) == presence:
                 continue
             self._shown[room] = presence
             block = self._encode(room, presence)
             for member in tuple(watchers):
-                member.deliver(block)
+                if member in watchers:
+                    member.deliver(block)
 
     def _known_others(self) -> Mapping[int, RoomPresence]:
         return self._others if self._clock.seconds() - self._read_at < _STALE_SECONDS else {}
@@ -207,7 +214,7 @@ class Presence:
 
     async def _refresh(self) -> None:
         """Read what the others told, unless that was done just now; who asks meanwhile shares the answer."""
-        if self._clock.seconds() - self._read_at < _FRESH_SECONDS:
+        if self._clock.seconds() - self._read_at < FRESH_SECONDS:
             return
         if self._reading is not None:
             shared: Deferred[None] = Deferred()

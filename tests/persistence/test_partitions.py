@@ -54,6 +54,10 @@ def copy(cursor: Any, moments: list[datetime]) -> None:
 def store(url: str, *moments: datetime) -> None:
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         copy(cursor, list(moments))
+        cursor.execute(
+            "INSERT INTO rooms (room_id, last_seq) SELECT 1, max(seq) FROM messages"
+            " ON CONFLICT (room_id) DO UPDATE SET last_seq = excluded.last_seq"
+        )
 
 
 def create(url: str, today: date = TODAY, days: int = 2) -> list[str]:

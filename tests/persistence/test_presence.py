@@ -8,9 +8,12 @@ from typing import Any
 
 import psycopg2
 import pytest
+from zope.interface.verify import verifyObject
 
-from chatflow.persistence.presence import Start, beat_in_thread, leave_in_thread, others_in_thread
-from chatflow.rooms.presence import RoomPresence, Who
+from chatflow.persistence.database import Database, SessionLimits
+from chatflow.persistence.presence import PresenceTable, Start, beat_in_thread, leave_in_thread, others_in_thread
+from chatflow.rooms.presence import SILENT_SECONDS, IPresenceTable, RoomPresence, Who
+from tests.support.reactor import on_reactor, reactor
 
 HERE, THERE, THIRD = Start("a", "1"), Start("b", "1"), Start("b", "2")
 ANN, BOB = Who(1, "ann"), Who(2, "bob")
@@ -53,6 +56,27 @@ def test_the_members_of_a_silent_instance_do_not_count_until_it_beats_again(curs
     assert others_in_thread(cursor, HERE) == {}
     assert beat_in_thread(cursor, THERE, {})
     assert others_in_thread(cursor, HERE) == {1: RoomPresence(2)}
+
+
+@on_reactor
+async def test_an_instance_that_stops_to_beat_is_gone_for_the_others(database_url: str, cursor: Any) -> None:
+    database = Database(reactor=reactor, url=database_url, connections=1, limits=SessionLimits())
+    database.start()
+    try:
+        here, there = PresenceTable(database, "a", "1"), PresenceTable(database, "b", "1")
+        assert verifyObject(IPresenceTable, here)
+        await there.beat({1: RoomPresence(2)})
+        await here.beat({})
+        assert await here.others() == {1: RoomPresence(2)}
+        silence(cursor, THERE, SILENT_SECONDS)
+        await here.beat({})
+        assert await here.others() == {}
+        assert await there.beat({})
+        assert await here.others() == {1: RoomPresence(2)}
+        await there.leave()
+        assert await here.others() == {}
+    finally:
+        await database.stop()
 
 
 def test_who_leaves_is_gone_at_once_and_the_dead_are_removed_by_the_next_who_starts(cursor: Any) -> None:

@@ -127,6 +127,14 @@ def test_what_is_refused_again_leaves_nothing_and_the_connection_serves_on(conne
     assert replay(connection, make_envelope(1, "a")) == (1, 1)
 
 
+def test_so_is_what_cannot_even_be_looked_up(connection: Any, database_url: str) -> None:
+    for message_id in ("\0", "no uuid"):
+        letter = make_envelope(1, messages=(make_message(message_id=message_id, client_message_id="own"),))
+        with pytest.raises(NotStored):
+            replay(connection, letter)
+    assert rows(database_url) == []
+
+
 def test_a_database_that_is_away_is_no_refusal(connection: Any, database_url: str) -> None:
     execute(database_url, "SELECT pg_terminate_backend(%s)", (connection.get_backend_pid(),))
     with pytest.raises(Unavailable):

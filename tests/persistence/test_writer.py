@@ -21,7 +21,7 @@ from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IBatchWriter, IDeadLetters, Outcome, SetAside, Stored, StoredBefore
-from tests.support.chat import make_envelope
+from tests.support.chat import make_envelope, make_message
 from tests.support.postgres import execute
 from tests.support.postgres_proxy import PostgresProxy
 from tests.support.reactor import on_reactor, reactor, until
@@ -30,6 +30,13 @@ from tests.support.recount import recount
 _NAME = "chatflow test writer"
 _WAITING = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
 _KILL = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
+
+
+# A defect: what PostgreSQL refuses has another kind of error.
+_FAIL_ON = """
+CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'a defect'; END$$;
+CREATE TRIGGER fail AFTER INSERT ON messages FOR EACH ROW WHEN (NEW.message_text = '{text}') EXECUTE FUNCTION fail()
+"""
 
 
 class Rig:
@@ -138,6 +145,45 @@ class TestOutcomes:
             await writer.write([make_envelope(1), make_envelope(2)])
         execute(rig.url, "ALTER TABLE elsewhere RENAME TO messages")
         assert seqs(await writer.write([make_envelope(1)])) == [1]
+
+    @on_reactor
+    async def test_what_waits_behind_it_fails_too_so_that_it_is_not_stored_first(self, rig: Rig) -> None:
+        writer = rig.writer(batch_messages=4)
+        batch = [make_envelope(1, str(number)) for number in range(8)]
+        execute(rig.url, _FAIL_ON.format(text="0"))
+        with pytest.raises(psycopg2.errors.RaiseException):
+            await writer.write(batch)
+        assert rig.stored() == []
+        execute(rig.url, "DROP TRIGGER fail ON messages")
+        assert kinds(await writer.write(batch)) == [Stored] * 8
+        assert rig.stored() == list("01234567")
+
+    @on_reactor
+    async def test_a_failure_in_a_part_of_a_refused_batch_fails_the_later_part_of_the_same_rooms(
+        self, rig: Rig
+    ) -> None:
+        # Refused as a whole for the poison, but in the parts that have none the rollup fails for the first.
+        rig.refuse("message_text <> 'poison'")
+        execute(rig.url, _FAIL_ON.format(text="first"))
+        writer = rig.writer()
+        batch = [make_envelope(1, "first"), make_envelope(2, "a"), make_envelope(1, "poison"), make_envelope(1, "last")]
+        writing, other = writer.write(batch), writer.write([make_envelope(3, "b")])
+        with pytest.raises(psycopg2.errors.RaiseException):
+            await writing
+        assert rig.stored() == []
+        assert kinds(await other) == [Stored]
+        execute(rig.url, "DROP TRIGGER fail ON messages")
+        assert kinds(await writer.write(batch)) == [Stored, Stored, SetAside, Stored]
+        assert rig.stored() == ["first", "last"]
+
+    @on_reactor
+    async def test_a_write_is_over_once_all_of_it_is_settled(self, rig: Rig) -> None:
+        execute(rig.url, _FAIL_ON.format(text="bad"))
+        writer = rig.writer(batch_messages=1)
+        writing = writer.write([make_envelope(1, "bad"), make_envelope(2, "good")])
+        with pytest.raises(psycopg2.errors.RaiseException):
+            await writing
+        assert rig.stored(2) == ["good"], "which was stored later"
 
 
 class TestBatches:
@@ -253,6 +299,35 @@ class TestPoison:
         outcomes = await rig.writer().write(batch)
         assert [number for number, kind in enumerate(kinds(outcomes)) if kind is SetAside] == [place]
         assert rig.stored() == [text for number, text in enumerate(texts) if number != place]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"message_id": "\0", "client_message_id": "own"},
+            {"message_id": "no uuid", "client_message_id": "own"},
+            {"message_id": "no uuid"},
+            {"username": "ann\t"},
+            {"username": "\0"},
+            {"client_ip": "10.0.0.1\n1"},
+            {"client_ip": "nowhere"},
+            {"client_timestamp": "2026-11-23T10:30:00Z\t\\N\n1\t9"},
+            {"client_message_id": "\0"},
+            {"user_id": 2**70},
+        ],
+    )
+    @on_reactor
+    async def test_so_is_what_no_edge_lets_through(self, rig: Rig, fields: dict[str, Any]) -> None:
+        poison = make_envelope(1, messages=(make_message("bad", **fields),))
+        outcomes = await rig.writer().write([make_envelope(1, "a"), poison, make_envelope(1, "b")])
+        assert kinds(outcomes) == [Stored, SetAside, Stored]
+        assert rig.stored() == ["a", "b"]
+
+    @on_reactor
+    async def test_no_name_of_an_instance_makes_rows_of_its_own(self, rig: Rig) -> None:
+        row = "1\t9\t2026-11-23T10:30:00Z\t00000000-0000-0000-0000-000000000000\t1\tann\tforged\tTEXT\ts"
+        poison = make_envelope(1, "bad", server_id=f"s\t\\N\t2026-11-23T10:30:00Z\t\\N\n{row}")
+        assert kinds(await rig.writer().write([poison])) == [SetAside]
+        assert rig.stored() == []
 
     @on_reactor
     async def test_a_batch_of_nothing_but_poison_is_set_aside(self, rig: Rig) -> None:

@@ -76,8 +76,8 @@ class Store:
             )
         )
 
-    def first_seq(self, room: int) -> Deferred[int | None]:
-        return self._answer(next((one.seq for one in self._kept(room)), None))
+    def first_seq(self, room: int) -> Deferred[int]:
+        return self._answer(next((one.seq for one in self._kept(room)), self._head(room) + 1))
 
     def let_go(self) -> None:
         """Answer the oldest read that is held."""

@@ -12,7 +12,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -366,6 +366,15 @@ class TestDraining:
         assert second.called
         assert rig.sender.answers() == 3
         assert rig.ingress.drain().called
+
+    def test_who_does_not_wait_any_more_is_not_told(self, rig: Rig) -> None:
+        rig.accept("a")
+        rig.turn()
+        first, second = rig.ingress.drain(), rig.ingress.drain()
+        first.addErrback(lambda failure: failure.trap(CancelledError))
+        first.cancel()
+        rig.queue.settle()
+        assert second.called
 
 
 # What may happen at any moment: a message of one of three senders in one of two rooms, a turn of the reactor, the end

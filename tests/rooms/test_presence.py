@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -10,20 +10,33 @@ from zope.interface import implementer
 from chatflow.errors import Unavailable
 from chatflow.lifecycle.blocking import at_once
 from chatflow.rooms.interfaces import IMember
-from chatflow.rooms.presence import MAX_SHOWN_USERS, IPresenceTable, Presence, RoomPresence, Who
+from chatflow.rooms.presence import (
+    BEAT_SECONDS,
+    FRESH_SECONDS,
+    MAX_SHOWN_USERS,
+    SILENT_SECONDS,
+    IPresenceTable,
+    Presence,
+    RoomPresence,
+    Who,
+)
 
 ANN, BOB = Who(1, "ann"), Who(2, "bob")
 
 
 @implementer(IPresenceTable)
 class Table:
-    """What was told, and what the others are said to have told. ``away``: does not answer."""
+    """What was told, and what the others are said to have told.
+
+    :ivar away: does not answer. ``away_then``: no more, once it has said that this instance was not known.
+    """
 
     def __init__(self) -> None:
         self.told: list[dict[int, RoomPresence]] = []
         self.there: dict[int, RoomPresence] = {}
         self.known = True
         self.away = False
+        self.away_then = False
         self.reads = 0
 
     async def beat(self, changed: Mapping[int, RoomPresence]) -> bool:
@@ -31,6 +44,7 @@ class Table:
             raise Unavailable("away")
         self.told.append(dict(changed))
         known, self.known = self.known, True
+        self.away = not known and self.away_then
         return known
 
     async def others(self) -> Mapping[int, RoomPresence]:
@@ -46,11 +60,13 @@ class Table:
 
 @implementer(IMember)
 class Watcher:
-    def __init__(self) -> None:
+    def __init__(self, on_deliver: Callable[[], object] = lambda: None) -> None:
         self.blocks: list[bytes] = []
+        self._on_deliver = on_deliver
 
     def deliver(self, block: bytes) -> None:
         self.blocks.append(block)
+        self._on_deliver()
 
 
 class Here:
@@ -116,6 +132,17 @@ def test_an_instance_that_was_forgotten_tells_of_all_its_rooms() -> None:
     assert here.table.told[-2:] == [{}, {1: RoomPresence(1)}]
 
 
+def test_so_it_does_later_if_that_could_not_be_told_at_once() -> None:
+    here = Here()
+    here.presence.joined(1, None)
+    here.beat()
+    here.table.known, here.table.away_then = False, True
+    here.beat()
+    here.table.away = here.table.away_then = False
+    here.beat()
+    assert here.table.told[-2:] == [{}, {1: RoomPresence(1)}]
+
+
 def test_what_could_not_be_told_is_told_later() -> None:
     here = Here()
     here.presence.joined(1, None)
@@ -138,6 +165,21 @@ def test_who_watches_is_told_at_first_and_then_only_of_changes() -> None:
     here.presence.joined(1, None)
     here.beat()
     assert watcher.blocks == [b"1:0", b"1:6"]
+
+
+def test_who_is_closed_by_what_it_is_told_or_by_what_another_is_told_does_not_disturb_the_others() -> None:
+    here = Here()
+    one, two = Watcher(lambda: here.presence.unwatch(1, one)), Watcher(lambda: here.presence.unwatch(3, three))
+    three, four = Watcher(), Watcher()
+    for room, member in ((1, one), (2, two), (3, three), (4, four)):
+        here.presence.watch(room, member)
+    here.beat()
+    assert [one.blocks, two.blocks, three.blocks, four.blocks] == [[b"1:0"], [b"2:0"], [], [b"4:0"]]
+
+
+def test_who_dies_is_gone_within_five_seconds_and_who_misses_a_beat_is_not() -> None:
+    assert SILENT_SECONDS + BEAT_SECONDS + FRESH_SECONDS <= 5
+    assert 2 * BEAT_SECONDS < SILENT_SECONDS
 
 
 def test_many_who_ask_share_one_read_and_nobody_reads_while_nobody_asks() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -513,6 +515,25 @@ class TestFailures:
         rig.clock.pump([0.5, 0.5])
         assert [member.seqs for member in waiting] == [list(range(3, 27)), list(range(20, 27)), [26]]
 
+    def test_who_waits_for_a_head_and_leaves_is_forgotten_and_the_others_are_answered(self, rig: Rig) -> None:
+        rig.store.error = Unavailable("away")
+        staying: list[int] = []
+        leaving = [rig.pages.head(1) for _ in range(5)]
+        rig.pages.head(1).addCallback(staying.append)
+        leaving += [rig.pages.head(1) for _ in range(5)]
+        left = [weakref.ref(one) for one in leaving]
+        while leaving:
+            one = leaving.pop()
+            one.addErrback(lambda failure: failure.trap(CancelledError))
+            one.cancel()
+        del one
+        gc.collect()
+        assert [reference() for reference in left] == [None] * 10
+        rig.store.error = None
+        rig.clock.advance(1)
+        assert staying == [0]
+        assert rig.clock.getDelayedCalls() == []
+
     def test_nobody_asks_on_for_one_who_has_left(self, rig: Rig) -> None:
         rig.deliver(1, 20)
         rig.store.error = Unavailable("away")
@@ -577,9 +598,15 @@ class TestFirstSeq:
             Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
         rig.clock.advance(2)
         assert found == [1, 1]
+        # Who comes now waits for the same read, as long as the others did.
+        Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
+        assert len(rig.store.held) == 1
+        rig.clock.advance(2)
+        assert found == [1, 1, 1]
+        Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
         rig.store.let_go()
         Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
-        assert found == [1, 1, 8]
+        assert found == [1, 1, 1, 8, 8]
         assert rig.clock.getDelayedCalls() == []
 
 

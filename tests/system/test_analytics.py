@@ -104,6 +104,7 @@ class TestAnswers:
         assert found["generated_at"].endswith("Z")
 
     def test_a_view_is_as_old_as_it_says_and_is_refreshed_only_when_asked(self, daemon: Daemon) -> None:
+        daemon.sql("UPDATE view_refreshes SET refreshed_at = now() - interval '6 s'")
         before = get(daemon, f"analytics?{WINDOW}")["views"]
         assert before.keys() == {"mv_top_users", "mv_top_rooms", "mv_hourly_stats", "mv_user_participation"}
         assert (
@@ -114,6 +115,9 @@ class TestAnswers:
         after = get(daemon, f"analytics?{WINDOW}")["views"]
         assert all(after[view]["refreshed_at"] > before[view]["refreshed_at"] for view in before)
         assert all(0 <= one["age_seconds"] < 60 for one in after.values())
+        daemon.sql("UPDATE view_refreshes SET refreshed_at = now() + interval '1 minute'")
+        answer = daemon.get("/api/metrics/refresh-views", method="POST")
+        assert answer.json()["message"].endswith(" s ago, so not again now")
 
     def test_while_another_instance_refreshes_it_says_so(self, daemon: Daemon) -> None:
         with daemon.held_refresh():

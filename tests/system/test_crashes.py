@@ -11,6 +11,7 @@ import pytest
 from tests.support.client import ChatClient
 from tests.support.crowd import Crowd, check_stored, error_codes
 from tests.support.daemon import Daemon, running_daemon
+from tests.support.recount import recount
 from tests.support.waiting import eventually
 
 
@@ -127,3 +128,4 @@ class TestPostgresqlDies:
             frames = client.talk(["after"])
             assert frames[-1]["status"] == "SUCCESS"
             client.frames_until_now()
+        assert recount(alone.database_url) == {}

@@ -13,6 +13,7 @@ from tests.support.client import ChatClient
 from tests.support.cloud import direct_client, make_objects
 from tests.support.daemon import Daemon
 from tests.support.emulator import shared_emulator
+from tests.support.recount import recount
 from tests.support.waiting import eventually
 
 
@@ -66,6 +67,7 @@ def test_what_the_database_refuses_does_not_block_its_room_and_is_delivered_once
         assert [(one["seq"], one["message"]) for one in broadcasts] == [(2, "poison"), (3, "last")]
     assert admin.main(["dlq", "list"]) == 0
     assert capsys.readouterr().out == "there are no dead letters\n"
+    assert recount(member.database_url) == {}
 
 
 def test_what_is_no_envelope_does_not_block_its_room(

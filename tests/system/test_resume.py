@@ -44,6 +44,7 @@ def proxy() -> Iterator[PostgresProxy]:
     with fresh_database() as url:
         fill(url, _LONG, 1, _LONG_MESSAGES)
         fill(url, _EXPIRED, 2001, 3500)
+        execute(url, f"UPDATE rooms SET first_seq = 2001 WHERE room_id = {_EXPIRED}")
         with PostgresProxy(url) as proxy:
             yield proxy
 
