@@ -94,7 +94,6 @@ class QueueCounters:
     poison: int = 0
     lost_receipts: int = 0
     publish_retries: int = 0
-    published_bytes: int = 0
     published_messages: int = 0
 
 
@@ -108,6 +107,7 @@ class SqsRoomQueue:
     :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
         would be left.
     :param may_extend: whether it makes sense to keep what is held for longer: not if it cannot be stored here.
+    :param observe_bytes: called with the size of each body that SQS took.
     :param set_aside: takes a body that is no envelope and the reason; it is deleted once that is done.
     """
 
@@ -125,6 +125,7 @@ class SqsRoomQueue:
         visibility_seconds: float = VISIBILITY_SECONDS,
         long_poll_seconds: int = 20,
         may_extend: Callable[[], bool] = always,
+        observe_bytes: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._clock = clock
         self._aws = aws
@@ -135,6 +136,7 @@ class SqsRoomQueue:
         self._visibility_seconds = visibility_seconds
         self._long_poll_seconds = min(long_poll_seconds, int(visibility_seconds * 2 / 3))
         self._may_extend = may_extend
+        self._observe_bytes = observe_bytes
         self._lanes = {lane: _Lane() for lane in names.lanes}
         self._held: set[_Receipt] = set()
         self._outstanding = Outstanding()
@@ -236,7 +238,7 @@ class SqsRoomQueue:
             else:
                 for entry in response.get("Successful", ()):
                     published = left.pop(entry["Id"])
-                    self.counters.published_bytes += len(entries[entry["Id"]]["MessageBody"])
+                    self._observe_bytes(len(entries[entry["Id"]]["MessageBody"]))
                     self.counters.published_messages += len(published.envelope.messages)
                     published.result.callback(None)
                 reason = self._refuse_faulty(left, response.get("Failed", ()))
