@@ -161,8 +161,10 @@ class TestDeafness:
         await reaches(one, two)
         calls = proxy.faults.calls["PublishBatch"]
         two.fanout.missed()
-        assert proxy.faults.calls["PublishBatch"] == calls
         assert two.fanout.hears
+        await two.fanout.detach()
+        await two.fanout.stop()
+        assert proxy.faults.calls["PublishBatch"] == calls
 
     @on_reactor
     async def test_who_hears_the_echo_stays_as_it_is(self, topic: Topic, peers: tuple[Peer, Peer]) -> None:

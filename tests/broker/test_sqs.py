@@ -229,6 +229,37 @@ class TestPoison:
         assert await pair.drain(pair.one, 2) == sent
         assert [body for body, _ in parking.parked] == ["poison"]
 
+    @on_reactor
+    async def test_while_it_waits_for_a_place_everything_of_its_room_stays_held(
+        self, make_instances: MakeInstances
+    ) -> None:
+        a_place: Deferred[None] = Deferred()
+        parked: list[str] = []
+
+        async def park(body: str, reason: str) -> None:
+            parked.append(body)
+            await a_place
+
+        pair = make_instances(visibility_seconds=2, long_poll_seconds=1, set_aside=park)
+        sent = make_envelope(1)
+        self.put(pair, "poison", "a")
+        await pair.one.publish(sent)
+        receiving = pair.one.receive(1)
+        await until(lambda: parked, "it is received")
+        try:
+            for _ in range(3):
+                poll = pair.two.receive(1)
+                while not poll.called and len(parked) == 1:
+                    await pair.one.extend_visibility()
+                    await a_moment()
+                assert parked == ["poison"]
+                assert not await poll
+        finally:
+            a_place.callback(None)
+        await pair.one.done(await receiving)
+        assert pair.left() == 0
+        assert pair.one.counters.lost_receipts == 0
+
 
 class TestPacing:
     @on_reactor
