@@ -335,5 +335,5 @@ def _one_of_many(
         hears=lambda: fanout.hears,
         missed=fanout.missed,
         hurry=hurry,
-        readings=lambda: cluster_readings(aws, queue, fanout, pace),
+        readings=lambda: cluster_readings(aws, queue, fanout, pace, reaper),
     )

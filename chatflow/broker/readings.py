@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from chatflow.broker.aws import Aws
+from chatflow.broker.instances import Reaper
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sns import SnsFanout
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.readings import Reading
 
 
-def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pace) -> list[Reading]:
+def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pace, reaper: Reaper) -> list[Reading]:
     """All of them."""
     counter, gauge = True, False
     of_queue, of_fanout = queue.counters, fanout.counters
@@ -47,4 +48,5 @@ def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pac
         Reading("chatflow_fanout_publish_failures", "News given up", lambda: of_fanout.publish_failures, counter),
         Reading("chatflow_fanout_received", "Messages heard", lambda: of_fanout.received, counter),
         Reading("chatflow_fanout_attachments", "Queues made", lambda: of_fanout.attachments, counter),
+        Reading("chatflow_instances_reaped", "Dead ones whose queues were removed", lambda: reaper.reaped, counter),
     ]
