@@ -76,6 +76,10 @@ _AWS = "Many instances: --broker sqs"
 _LIMITS = "Limits: what happens when something is too much"
 _STOP = "Starting and stopping"
 
+#: Of the time for stopping, what is not spent on waiting for a receive that was just begun.
+_STOP_SECONDS = 10
+_MAX_POLLED_QUEUES = 500
+
 TABLE = Table(
     name="chatflow",
     siblings=("chatflow-load", "chatflow-test"),  # the load client, and ChatFlow's own tests
@@ -242,8 +246,9 @@ TABLE = Table(
             default=0,
             default_text="0, one for each room",
             group=_AWS,
-            help="How many SQS queues serve the rooms. Fewer than rooms share the queues, so that one call carries "
-            "several rooms. The same on all instances, and for `chatflow-admin setup`.",
+            help="How many SQS queues serve the rooms, at most 500. Fewer than rooms share them, so that one call "
+            "carries several rooms. The same on all instances, and for `chatflow-admin setup`. Before changing it or "
+            "--rooms, let the queues run empty: see docs/cluster.rst.",
         ),
         Option(
             name="max-linger-ms",
@@ -344,12 +349,13 @@ TABLE = Table(
         Option(
             name="drain-seconds",
             kind=Number(0, 3600, "seconds"),
-            default=20.0,
+            default=30.0,
             group=_STOP,
             help="How long stopping (SIGTERM, SIGINT) may take: no new connections, accepted messages are "
             "stored and acknowledged, clients are closed with code 1012. What is not done by then is given "
             "up; a message that was not acknowledged may be lost with it, an acknowledged one is stored "
-            "already.",
+            "already. With --broker sqs at least 10 seconds more than --long-poll-seconds, since a receive under way "
+            "has to be waited for.",
         ),
     ),
 )
@@ -411,6 +417,8 @@ def _check(settings: Mapping[str, Setting]) -> None:
             f"database = embedded ({database.source}): with broker = sqs ({broker.source}) must be the "
             "postgresql:// URL of a database that all instances share"
         )
+    if broker.value == "sqs":
+        _check_polls(settings)
     check_order(
         settings,
         # A batch could never be full: with a linger, each one would wait for messages that cannot come.
@@ -419,6 +427,22 @@ def _check(settings: Mapping[str, Setting]) -> None:
         # What one client may send, another must be able to be sent.
         ("max-frame-bytes", "max-client-buffer-bytes"),
     )
+
+
+def _check_polls(settings: Mapping[str, Setting]) -> None:
+    long_poll, drain = settings["long-poll-seconds"], settings["drain-seconds"]
+    if drain.value < long_poll.value + _STOP_SECONDS:
+        raise ConfigError(
+            f"drain-seconds = {drain.value:g} ({drain.source}): must be at least {_STOP_SECONDS} more than "
+            f"long-poll-seconds = {long_poll.value} ({long_poll.source})"
+        )
+    rooms, room_queues = settings["rooms"], settings["room-queues"]
+    polled = min(room_queues.value or rooms.value, rooms.value)
+    if polled > _MAX_POLLED_QUEUES:
+        raise ConfigError(
+            f"room-queues = {room_queues.value} ({room_queues.source}): with rooms = {rooms.value} ({rooms.source}) "
+            f"there would be {polled} queues, each with a thread that polls it: must be 1 to {_MAX_POLLED_QUEUES}"
+        )
 
 
 if __name__ == "__main__":

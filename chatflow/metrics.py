@@ -5,7 +5,7 @@ Counters are plain integers of the parts that count, read when somebody asks: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -67,6 +67,10 @@ class Metrics:
         """A batch was committed."""
         self._batch_messages.observe(messages)
         self._commit_seconds.observe(seconds)
+
+    def histogram(self, name: str, help_: str, buckets: Sequence[float]) -> Callable[[float], None]:
+        """Show one more histogram; what this returns adds an observation to it."""
+        return Histogram(name, help_, buckets=buckets, registry=self._registry).observe
 
     def add(self, readings: Iterable[Reading], hub: Hub) -> None:
         """Show these figures too."""

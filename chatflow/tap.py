@@ -50,6 +50,8 @@ _PARTITIONS_SECONDS = 3600.0
 _COMPARE_SECONDS = 10.0
 #: News of another instance take about this long at most, unless they are lost.
 _PATIENCE_SECONDS = 0.5
+_BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
+_NEWS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 
 
 class Options(CommandLine):
@@ -93,7 +95,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=_PATIENCE_SECONDS if config.broker == "sqs" else 0.0,
     )
     if config.broker == "sqs":
-        broker = _one_of_many(config, reactor, hub, commits, database("beats", 1))
+        broker = _one_of_many(config, reactor, metrics, hub, commits, database("beats", 1))
     else:
         broker = _alone(config, commits)
     writer = BatchWriter(
@@ -184,6 +186,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         for room, seq in heads.items():
             hub.start_at(room, seq)
 
+    async def compare() -> None:
+        if await hub.compare_with_database():
+            broker.missed()
+
     def keep_partitions() -> Any:
         return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days)
 
@@ -206,7 +212,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if config.refresh_views_seconds:
         service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
     service.add("refresh of views", Step(stop=refresher.stop))
-    service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, hub.compare_with_database))
+    service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, compare))
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
     service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
@@ -239,7 +245,9 @@ def _alone(config: Config, commits: Database) -> Broker:
     )
 
 
-def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, beats: Database) -> Broker:
+def _one_of_many(
+    config: Config, reactor: Any, metrics: Metrics, hub: Hub, commits: Database, beats: Database
+) -> Broker:
     """Room queues and dead letters on SQS, fan-out through SNS, instances in a table.
 
     :param beats: of its own, so that no slow query makes the others take this instance for dead.
@@ -279,6 +287,7 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, beat
         long_poll_seconds=config.long_poll_seconds,
         # An instance that alone has lost the database must not keep the rooms' heads from the others.
         may_extend=lambda: commits.away_seconds < 2 * config.visibility_seconds,
+        observe_bytes=metrics.histogram("chatflow_envelope_bytes", "Body of an envelope that SQS took", _BODY_BYTES),
     )
     table = InstanceTable(beats)
     beat_seconds = heartbeat_seconds(config.reap_after_seconds)
@@ -300,12 +309,19 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, beat
         register=instances.register,
         register_now=lambda start, name: register_now(config.database, instances.entry(start, name)),
         deliver=hub.deliver,
+        observe_latency=metrics.histogram(
+            "chatflow_fanout_latency_seconds", "From the publish of news to their receipt", _NEWS_SECONDS
+        ),
         long_poll_seconds=config.long_poll_seconds,
     )
 
     async def beat() -> None:
         if not await instances.heartbeat():
-            await fanout.attach_again()
+            fanout.attach_again()  # not awaited: heartbeats go on meanwhile
+
+    def hurry() -> None:
+        queue.close()
+        fanout.close()
 
     async def leave() -> None:
         if await fanout.detach():  # otherwise the entry is what makes the others remove the queue
@@ -331,6 +347,7 @@ def _one_of_many(config: Config, reactor: Any, hub: Hub, commits: Database, beat
             ("reaper", Repeating(reactor, "reaper", config.reap_after_seconds / 2, reaper.reap)),
         ],
         hears=lambda: fanout.hears,
-        hurry=queue.close,
-        readings=lambda: cluster_readings(aws, queue, fanout, pace),
+        missed=fanout.missed,
+        hurry=hurry,
+        readings=lambda: cluster_readings(aws, queue, fanout, pace, reaper),
     )

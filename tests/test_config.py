@@ -47,7 +47,7 @@ class TestConfig:
             "max_frame_bytes": 16_384,
             "max_connections": 10_000,
             "ping_interval_seconds": 20,
-            "drain_seconds": 20,
+            "drain_seconds": 30,
             "retention_days": 0,
             "partitions_ahead_days": 7,
             "max_pending_messages": 20_000,
@@ -119,6 +119,28 @@ class TestCrossChecks:
             f"{low} = {value} (command line): must be at most {high} = {limit} (environment variable "
         )
         assert config(**{low: limit, high: limit})
+
+    def test_stopping_lasts_as_long_as_a_receive_under_way(self) -> None:
+        many = {"broker": "sqs", "database": "postgresql://db/chat"}
+        assert config(**many).long_poll_seconds == 20
+        line = refusal({"CHATFLOW_DRAIN_SECONDS": "29"}, **many)
+        assert line == (
+            "drain-seconds = 29 (environment variable CHATFLOW_DRAIN_SECONDS): must be at least 10 more than "
+            "long-poll-seconds = 20 (default)"
+        )
+        assert config(drain_seconds="12", long_poll_seconds="2", **many)
+        assert config(drain_seconds="0"), "the embedded queue has no receives"
+
+    def test_each_queue_has_a_thread_so_they_cannot_be_too_many(self) -> None:
+        many = {"broker": "sqs", "database": "postgresql://db/chat"}
+        line = refusal(rooms="10000", **many)
+        assert line == (
+            "room-queues = 0 (default): with rooms = 10000 (command line) there would be 10000 queues, each with a "
+            "thread that polls it: must be 1 to 500"
+        )
+        assert config(rooms="10000", room_queues="500", **many)
+        assert config(rooms="500", room_queues="10000", **many)
+        assert config(rooms="10000"), "the embedded queue has no threads"
 
 
 class TestDefaultServerId:

@@ -27,7 +27,7 @@ how many are with a consumer just now. All figures are SQS's, and approximate.
 
 SQS does not tell the age of the oldest one without a receive, which would be in the consumers' way. So with
 --watch the column says since when the queue has not been seen empty: the oldest envelope is younger than
-that. The instances measure it exactly (chatflow_queue_lag_seconds in /metrics).
+that; without it, nothing is known. The instances measure it exactly (chatflow_queue_lag_seconds in /metrics).
 
 health:
   ok       a room queue with at most 10 waiting, what one receive takes; a fan-out queue with at most 100;
@@ -36,10 +36,12 @@ health:
   late     a room queue with more than 100 waiting, or not seen empty for a minute; a fan-out queue with
            more than 1000; a dead letter, which waits for `chatflow-admin dlq`
   missing  run `chatflow-admin setup`
+  stranded a room queue that other settings made, with messages that were acknowledged and are not stored:
+           run an instance with the settings shown until it is empty. Empty ones are not shown
 """
 
 _LATE_SECONDS = 60.0
-_STYLES = {"ok": "green", "behind": "yellow", "late": "bold red", "missing": "bold red"}
+_STYLES = {"ok": "green", "behind": "yellow", "late": "bold red", "missing": "bold red", "stranded": "bold red"}
 
 
 @frozen
@@ -53,6 +55,7 @@ class _Limits:
 _ROOM = _Limits(10, 100)
 _FANOUT = _Limits(100, 1000)
 _DEAD_LETTERS = _Limits(0, 0)
+_STRANDED = _Limits(0, 0)
 
 
 @frozen
@@ -107,7 +110,7 @@ def _queues(arguments: argparse.Namespace) -> None:
 
     def look() -> Table:
         now = time.monotonic()
-        return _table([(row, watch.look(row, now)) for row in _ask(clients, names)])
+        return _table([(row, watch.look(row, now)) for row in _ask(clients, names)], arguments.watch)
 
     if not arguments.watch:
         console.print(look())
@@ -144,16 +147,19 @@ def _ask(clients: Any, names: Names) -> Iterator[_Row]:
         purpose = f"room {rooms[0]}" if len(rooms) == 1 else f"{len(rooms)} rooms"
         name = names.room_queue(lane)
         yield row(name, purpose, _ROOM, queue_url(clients.sqs_control, name))
+    for name, url in sorted(queues_beginning(clients.sqs_control, f"{names.prefix}-room").items()):
+        if (settings := names.settings_of(name)) and (one := row(name, settings, _STRANDED, url)).depth != Depth(url):
+            yield one
     yield row(names.dead_letters, "dead letters", _DEAD_LETTERS, queue_url(clients.sqs_control, names.dead_letters))
     for name, url in sorted(queues_beginning(clients.sqs_control, names.fanout_prefix).items()):
         yield row(name, "fan-out", _FANOUT, url)
 
 
-def _table(rows: list[tuple[_Row, float | None]]) -> Table:
+def _table(rows: list[tuple[_Row, float | None]], is_watching: bool) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("queue", no_wrap=True)
     table.add_column("for", no_wrap=True)
-    for title in ("waiting", "in flight", "oldest"):
+    for title in ("waiting", "in flight", "oldest" if is_watching else "oldest (needs --watch)"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("health", no_wrap=True)
     for row, age_seconds in rows:
@@ -179,6 +185,8 @@ def _oldest(depth: Depth, age_seconds: float | None) -> str:
 def _health(row: _Row, age_seconds: float | None) -> str:
     if row.depth is None:
         return "missing"
+    if row.limits is _STRANDED:
+        return "stranded"
     waiting = row.depth.waiting
     is_old = row.limits is _ROOM and age_seconds is not None and age_seconds > _LATE_SECONDS
     if waiting > row.limits.behind or (waiting and is_old):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -53,7 +54,6 @@ class SqsDeadLetters:
         self._name = names.dead_letters
         self._backoff = backoff
         self._url = ""
-        self.kept = 0
 
     def start(self) -> None:
         """Find the queue. Blocks.
@@ -78,7 +78,6 @@ class SqsDeadLetters:
             except AwsError as error:
                 self._log.error("dead letter {id} is not kept yet: {reason}", id=letter.id, reason=str(error))
             else:
-                self.kept += 1
                 return
             await deferLater(self._clock, backoff.next_delay_seconds())
 
@@ -101,20 +100,16 @@ class SqsDeadLetterBox:
 
     def read(self) -> list[DeadLetter]:
         """See :class:`IDeadLetterBox`. Letters that another command holds just now are not among them."""
-        found: dict[str, DeadLetter] = {}
+        found: dict[str, list[DeadLetter]] = {}
         order: dict[str, int] = {}
         while received := self._receive():
             for message in received:
                 sent_ms = int(message["Attributes"]["SentTimestamp"])
                 letter = letters.decode(message["Body"], sent_ms / 1000)
                 self._receipts.setdefault(letter.id, []).append(message["ReceiptHandle"])
-                # Two of one envelope: it was refused twice, more than five minutes apart, or a replacement was sent
-                # and its command died before it deleted what it replaced.
-                known = found.get(letter.id)
-                if known is None or known.attempts < letter.attempts:
-                    found[letter.id] = letter
+                found.setdefault(letter.id, []).append(letter)
                 order[letter.id] = min(sent_ms, order.get(letter.id, sent_ms))
-        return sorted(found.values(), key=lambda letter: (letter.first_failed_at, order[letter.id]))
+        return sorted(map(_merge, found.values()), key=lambda letter: (letter.first_failed_at, order[letter.id]))
 
     def replace(self, letter: DeadLetter, replacement: DeadLetter) -> None:
         """See :class:`IDeadLetterBox`. Sent first and deleted then, so that a crash between leaves two, not none."""
@@ -157,6 +152,20 @@ class SqsDeadLetterBox:
             failed += call(self._client, operation, QueueUrl=self._url, Entries=entries).get("Failed", ())
         if failed:
             raise Unavailable(f"{operation} failed for {len(failed)} dead letters: {failed[0].get('Message')}")
+
+
+def _merge(letters: Sequence[DeadLetter]) -> DeadLetter:
+    """All letters of one envelope as one.
+
+    Those that begin at the same time are one letter, and what it was replaced by before a command died that should
+    have deleted it. Those that do not are of refusals more than five minutes apart, which SQS kept apart.
+    """
+    attempts: dict[str, int] = {}
+    for letter in letters:
+        began = letter.first_failed_at
+        attempts[began] = max(letter.attempts, attempts.get(began, 0))
+    latest = max(letters, key=lambda letter: (letter.last_failed_at, letter.attempts))
+    return msgspec.structs.replace(latest, attempts=sum(attempts.values()), first_failed_at=min(attempts))
 
 
 def find_queue(client: Any, name: str) -> str:

@@ -53,6 +53,11 @@ class Instances:
         self._own = InstanceStart(self._server_id, start, fanout_queue)
         return self._own
 
+    @property
+    def fanout_queue(self) -> str | None:
+        """The name of this instance's queue, if it takes part."""
+        return self._own.fanout_queue if self._own else None
+
     async def register(self, start: str, fanout_queue: str) -> None:
         """Take part with this queue, which is about to be made. An earlier entry falls silent, and is reaped.
 
@@ -161,10 +166,8 @@ class Reaper:
         if self._instances.steady_seconds() < self._silent_seconds:
             return
         dead = await self._table.claim_dead(self._silent_seconds)
-        sweep_is_due = self._clock.seconds() - self._swept_at >= _SWEEP_SECONDS
-        if not dead and not sweep_is_due:
+        if not dead and not await self._is_to_sweep():
             return
-        self._swept_at = self._clock.seconds()
         found = await find_leftovers(self._calls, self._names, self._table, dead)
         for instance in found.dead:
             self._log.warn(
@@ -174,6 +177,13 @@ class Reaper:
             )
         await remove_leftovers(self._calls, self._table, found)
         self.reaped += len(found.dead)
+
+    async def _is_to_sweep(self) -> bool:
+        """Of all instances, the one whose queue's name comes first sweeps from time to time."""
+        if self._clock.seconds() - self._swept_at < _SWEEP_SECONDS:
+            return False
+        self._swept_at = self._clock.seconds()
+        return self._instances.fanout_queue == min(await self._table.fanout_queues(), default=None)
 
 
 async def find_leftovers(calls: Calls, names: Names, table: IInstanceTable, dead: Sequence[InstanceStart]) -> Leftovers:

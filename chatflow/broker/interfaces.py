@@ -35,10 +35,10 @@ class IRoomQueue(IPublish):
     def publish(envelope: Envelope) -> Deferred[None]:
         """Fires when the envelope is durable.
 
-        Fails with :class:`~chatflow.errors.Unavailable` when it is certainly not queued, or with
-        :class:`~chatflow.errors.NotStored` when the database refused it (embedded queue only). Publishing the same
-        ``envelope_id`` again within five minutes fires, too, and is a redelivery at most: none while the first is
-        under way, and none that its room's head would not recognise.
+        Fails with :class:`~chatflow.errors.Unavailable` when it is not known to be durable: it may be queued all the
+        same, if the answer to a try was lost; or with :class:`~chatflow.errors.NotStored` when the database refused
+        it (embedded queue only). Publishing the same ``envelope_id`` again within five minutes fires, too, and is a
+        redelivery at most: none while the first is under way, and none that its room's head would not recognise.
         """
 
     def receive(lane: object) -> Deferred[Sequence[Delivery]]:

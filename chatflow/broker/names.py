@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from attrs import frozen
 
 # An SQS queue's name has at most 80 characters, with .fifo (Amazon SQS Developer Guide, quotas).
@@ -40,6 +42,18 @@ class Names:
             return f"{self.prefix}-rooms-{lane}of{self.room_queues}.fifo"
         return f"{self.prefix}-room-{lane}.fifo"
 
+    def settings_of(self, queue: str) -> str:
+        """The options with which instances receive from a room queue of the prefix; none if these do, or if it is none.
+
+        :param queue: its name.
+        """
+        found = re.fullmatch(re.escape(self.prefix) + r"-rooms?-(\d+)(?:of(\d+))?\.fifo", queue)
+        if found is None or queue in map(self.room_queue, self.lanes):
+            return ""
+        lane, room_queues = int(found[1]), int(found[2] or 0)
+        rooms = f" --rooms {lane}" if lane > self.rooms else ""
+        return f"--room-queues {room_queues}{rooms}"
+
     @property
     def topic(self) -> str:
         """The SNS FIFO topic of the fan-out."""
@@ -68,9 +82,3 @@ class Names:
     def tags(self) -> dict[str, str]:
         """On every queue and topic: a name alone does not prove that something is ours."""
         return {"project": "chatflow", "prefix": self.prefix}
-
-
-def account_and_name(queue_url: str) -> tuple[str, str]:
-    """The last two parts of a queue's URL."""
-    account, name = queue_url.rstrip("/").rsplit("/", 2)[-2:]
-    return account, name

@@ -16,8 +16,10 @@ _SMALLEST_SECONDS = 0.02  # the first gap, and the last before none
 #: The round trip may rise to this many times its base before calls are thought to be queueing.
 _ROUND_TRIPS = 3.0
 _SMALLEST_BASE_SECONDS = 0.01
-#: The base is forgotten slowly, so that a path that became longer for good does not look full for ever.
-_BASE_DRIFT = 1.002
+#: The base is forgotten slowly, by so much a second: a path that became longer for good looks full for some minutes,
+#: and doubles its base in three. By the call, it would be forgotten within seconds just when calls are many.
+_BASE_DRIFT = 1.004
+_MAX_DRIFT_SECONDS = 3600.0
 _SMOOTHING = 0.3
 
 
@@ -46,11 +48,13 @@ class Pace:
         if round_trip_seconds is not None:
             if not self.base_seconds:
                 self.base_seconds = self.round_trip_seconds = round_trip_seconds
-            self.base_seconds = min(self.base_seconds * _BASE_DRIFT, round_trip_seconds)
+            self.base_seconds = min(self.base_seconds, round_trip_seconds)
             # The quickest of some: where calls queue, every one of them does; a single slow one says nothing.
             self._quickest_seconds = min(round_trip_seconds, self._quickest_seconds or round_trip_seconds)
         elapsed = self._clock.seconds() - self._decided_at
-        if elapsed >= _STEP_SECONDS:
+        if elapsed < 0:
+            self._decided_at += elapsed  # the clock was set back
+        elif elapsed >= _STEP_SECONDS:
             self._decide(elapsed)
 
     def observe(self, operation: str, seconds: float) -> None:
@@ -67,12 +71,15 @@ class Pace:
 
         :param share: of the gap, for calls that serve many rooms at once.
         """
-        return max(0.0, last_call_at + share * self.gap_seconds - self._clock.seconds())
+        gap_seconds = share * self.gap_seconds
+        # Not more, even if the clock was set back meanwhile.
+        return min(gap_seconds, max(0.0, last_call_at + gap_seconds - self._clock.seconds()))
 
     def _decide(self, elapsed: float) -> None:
         rate, failures = self._calls / elapsed, self._failures
         self._calls = self._failures = 0
         self._decided_at += elapsed
+        self.base_seconds *= _BASE_DRIFT ** min(elapsed, _MAX_DRIFT_SECONDS)
         if self._quickest_seconds is not None:
             self.round_trip_seconds += _SMOOTHING * (self._quickest_seconds - self.round_trip_seconds)
             self._quickest_seconds = None

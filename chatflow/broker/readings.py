@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from chatflow.broker.aws import Aws
+from chatflow.broker.instances import Reaper
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sns import SnsFanout
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.readings import Reading
 
 
-def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pace) -> list[Reading]:
+def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pace, reaper: Reaper) -> list[Reading]:
     """All of them."""
     counter, gauge = True, False
     of_queue, of_fanout = queue.counters, fanout.counters
@@ -42,11 +43,10 @@ def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pac
         Reading("chatflow_queue_poison", "Bodies that are no envelope", lambda: of_queue.poison, counter),
         Reading("chatflow_queue_lost_receipts", "Not deleted in time", lambda: of_queue.lost_receipts, counter),
         Reading("chatflow_publish_retries", "Envelopes sent again", lambda: of_queue.publish_retries, counter),
-        Reading("chatflow_envelope_bytes", "Bodies accepted by SQS", lambda: of_queue.published_bytes, counter),
         Reading("chatflow_fanout_hears", "1 when a probe came back", lambda: fanout.hears, gauge),
         Reading("chatflow_fanout_published", "News published", lambda: of_fanout.published, counter),
         Reading("chatflow_fanout_publish_failures", "News given up", lambda: of_fanout.publish_failures, counter),
         Reading("chatflow_fanout_received", "Messages heard", lambda: of_fanout.received, counter),
         Reading("chatflow_fanout_attachments", "Queues made", lambda: of_fanout.attachments, counter),
-        Reading("chatflow_fanout_latency_seconds", "Of the last news", lambda: of_fanout.latency_seconds, gauge),
+        Reading("chatflow_instances_reaped", "Dead ones whose queues were removed", lambda: reaper.reaped, counter),
     ]

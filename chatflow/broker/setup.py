@@ -25,8 +25,8 @@ _HIGH_THROUGHPUT = {
     "VisibilityTimeout": "30",
     "ReceiveMessageWaitTimeSeconds": "20",
 }
-_ROOM_QUEUE = _HIGH_THROUGHPUT | {"MessageRetentionPeriod": str(4 * 86_400)}
-_DEAD_LETTERS = _HIGH_THROUGHPUT | {"MessageRetentionPeriod": str(14 * 86_400)}
+# What is acknowledged must not be forgotten: as long as SQS can.
+_QUEUE = _HIGH_THROUGHPUT | {"MessageRetentionPeriod": str(14 * 86_400)}
 
 _TOPIC = {"FifoTopic": "true", "ContentBasedDeduplication": "false"}
 _TOPIC_THROUGHPUT = {"FifoThroughputScope": "MessageGroup"}
@@ -42,11 +42,26 @@ def set_up(clients: Clients, names: Names, say: Say) -> None:
     :raises AwsError: a call failed; what was made before it stays.
     """
     sqs = clients.sqs_control
-    dead_letters_url = _make_queue(sqs, names.dead_letters, _DEAD_LETTERS, names.tags, say)
+    dead_letters_url = _make_queue(sqs, names.dead_letters, _QUEUE, names.tags, say)
     for lane in names.lanes:
-        _make_queue(sqs, names.room_queue(lane), _ROOM_QUEUE, names.tags, say)
+        _make_queue(sqs, names.room_queue(lane), _QUEUE, names.tags, say)
     # Asked last: a queue may be used a second after it was made. Its ARN tells partition, region and account.
     _make_topic(clients.sns_control, _attributes(sqs, dead_letters_url)["QueueArn"], names, say)
+    for name, count in find_stranded(sqs, names).items():
+        say(
+            f"queue {name} holds messages that no instance with these settings receives: {count}. Run one with "
+            f"{names.settings_of(name)} until it is empty"
+        )
+
+
+def find_stranded(sqs: Any, names: Names) -> dict[str, int]:
+    """Room queues of the prefix that other settings made and that are not empty, with how many messages they hold.
+
+    :raises AwsError: a call failed.
+    """
+    urls = queues_beginning(sqs, f"{names.prefix}-room")
+    others = {name: url for name, url in sorted(urls.items()) if names.settings_of(name)}
+    return {name: count for name, url in others.items() if (count := _count_messages(sqs, url))}
 
 
 def _make_queue(sqs: Any, name: str, wanted: Mapping[str, str], tags: Mapping[str, str], say: Say) -> str:

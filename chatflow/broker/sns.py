@@ -1,144 +1,45 @@
 """The fan-out: one SNS FIFO topic, to which each running instance's own SQS FIFO queue is subscribed.
 
-Losing, doubling or delaying any of it is harmless: hubs go by ``seq`` and read what they miss from the database. So a
-publish is tried twice and then given up, and the queue keeps messages for minutes only.
+Deafness shows in three ways: the queue is missing; a new queue's probe does not come back; or messages turn out to be
+stored of which no news came. In each case this instance attaches anew, and is not ready until it hears.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from attrs import define, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker import news as codec
-from chatflow.broker.aws import Aws, AwsError, Clients
+from chatflow.broker.attachment import Attachment, attach_in_thread, detach_in_thread, topic_arn_in_thread
+from chatflow.broker.aws import Aws, AwsError
 from chatflow.broker.interfaces import IFanout
 from chatflow.broker.names import Names
-from chatflow.broker.news import BadNews, News
+from chatflow.broker.news import BadNews
 from chatflow.broker.pacing import Pace
-from chatflow.errors import StartupError, Unavailable
+from chatflow.broker.publishing import FanoutCounters, Publisher
+from chatflow.errors import StartupError
 from chatflow.lifecycle import Backoff, Outstanding
-from chatflow.rooms.identifiers import uuid7
 from chatflow.rooms.messages import StoredMessage
 
 _MAX_ENTRIES = 10
-#: The topic's limit is 262,144 bytes for a batch, attributes included.
-_MAX_CALL_BYTES = 250_000
-_PUBLISH_TRIES = 2
 _DELETE_TRIES = 3
-_RETENTION_SECONDS = 300
-#: What is heard is deleted at once; and until it is visible again, nothing else of its room is given.
-_VISIBILITY_SECONDS = 5
-_PROBE_SECONDS = 5.0
-_PROBE_GROUP = "probe"
-_FROM = "from"  # the message attribute by which subscriptions filter
+_PROBE_SECONDS = 4.0
+#: A queue through which no probe came back for so long hears nothing; twice as long for the next one, up to the cap.
+_DEAF_SECONDS = 12.0
+_MAX_DEAF_SECONDS = 300.0
+#: A probe of a queue that was heard comes back much sooner.
+_ECHO_SECONDS = 6.0
+#: So many times in a row, with nothing heard between them, messages were missed: no longer chance.
+_MISSED_TIMES = 2
 #: Of the gap between publishes of a room: news of many rooms share these calls already.
 _SHARE_OF_GAP = 0.5
-
-
-@frozen
-class Attachment:
-    """This instance's queue and its subscription."""
-
-    queue_name: str
-    queue_url: str
-    subscription_arn: str
-
-
-def attach_in_thread(clients: Clients, names: Names, queue_name: str, server_id: str) -> Attachment:
-    """Make the queue with its policy, then subscribe it to what others publish. Blocks.
-
-    A policy set later would take up to a minute to count, and messages sent meanwhile would be dropped.
-
-    :param server_id: whose own news are filtered out: its hub had them before they were published.
-    :raises StartupError: there is no topic.
-    """
-    topic_arn = topic_arn_in_thread(clients, names)
-    region, account = topic_arn.split(":")[3:5]
-    queue_arn = f"arn:aws:sqs:{region}:{account}:{queue_name}"
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Sid": "fanout",
-                "Effect": "Allow",
-                "Principal": {"Service": "sns.amazonaws.com"},
-                "Action": "sqs:SendMessage",
-                "Resource": queue_arn,
-                "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
-            }
-        ],
-    }
-    queue_url = clients.sqs_control.create_queue(
-        QueueName=queue_name,
-        Attributes={
-            "FifoQueue": "true",
-            "DeduplicationScope": "messageGroup",
-            "FifoThroughputLimit": "perMessageGroupId",
-            "MessageRetentionPeriod": str(_RETENTION_SECONDS),
-            "VisibilityTimeout": str(_VISIBILITY_SECONDS),
-            "Policy": json.dumps(policy),
-        },
-        tags={"project": "chatflow", "prefix": names.prefix},
-    )["QueueUrl"]
-    subscription_arn = clients.sns_control.subscribe(
-        TopicArn=topic_arn,
-        Protocol="sqs",
-        Endpoint=queue_arn,
-        Attributes={
-            "RawMessageDelivery": "true",
-            "FilterPolicy": json.dumps({_FROM: [{"anything-but": [server_id]}]}),
-        },
-        ReturnSubscriptionArn=True,
-    )["SubscriptionArn"]
-    return Attachment(queue_name, queue_url, subscription_arn)
-
-
-def detach_in_thread(clients: Clients, attachment: Attachment) -> None:
-    """Unsubscribe, then delete the queue: the other way round SNS would count failed deliveries. Blocks."""
-    try:
-        clients.sns_control.unsubscribe(SubscriptionArn=attachment.subscription_arn)
-    finally:
-        clients.sqs_control.delete_queue(QueueUrl=attachment.queue_url)
-
-
-def topic_arn_in_thread(clients: Clients, names: Names) -> str:
-    """The topic's ARN. Its account is that of the dead letter queue, which the same set-up made. Blocks.
-
-    :raises StartupError: the objects are not there.
-    """
-    sqs, sns = clients.sqs_control, clients.sns_control
-    try:
-        url = sqs.get_queue_url(QueueName=names.dead_letters)["QueueUrl"]
-        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        region, account = arn.split(":")[3:5]
-        topic_arn = f"arn:aws:sns:{region}:{account}:{names.topic}"
-        sns.get_topic_attributes(TopicArn=topic_arn)
-    except (sqs.exceptions.QueueDoesNotExist, sns.exceptions.NotFoundException):
-        raise StartupError(
-            f"there is no topic {names.topic} or queue {names.dead_letters}: run `chatflow-admin setup`"
-        ) from None
-    return topic_arn
-
-
-@define
-class FanoutCounters:
-    """Since the start."""
-
-    published: int = 0
-    publish_failures: int = 0
-    received: int = 0
-    attachments: int = 0
-    #: Seconds from the publish to the receipt of the last news that was received.
-    latency_seconds: float = 0.0
 
 
 @implementer(IFanout)
@@ -148,6 +49,7 @@ class SnsFanout:
     :param register: called with the start and the name of a queue before it is made, so that a reaper knows of it if
         this process dies; ``register_now`` is the same for the start of the daemon, and blocks.
     :param deliver: takes the messages of one room, as they arrive.
+    :param observe_latency: called with the seconds that news took from the publish to the receipt.
     """
 
     _log = Logger()
@@ -163,6 +65,7 @@ class SnsFanout:
         register: Callable[[str, str], Awaitable[object]],
         register_now: Callable[[str, str], object],
         deliver: Callable[[Sequence[StoredMessage]], object],
+        observe_latency: Callable[[float], object] = lambda seconds: None,
         long_poll_seconds: int = 20,
     ) -> None:
         self._clock = clock
@@ -173,21 +76,23 @@ class SnsFanout:
         self._register = register
         self._register_now = register_now
         self._deliver = deliver
+        self._observe_latency = observe_latency
         self._long_poll_seconds = long_poll_seconds
-        self._topic_arn = ""
         self._attachment: Attachment | None = None
         self._attaching = False
         #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
         self._attempt_id = str(uuid4())
-        self._waiting: dict[int, list[StoredMessage]] = {}
-        self._handed_over: list[Deferred[None]] = []
-        self._publishing = False
         self._received_at = float("-inf")
-        self._running = False
+        self._running = self._closing = False
+        self._pauses: set[Deferred[None]] = set()
+        self._deaf_seconds = _DEAF_SECONDS
+        self._missed = 0
+        self._echoes = 0
         self._outstanding = Outstanding()
         #: Whether a probe came back through the present queue: only then does this instance hear the others.
         self.hears = False
         self.counters = FanoutCounters()
+        self._publisher = Publisher(clock=clock, calls=aws, counters=self.counters, outstanding=self._outstanding)
 
     # Start and stop
 
@@ -197,10 +102,10 @@ class SnsFanout:
         :raises StartupError: AWS refuses, or the objects are not there.
         """
         try:
-            self._topic_arn = topic_arn_in_thread(self._aws.clients, self._names)
+            self._publisher.topic_arn = topic_arn_in_thread(self._aws.clients, self._names)
             start, name = self._next_queue()
             self._register_now(start, name)
-            attachment = attach_in_thread(self._aws.clients, self._names, name, self._server_id)
+            attachment = attach_in_thread(self._aws.clients, self._names, name)
         except StartupError:
             raise
         except Exception as error:
@@ -209,26 +114,40 @@ class SnsFanout:
         self._attached(attachment)
         self._outstanding.add("listening", Deferred.fromCoroutine(self._listen()))
 
+    def close(self) -> None:
+        """Do not wait long for news any more: this instance is about to stop."""
+        self._closing = True
+
     def detach(self) -> Deferred[bool]:
-        """Hear nothing more: unsubscribe and delete the queue. Fires with whether nothing is left; never fails."""
+        """Hear nothing more: unsubscribe and delete the queue.
+
+        Fires with whether certainly nothing is left, which cannot be said while a queue is being made; never fails.
+        """
         self._running = self.hears = False
-        attachment, self._attachment = self._attachment, None
+        attaching, attachment = self._attaching, self._attachment
+        self._attachment = None
+        for pause in tuple(self._pauses):
+            pause.cancel()
         done: Deferred[bool] = Deferred()
         detached = Deferred.fromCoroutine(self._detach(attachment))
-        self._outstanding.add("detaching", detached.addCallback(done.callback))
+        detached.addCallback(lambda nothing_left: done.callback(nothing_left and not attaching))
+        self._outstanding.add("detaching", detached)
         return done
 
     def stop(self) -> Deferred[None]:
         """Fires when nothing is under way; a long poll may take its time."""
         return self._outstanding.drain()
 
-    async def attach_again(self) -> None:
-        """The queue is gone, or a reaper took this instance for dead: make another. Until it is heard, not ready."""
-        if self._attaching:
+    def attach_again(self) -> None:
+        """Leave this queue and make another, as often as it takes. Until that is heard, this instance is not ready."""
+        if self._attaching or not self._running:
             return  # heartbeat and listener may both have noticed
         self._attaching = True
         self.hears = False
         gone, self._attachment = self._attachment, None
+        self._outstanding.add("attaching again", Deferred.fromCoroutine(self._attach_again(gone)))
+
+    async def _attach_again(self, gone: Attachment | None) -> None:
         try:
             await self._detach(gone)
             await self._attach()
@@ -237,16 +156,15 @@ class SnsFanout:
 
     async def _attach(self) -> None:
         backoff = Backoff(first_seconds=0.5, cap_seconds=10.0)
+        # One name for all tries: each of them may have made the queue, and its entry is what makes others remove it.
+        start, name = self._next_queue()
         while self._running:
-            start, name = self._next_queue()
             try:
                 await self._register(start, name)
-                attachment = await self._aws.send_threads.run(
-                    attach_in_thread, self._aws.clients, self._names, name, self._server_id
-                )
+                attachment = await self._aws.send_threads.run(attach_in_thread, self._aws.clients, self._names, name)
             except Exception:
                 self._log.failure("the fan-out queue {queue} could not be made", queue=name)
-                await deferLater(self._clock, backoff.next_delay_seconds())
+                await self._pause(backoff.next_delay_seconds())
                 continue
             if self._running:
                 self._attached(attachment)
@@ -256,6 +174,8 @@ class SnsFanout:
 
     def _attached(self, attachment: Attachment) -> None:
         self._attachment = attachment
+        self._missed = 0
+        self._publisher.sender = attachment.queue_name
         self.counters.attachments += 1
         self._outstanding.add("probing", Deferred.fromCoroutine(self._probe(attachment)))
 
@@ -276,95 +196,78 @@ class SnsFanout:
             return False
         return True
 
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until this instance is detached."""
+        if not self._running:
+            return
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(pause)
+        try:
+            await pause
+        except CancelledError:
+            pass
+        finally:
+            self._pauses.discard(pause)
+
     # Publishing
 
     def publish(self, messages: Sequence[StoredMessage]) -> Deferred[None]:
-        """See :class:`IFanout`. What comes in the same turn of the reactor, or during a call, shares the next call."""
-        for message in messages:
-            self._waiting.setdefault(message.room, []).append(message)
-        handed_over: Deferred[None] = Deferred()
-        self._handed_over.append(handed_over)
-        if not self._publishing:
-            self._publishing = True
-            self._outstanding.add("publishing news", Deferred.fromCoroutine(self._publish_all()))
-        return handed_over
-
-    async def _publish_all(self) -> None:
-        try:
-            while self._handed_over:
-                # No gap here: a room is held until its news are out, and late ones meet newer ones of another instance.
-                await deferLater(self._clock, 0)
-                waiting, self._waiting = self._waiting, {}
-                handed_over, self._handed_over = self._handed_over, []
-                try:
-                    await self._publish_each([news for own in waiting.values() for news in codec.split(own)])
-                finally:
-                    for deferred in handed_over:
-                        deferred.callback(None)
-        finally:
-            self._publishing = False
-
-    async def _publish_each(self, all_news: Sequence[News]) -> None:
-        entries: list[dict[str, Any]] = []
-        size = 0
-        for news in all_news:
-            body = codec.encode(news)
-            if entries and (len(entries) == _MAX_ENTRIES or size + len(body) > _MAX_CALL_BYTES):
-                await self._publish_batch(entries)
-                entries, size = [], 0
-            entries.append(self._entry(str(len(entries)), str(news.room), body, self._server_id))
-            size += len(body)
-        if entries:
-            await self._publish_batch(entries)
-
-    def _entry(self, entry_id: str, group: str, body: str, sender: str) -> dict[str, Any]:
-        return {
-            "Id": entry_id,
-            "Message": body,
-            "MessageGroupId": group,
-            "MessageDeduplicationId": uuid7(int(self._clock.seconds() * 1000)),
-            "MessageAttributes": {_FROM: {"DataType": "String", "StringValue": sender}},
-        }
-
-    async def _publish_batch(self, entries: list[dict[str, Any]]) -> bool:
-        left = entries
-        for _ in range(_PUBLISH_TRIES):
-            try:
-                response = await self._aws.sns(
-                    "publish_batch", TopicArn=self._topic_arn, PublishBatchRequestEntries=left
-                )
-            except Unavailable as error:
-                self._log.warn("news were not published: {reason}", reason=str(error))
-                continue
-            failed = {entry["Id"] for entry in response.get("Failed", ())}
-            self.counters.published += len(left) - len(failed)
-            left = [entry for entry in left if entry["Id"] in failed]
-            if not left:
-                return True
-        self.counters.publish_failures += len(left)
-        return False
+        """See :class:`IFanout`."""
+        return self._publisher.publish(messages)
 
     # Hearing
 
+    def missed(self) -> None:
+        """Messages turned out to be stored of which no news came: lost ones, or this instance has become deaf.
+
+        The second time in a row a probe tells which; it costs calls, so not before.
+        """
+        self._missed += 1
+        if self._missed >= _MISSED_TIMES and self.hears and self._attachment is not None:
+            self._missed = 0
+            self._outstanding.add("listening for an echo", Deferred.fromCoroutine(self._try_echo(self._attachment)))
+
+    async def _try_echo(self, attachment: Attachment) -> None:
+        echoes = self._echoes
+        if not await self._publisher.probe(attachment.queue_name):
+            return  # SNS does not answer: nobody can be heard then, and another queue would hear no more
+        began = self._clock.seconds()
+        while self._attachment is attachment and self._echoes == echoes:
+            if self._clock.seconds() - began >= _ECHO_SECONDS:
+                self._log.error("{queue} hears nothing any more: making another", queue=attachment.queue_name)
+                self.attach_again()
+                return
+            await self._pause(0.1)
+
     async def _probe(self, attachment: Attachment) -> None:
-        """Send this instance something through topic and queue, until it has come back once."""
-        probe = attachment.queue_name
-        body = codec.encode(News(0, 0, probe=probe))
+        """Send this instance something through topic and queue, until it has come back once; or make another queue."""
+        asked_at: float | None = None
         while self._attachment is attachment and not self.hears:
-            await self._publish_batch([self._entry("0", _PROBE_GROUP, body, probe)])
+            is_sent = await self._publisher.probe(attachment.queue_name)
             began = self._clock.seconds()
+            if is_sent and asked_at is None:
+                asked_at = began
             while self._attachment is attachment and not self.hears and self._clock.seconds() - began < _PROBE_SECONDS:
-                await deferLater(self._clock, 0.1)
+                if asked_at is not None and self._clock.seconds() - asked_at >= self._deaf_seconds:
+                    self._log.error(
+                        "no probe came back through {queue} for {seconds:.0f} s: making another",
+                        queue=attachment.queue_name,
+                        seconds=self._deaf_seconds,
+                    )
+                    self._deaf_seconds = min(2 * self._deaf_seconds, _MAX_DEAF_SECONDS)
+                    self.attach_again()
+                    return
+                await self._pause(0.1)
 
     async def _listen(self) -> None:
         backoff = Backoff(first_seconds=0.1, cap_seconds=5.0)
         backlogged = False
         while self._running:
             if not backlogged:
-                await deferLater(self._clock, self._pace.wait_seconds(self._received_at, _SHARE_OF_GAP))
+                await self._pause(self._pace.wait_seconds(self._received_at, _SHARE_OF_GAP))
             attachment = self._attachment
             if attachment is None:
-                await deferLater(self._clock, 0.1)
+                await self._pause(0.1)
                 continue
             try:
                 backlogged = await self._receive(attachment.queue_url) == _MAX_ENTRIES
@@ -374,12 +277,12 @@ class SnsFanout:
                     continue  # it was left, and is gone therefore
                 self._log.warn("news cannot be heard: {reason}", reason=str(error))
                 if error.queue_is_missing:
-                    await self.attach_again()
+                    self.attach_again()
                 else:
-                    await deferLater(self._clock, backoff.next_delay_seconds())
+                    await self._pause(backoff.next_delay_seconds())
             except Exception:
                 self._log.failure("listening failed and goes on")
-                await deferLater(self._clock, backoff.next_delay_seconds())
+                await self._pause(backoff.next_delay_seconds())
 
     async def _receive(self, queue_url: str) -> int:
         """Hear what waits, at most ten; how many that were."""
@@ -387,7 +290,7 @@ class SnsFanout:
             response = await self._aws.receive(
                 QueueUrl=queue_url,
                 MaxNumberOfMessages=_MAX_ENTRIES,
-                WaitTimeSeconds=self._long_poll_seconds,
+                WaitTimeSeconds=min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
                 AttributeNames=["SentTimestamp"],
                 ReceiveRequestAttemptId=self._attempt_id,
             )
@@ -408,7 +311,7 @@ class SnsFanout:
         """Delete what was heard. What stays all the same comes again, and is then dropped as seen."""
         left = {str(index): handle for index, handle in enumerate(handles)}
         backoff = Backoff(first_seconds=0.1, cap_seconds=1.0)
-        for _ in range(_DELETE_TRIES):
+        for tries_left in reversed(range(_DELETE_TRIES)):
             entries = [{"Id": key, "ReceiptHandle": handle} for key, handle in left.items()]
             try:
                 response = await self._aws.sqs("delete_message_batch", QueueUrl=queue_url, Entries=entries)
@@ -419,7 +322,8 @@ class SnsFanout:
                 left = {key: handle for key, handle in left.items() if key in failed}
                 if not left:
                     return
-            await deferLater(self._clock, backoff.next_delay_seconds())
+            if tries_left:
+                await deferLater(self._clock, backoff.next_delay_seconds())
 
     def _hear(self, message: dict[str, Any]) -> None:
         try:
@@ -429,9 +333,12 @@ class SnsFanout:
             return
         if news.probe:
             if self._attachment is not None and news.probe == self._attachment.queue_name:
+                self._echoes += 1
+                self._deaf_seconds = _DEAF_SECONDS
                 self.hears = True
         elif news.messages:
+            self._missed = 0
             self.counters.received += len(news.messages)
             sent_ms = int(message.get("Attributes", {}).get("SentTimestamp", self._clock.seconds() * 1000))
-            self.counters.latency_seconds = max(0.0, self._clock.seconds() - sent_ms / 1000)
+            self._observe_latency(max(0.0, self._clock.seconds() - sent_ms / 1000))
             self._deliver(news.stored())

@@ -7,7 +7,6 @@ messages of several instances gather. Rules and limits: Amazon SQS Developer Gui
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -23,52 +22,31 @@ from chatflow.broker.aws import Aws, AwsError
 from chatflow.broker.interfaces import Delivery, IRoomQueue
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
-from chatflow.errors import NotStored, StartupError, Unavailable
+from chatflow.broker.sending import MAX_ENTRIES, SendCounters, Sender, is_final
+from chatflow.errors import NotStored, StartupError
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import BadEnvelope, Envelope
 from chatflow.rooms.interfaces import always
 
-_MAX_ENTRIES = 10  # of any batch call, and of one receive
 _DELETE_TRIES = 3
 VISIBILITY_SECONDS = 30.0
-
-
-@define
-class _Publishing:
-    """An envelope on its way. ``tried_at``: when it was first sent, 0 before."""
-
-    envelope: Envelope
-    result: Deferred[None]
-    tried_at: float = 0.0
 
 
 @define
 class _Lane:
     """One queue."""
 
-    url: str = ""
-    waiting: deque[_Publishing] = Factory(deque)
-    sending: bool = False
-    sent_at: float = float("-inf")
+    sender: Sender
     received_at: float = float("-inf")
     #: The last receive brought as much as it can: more is waiting, and there is nothing to gather.
     backlogged: bool = False
     #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
     attempt_id: str = Factory(lambda: str(uuid4()))
 
-    def take(self) -> list[_Publishing]:
-        """The oldest that wait, one of each room: if it failed alone, the room's next would overtake it."""
-        taken: dict[int, _Publishing] = {}
-        left: list[_Publishing] = []
-        while self.waiting and len(taken) < _MAX_ENTRIES:
-            one = self.waiting.popleft()
-            if one.envelope.room in taken:
-                left.append(one)
-            else:
-                taken[one.envelope.room] = one
-        self.waiting.extendleft(reversed(left))
-        return list(taken.values())
+    @property
+    def url(self) -> str:
+        return self.sender.url
 
 
 @define(eq=False)
@@ -87,23 +65,19 @@ class _Receipt:
 
 
 @define
-class QueueCounters:
+class QueueCounters(SendCounters):
     """Since the start."""
 
     redeliveries: int = 0
     poison: int = 0
     lost_receipts: int = 0
-    publish_retries: int = 0
-    published_bytes: int = 0
-    published_messages: int = 0
 
 
 @implementer(IRoomQueue)
 class SqsRoomQueue:
     """One lane per queue. Runs on the reactor thread; calls run in the threads of ``aws``.
 
-    :param publish_seconds: an envelope that SQS does not accept for so long is refused; less than SQS's five minutes
-        of deduplication, since until then it is tried again under the same id.
+    :param publish_seconds: see :class:`~chatflow.broker.sending.Sender`, like ``observe_bytes``.
     :param visibility_seconds: how long a room stays with a consumer that died.
     :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
         would be left.
@@ -125,22 +99,34 @@ class SqsRoomQueue:
         visibility_seconds: float = VISIBILITY_SECONDS,
         long_poll_seconds: int = 20,
         may_extend: Callable[[], bool] = always,
+        observe_bytes: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._clock = clock
         self._aws = aws
         self._names = names
         self._pace = pace
         self._set_aside = set_aside
-        self._publish_seconds = publish_seconds
         self._visibility_seconds = visibility_seconds
         self._long_poll_seconds = min(long_poll_seconds, int(visibility_seconds * 2 / 3))
         self._may_extend = may_extend
-        self._lanes = {lane: _Lane() for lane in names.lanes}
         self._held: set[_Receipt] = set()
         self._outstanding = Outstanding()
         self._closing = False
         self.lanes = names.lanes
         self.counters = QueueCounters()
+        self._lanes = {
+            lane: _Lane(
+                Sender(
+                    clock=clock,
+                    calls=aws,
+                    counters=self.counters,
+                    outstanding=self._outstanding,
+                    publish_seconds=publish_seconds,
+                    observe_bytes=observe_bytes,
+                )
+            )
+            for lane in names.lanes
+        }
 
     def start(self) -> None:
         """Find every queue. Blocks.
@@ -151,7 +137,7 @@ class SqsRoomQueue:
         for lane, state in self._lanes.items():
             name = self._names.room_queue(lane)
             try:
-                state.url = client.get_queue_url(QueueName=name)["QueueUrl"]
+                state.sender.url = client.get_queue_url(QueueName=name)["QueueUrl"]
             except client.exceptions.QueueDoesNotExist:
                 raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`") from None
             except Exception as error:
@@ -180,84 +166,11 @@ class SqsRoomQueue:
 
     def wait_seconds(self, room: int) -> float:
         """See :class:`IPublish`."""
-        return 0.0 if self._closing else self._pace.wait_seconds(self._lanes[self._names.lane(room)].sent_at)
+        return 0.0 if self._closing else self._pace.wait_seconds(self._lanes[self._names.lane(room)].sender.sent_at)
 
     def publish(self, envelope: Envelope) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
-        lane = self._lanes[self._names.lane(envelope.room)]
-        publishing = _Publishing(envelope, Deferred())
-        lane.waiting.append(publishing)
-        if not lane.sending:
-            lane.sending = True
-            # Envelopes of other rooms on this queue that are about to come share the call.
-            self._clock.callLater(0, self._start_sending, lane)
-        return publishing.result
-
-    def _start_sending(self, lane: _Lane) -> None:
-        self._outstanding.add("publishing", Deferred.fromCoroutine(self._send_all(lane)))
-
-    async def _send_all(self, lane: _Lane) -> None:
-        try:
-            while lane.waiting:
-                batch = lane.take()
-                try:
-                    await self._send(lane, batch)
-                except Exception as error:
-                    # Calls have stopped, or this is our fault: nobody shall wait for ever.
-                    for one in batch:
-                        if not one.result.called:
-                            one.result.errback(error)
-        finally:
-            lane.sending = False
-
-    async def _send(self, lane: _Lane, batch: list[_Publishing]) -> None:
-        """Send until each is accepted or refused: what comes later in these rooms must not overtake them."""
-        backoff = Backoff(first_seconds=0.1, cap_seconds=5.0)
-        entries = {
-            str(index): {
-                "Id": str(index),
-                "MessageBody": envelopes.encode(one.envelope),
-                "MessageGroupId": str(one.envelope.room),
-                "MessageDeduplicationId": one.envelope.envelope_id,
-            }
-            for index, one in enumerate(batch)
-        }
-        left = {str(index): one for index, one in enumerate(batch)}
-        while left:
-            began = lane.sent_at = self._clock.seconds()
-            for one in left.values():
-                one.tried_at = one.tried_at or began
-            try:
-                response = await self._aws.sqs(
-                    "send_message_batch", QueueUrl=lane.url, Entries=[entries[key] for key in left]
-                )
-            except AwsError as error:
-                reason = str(error)
-            else:
-                for entry in response.get("Successful", ()):
-                    published = left.pop(entry["Id"])
-                    self.counters.published_bytes += len(entries[entry["Id"]]["MessageBody"])
-                    self.counters.published_messages += len(published.envelope.messages)
-                    published.result.callback(None)
-                reason = self._refuse_faulty(left, response.get("Failed", ()))
-            if not left:
-                return
-            if self._clock.seconds() - min(one.tried_at for one in left.values()) > self._publish_seconds:
-                for one in left.values():
-                    one.result.errback(Unavailable(f"SQS does not accept envelopes: {reason}"))
-                return
-            self.counters.publish_retries += 1
-            self._log.warn("{count} envelopes are sent again: {reason}", count=len(left), reason=reason)
-            await deferLater(self._clock, backoff.next_delay_seconds())
-
-    def _refuse_faulty(self, left: dict[str, _Publishing], failed: Sequence[dict[str, Any]]) -> str:
-        """A batch call that succeeds may still list entries that failed: those at fault themselves never succeed."""
-        reason = ""
-        for entry in failed:
-            reason = f"{entry.get('Code')}: {entry.get('Message', '')}"
-            if _is_final(entry) and entry["Id"] in left:
-                left.pop(entry["Id"]).result.errback(Unavailable(f"SQS refused an envelope: {reason}"))
-        return reason
+        return self._lanes[self._names.lane(envelope.room)].sender.publish(envelope)
 
     # Receiving
 
@@ -287,7 +200,7 @@ class SqsRoomQueue:
         try:
             response = await self._aws.receive(
                 QueueUrl=state.url,
-                MaxNumberOfMessages=_MAX_ENTRIES,
+                MaxNumberOfMessages=MAX_ENTRIES,
                 WaitTimeSeconds=min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
                 VisibilityTimeout=round(self._visibility_seconds),
                 AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
@@ -300,7 +213,7 @@ class SqsRoomQueue:
         state.attempt_id = str(uuid4())
         state.received_at = now = self._clock.seconds()
         received = response.get("Messages", ())
-        state.backlogged = len(received) == _MAX_ENTRIES
+        state.backlogged = len(received) == MAX_ENTRIES
         deliveries: list[Delivery] = []
         poison: list[tuple[_Receipt, str, str]] = []
         visible_at = began + self._visibility_seconds
@@ -308,12 +221,12 @@ class SqsRoomQueue:
             attributes = message.get("Attributes", {})
             sent_at = min(now, int(attributes.get("SentTimestamp", now * 1000)) / 1000)
             receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, sent_at)
+            self._held.add(receipt)
             try:
                 decoded = envelopes.decode(message["Body"])
             except BadEnvelope as error:
                 poison.append((receipt, message["Body"], str(error)))
                 continue
-            self._held.add(receipt)
             deliveries.append(Delivery(decoded, receipt))
             if int(attributes.get("ApproximateReceiveCount", 1)) > 1:
                 self.counters.redeliveries += 1
@@ -365,11 +278,12 @@ class SqsRoomQueue:
         self._held.difference_update(receipts)
         left = receipts
         backoff = Backoff(first_seconds=0.1, cap_seconds=2.0)
-        for _ in range(_DELETE_TRIES):
+        for tries_left in reversed(range(_DELETE_TRIES)):
             left = await self._try_each("delete_message_batch", left, {})
             if not left:
                 return
-            await deferLater(self._clock, backoff.next_delay_seconds())
+            if tries_left:
+                await deferLater(self._clock, backoff.next_delay_seconds())
         self.counters.lost_receipts += len(left)
         self._log.warn("{count} envelopes were not deleted and will come again", count=len(left))
 
@@ -391,8 +305,8 @@ class SqsRoomQueue:
         left: list[_Receipt] = []
         for lane in {receipt.lane for receipt in receipts}:
             own = [receipt for receipt in receipts if receipt.lane == lane]
-            for begin in range(0, len(own), _MAX_ENTRIES):
-                part = own[begin : begin + _MAX_ENTRIES]
+            for begin in range(0, len(own), MAX_ENTRIES):
+                part = own[begin : begin + MAX_ENTRIES]
                 entries = [{"Id": str(i), "ReceiptHandle": one.handle, **more} for i, one in enumerate(part)]
                 try:
                     response = await self._aws.sqs(operation, QueueUrl=self._lanes[lane].url, Entries=entries)
@@ -402,7 +316,7 @@ class SqsRoomQueue:
                     continue
                 for entry in response.get("Failed", ()):
                     receipt = part[int(entry["Id"])]
-                    if _is_final(entry):
+                    if is_final(entry):
                         self._held.discard(receipt)
                         self.counters.lost_receipts += 1
                     else:
@@ -415,8 +329,3 @@ class SqsRoomQueue:
         due = [receipt for receipt in self._held if receipt.visible_at < soon]
         if due and self._may_extend():
             await self._change_visibility(due, round(self._visibility_seconds))
-
-
-def _is_final(failed: dict[str, Any]) -> bool:
-    """Whether an entry of a batch call that failed would fail again. Throttling is called the sender's fault, too."""
-    return bool(failed.get("SenderFault")) and "Throttl" not in str(failed.get("Code"))

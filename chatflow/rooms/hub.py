@@ -91,6 +91,7 @@ class Hub:
         self.delivered = 0
         self.failed = 0
         self.gaps_filled = 0
+        self._compared_gaps = 0
         self.duplicates_dropped = 0
         #: Called with what was delivered in a room, behind its members.
         self.witness: Callable[[Sequence[StoredMessage]], None] | None = None
@@ -190,13 +191,21 @@ class Hub:
             if not state.filling:
                 self._fill(room, state)
 
-    async def compare_with_database(self) -> None:
-        """Find messages whose fan-out was lost: a room that stood still since the last call and is behind its head."""
-        for room, head in (await self._history.heads()).items():
+    async def compare_with_database(self) -> bool:
+        """Find messages whose fan-out was lost: a room that stood still since the last call and is behind its head.
+
+        :returns: whether there are such, or messages had to be read from the database since the last call.
+        """
+        heads = await self._history.heads()
+        was_behind = self.gaps_filled != self._compared_gaps
+        self._compared_gaps = self.gaps_filled
+        for room, head in heads.items():
             state = self._room(room)
             if state.compared_seq == state.last_seq:
+                was_behind = was_behind or head > state.last_seq
                 self.announce(room, head)
             state.compared_seq = state.last_seq
+        return was_behind
 
     def _room(self, room: int) -> _Room:
         state = self._rooms.get(room)

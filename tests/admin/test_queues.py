@@ -46,7 +46,7 @@ def test_it_shows_every_queue_with_its_health(names: Names, run: Run) -> None:
     fanout = names.fanout_queue("a", "1")
     direct_client("sqs").create_queue(QueueName=fanout, Attributes={"FifoQueue": "true"})
     assert table(run("queues", "--queue-prefix", p, "--rooms", "3")) == {
-        "queue": ["for", "waiting", "in flight", "oldest", "health"],
+        "queue": ["for", "waiting", "in flight", "oldest (needs --watch)", "health"],
         f"{p}-room-1.fifo": ["room 1", "12", "3", "?", "behind"],
         f"{p}-room-2.fifo": ["room 2", "0", "0", "-", "ok"],
         f"{p}-room-3.fifo": ["room 3", "0", "0", "-", "missing"],
@@ -60,6 +60,17 @@ def test_shared_queues_say_how_many_rooms_they_serve(run: Run) -> None:
     p = fresh_prefix()
     shown = table(run("queues", "--queue-prefix", p, "--rooms", "5", "--room-queues", "2"))
     assert shown[f"{p}-rooms-1of2.fifo"][0] == "3 rooms"
+
+
+def test_messages_that_no_instance_of_these_settings_receives_are_shown_with_those_of_who_does(
+    names: Names, run: Run
+) -> None:
+    p = names.prefix
+    send(names.room_queue(2), 1)
+    run("setup", "--queue-prefix", p, "--room-queues", "3")
+    shown = table(run("queues", "--queue-prefix", p, "--room-queues", "3"))
+    assert shown[f"{p}-room-2.fifo"] == ["--room-queues 0", "1", "0", "?", "stranded"]
+    assert f"{p}-room-1.fifo" not in shown, "it is empty"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +112,7 @@ def test_the_oldest_is_younger_than_the_last_time_that_the_queue_was_seen_empty(
 def test_health_is_coloured() -> None:
     rows = [(_Row(f"q{waiting}", "", _ROOM, Depth("url", waiting)), None) for waiting in (0, 50, 500)]
     console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=100, _environ={})
-    console.print(_table([*rows, (_Row("q", "", _ROOM, None), None)]))
+    console.print(_table([*rows, (_Row("q", "", _ROOM, None), None)], is_watching=True))
     output: Any = console.file
     lines = output.getvalue().splitlines()
     for line, text in zip(

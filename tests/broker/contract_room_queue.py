@@ -7,6 +7,7 @@ or when a publish fires, as long as it does: implementations differ in both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from zope.interface.verify import verifyObject
 
 from chatflow.broker.interfaces import Delivery, IRoomQueue
 from chatflow.errors import NotStored
-from chatflow.rooms.envelope import Envelope
+from chatflow.rooms import envelope as codec
+from chatflow.rooms.envelope import MAX_BODY_BYTES, MAX_CONTENT_BYTES, Envelope
 from tests.support.chat import make_envelope, make_message
 from tests.support.reactor import on_reactor
 
@@ -28,6 +30,11 @@ class RoomQueueContract:
     @pytest.fixture
     def queue(self) -> Any:
         """A queue with rooms 1 and 2 and nothing in it; started, and stopped after the test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def queue_of_twenty_rooms(self) -> Any:
+        """The same with rooms 1 to 20."""
         raise NotImplementedError
 
     def as_another_instance(self, queue: Any) -> Any:
@@ -65,6 +72,24 @@ class RoomQueueContract:
             await queue.done(deliveries)
         return received
 
+    async def receive_all(self, queue: Any, other: Any, sent: Sequence[Envelope]) -> list[Envelope]:
+        """Receive and settle all of these, half of the lanes at the one and half at the other; each comes once."""
+        received: list[Envelope] = []
+
+        async def work(instance: Any, lane: object) -> None:
+            left = sum(self.lane_of(envelope.room) == lane for envelope in sent)
+            while left:
+                deliveries = await instance.receive(lane)
+                received.extend(envelopes(deliveries))
+                await instance.done(deliveries)
+                left -= len(deliveries)
+
+        lanes = {self.lane_of(envelope.room) for envelope in sent}
+        workers = [work(other if index % 2 else queue, lane) for index, lane in enumerate(lanes)]
+        await gatherResults([Deferred.fromCoroutine(worker) for worker in workers])
+        assert sorted(received, key=ids) == sorted(sent, key=ids)
+        return received
+
     def begin_to_receive(self, queue: Any, room: int) -> Deferred[list[Delivery]]:
         """The next deliveries, when they come."""
         return Deferred.fromCoroutine(self.receive(queue, room))
@@ -82,6 +107,32 @@ class RoomQueueContract:
         envelope = make_envelope(2, messages=(message, make_message("x" * 500)))
         published = publish(queue, envelope)
         assert await self.receive_and_settle(queue, 2, envelope) == [envelope]
+        await published
+
+    @on_reactor
+    async def test_so_does_one_of_the_largest_size(self, queue: Any) -> None:
+        envelope = largest_envelope()
+        assert MAX_BODY_BYTES / 2 < len(codec.encode(envelope)) <= MAX_BODY_BYTES
+        published = publish(queue, envelope)
+        assert await self.receive_and_settle(queue, 1, envelope) == [envelope]
+        await published
+
+    @on_reactor
+    async def test_ten_of_the_largest_size_share_a_call(self, queue_of_twenty_rooms: Any) -> None:
+        queue = queue_of_twenty_rooms
+        sent = [largest_envelope(room) for room in range(1, 11)]
+        published = publish(queue, *sent)
+        await self.receive_all(queue, queue, sent)
+        await published
+
+    @on_reactor
+    async def test_twenty_rooms_at_once_keep_their_order_each(self, queue_of_twenty_rooms: Any) -> None:
+        queue, other = queue_of_twenty_rooms, self.as_another_instance(queue_of_twenty_rooms)
+        sent = [make_envelope(room, f"{room}:{number}") for number in range(15) for room in range(1, 21)]
+        published = publish(queue, *sent)
+        received = await self.receive_all(queue, other, sent)
+        for room in range(1, 21):
+            assert texts([one for one in received if one.room == room]) == [f"{room}:{n}" for n in range(15)]
         await published
 
     @on_reactor
@@ -274,6 +325,21 @@ def publish(queue: Any, *sent: Envelope) -> Deferred[list[None]]:
 
 def envelopes(deliveries: Sequence[Delivery]) -> list[Envelope]:
     return [delivery.envelope for delivery in deliveries]
+
+
+def ids(envelope: Envelope) -> str:
+    return envelope.envelope_id
+
+
+def largest_envelope(room: int = 1) -> Envelope:
+    """As many messages as fit, of text that can hardly be compressed and counts a byte a character."""
+    random = Random(room)
+    characters = [chr(number) for number in range(0x20, 0x7F) if chr(number) not in '"\\']
+    messages = []
+    left = MAX_CONTENT_BYTES
+    while (left := left - codec.content_bytes(message := make_message("".join(random.choices(characters, k=500))))) > 0:
+        messages.append(message)
+    return make_envelope(room, messages=tuple(messages))
 
 
 def texts(sent: Sequence[Envelope]) -> list[str]:

@@ -76,7 +76,6 @@ class TestKeeping:
         envelope = make_envelope()
         await keeper.keep(envelope, "refused")
         assert proxy.injected("SendMessage", fault) == 3
-        assert keeper.kept == 1
         (letter,) = box.read()
         assert letter.envelope() == envelope
 
@@ -140,6 +139,24 @@ class TestReading:
         box.remove([first])
         box.release()
         assert [one.id for one in box.read()] == [second.id]
+
+    @on_reactor
+    async def test_refusals_so_far_apart_that_sqs_keeps_both_are_one_letter_with_both_their_stories(
+        self, names: Names, keeper: SqsDeadLetters, box: SqsDeadLetterBox
+    ) -> None:
+        (envelope,) = await keep_some(keeper, 1)
+        for seconds, reason in [(4_000_000_600, "third"), (4_000_000_000, "second")]:
+            letter = letters.of_envelope(envelope, reason, seconds)
+            send(names, letters.encode(letter), letter.id)
+        (merged,) = box.read()
+        assert (merged.attempts, merged.reason) == (3, "third")
+        assert merged.first_failed_at < "2090"
+        assert merged.last_failed_at == letters.of_envelope(envelope, "", 4_000_000_600).last_failed_at
+        box.replace(merged, merged.failed_again("fourth", 4_100_000_000))
+        box.release()
+        (replaced,) = box.read()
+        assert (replaced.attempts, replaced.reason) == (4, "fourth")
+        assert replaced.first_failed_at == merged.first_failed_at
 
     @on_reactor
     async def test_what_somebody_put_there_by_hand_is_a_letter(self, names: Names, box: SqsDeadLetterBox) -> None:

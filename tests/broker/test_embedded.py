@@ -22,6 +22,10 @@ class TestContract(RoomQueueContract):
     def queue(self) -> EmbeddedRoomQueue:
         return EmbeddedRoomQueue(2)
 
+    @pytest.fixture
+    def queue_of_twenty_rooms(self) -> EmbeddedRoomQueue:
+        return EmbeddedRoomQueue(20)
+
 
 class EmbeddedRoomQueueTests(SynchronousTestCase):
     def setUp(self) -> None:

@@ -245,13 +245,18 @@ class TestReaper:
     async def test_a_subscription_without_its_queue_is_swept_from_time_to_time(self, cluster: Cluster) -> None:
         _, gone = await cluster.start("gone")
         _, elsewhere = await cluster.start("elsewhere")
-        _, away = await cluster.start("away")
+        _, away = await cluster.start("the-one-away")
+        await cluster.instance("another").register("1", cluster.names.fanout_queue("another", "1"))
         for name in (gone, away):
             cluster.delete_queue(name)
         cluster.sql("DELETE FROM instances WHERE server_id IN ('gone', 'elsewhere')")
         reaper = await cluster.steady_reaper()
         await reaper.reap()
         assert cluster.subscribed() == {gone, elsewhere, away}
+        await cluster.beat(reaper._instances, 600)
+        await reaper.reap()
+        assert cluster.subscribed() == {gone, elsewhere, away}, "another instance does it"
+        cluster.sql("DELETE FROM instances WHERE server_id = 'another'")
         await cluster.beat(reaper._instances, 600)
         await reaper.reap()
         # `away` has an entry, and attaches anew by itself. `elsewhere` has a queue, so somebody may want it.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatflow.broker.names import MAX_NAME_CHARACTERS, Names, account_and_name
+from chatflow.broker.names import MAX_NAME_CHARACTERS, Names
 from chatflow.config import SERVER_ID_CHARACTERS
 
 _counts = st.integers(min_value=1, max_value=200)
@@ -66,11 +66,17 @@ def test_names_are_distinct_and_such_as_sqs_takes_even_with_the_longest_parts(ro
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("queue", "settings"),
     [
-        "https://sqs.eu-west-1.amazonaws.com/123456789012/chatflow-room-1.fifo",
-        "http://localhost:4566/123456789012/chatflow-room-1.fifo/",
+        ("p-rooms-2of5.fifo", "--room-queues 5"),
+        ("p-rooms-25of30.fifo", "--room-queues 30 --rooms 25"),
+        ("p-room-7.fifo", "--room-queues 0"),
+        ("p-room-21.fifo", "--room-queues 0 --rooms 21"),
+        ("p-rooms-2of4.fifo", ""),
+        ("p-db-dlq.fifo", ""),
+        ("p-rooms-of-mine.fifo", ""),
+        ("pp-room-7.fifo", ""),
     ],
 )
-def test_account_and_name_are_the_last_parts_of_a_url(url: str) -> None:
-    assert account_and_name(url) == ("123456789012", "chatflow-room-1.fifo")
+def test_the_settings_of_a_room_queue_are_told_if_they_are_others(queue: str, settings: str) -> None:
+    assert Names("p", 20, 4).settings_of(queue) == settings

@@ -98,6 +98,35 @@ def test_a_path_that_became_longer_for_good_is_the_new_base(caller: Caller) -> N
     caller.call(5, per_second=20, round_trip=0.1)
     assert caller.pace.gap_seconds > 0.0
     caller.call(60, per_second=20, round_trip=0.1)
+    assert caller.pace.gap_seconds > 0.0, "not before some minutes"
+    caller.call(240, per_second=20, round_trip=0.1)
+    assert caller.pace.gap_seconds == 0.0
+
+
+@pytest.mark.parametrize("rate", [5.0, 0.95 * _BUDGET])
+def test_how_soon_the_base_is_forgotten_does_not_depend_on_the_rate(caller: Caller, rate: float) -> None:
+    caller.call(10, per_second=20, round_trip=0.02)
+    before = caller.pace.base_seconds
+    caller.call(60, per_second=rate, round_trip=0.1)
+    assert caller.pace.base_seconds == pytest.approx(before * 1.27, rel=0.02)
+
+
+def test_after_hours_of_rest_the_first_call_is_the_base(caller: Caller) -> None:
+    caller.call(10, per_second=20, round_trip=0.02)
+    caller.clock.advance(1e7)
+    caller.pace.count(0.05)
+    assert caller.pace.base_seconds < 1e6
+    caller.pace.count(0.05)
+    assert caller.pace.base_seconds == 0.05
+
+
+def test_a_clock_that_was_set_back_makes_no_wait_longer_than_the_gap_nor_stops_decisions(caller: Caller) -> None:
+    caller.call(30, per_second=2 * _BUDGET, round_trip=0.01)
+    now = caller.clock.seconds()
+    caller.clock.rightNow -= 3600
+    assert caller.pace.wait_seconds(now) == pytest.approx(_MAX_GAP_SECONDS)
+    assert caller.pace.wait_seconds(now, share=0.5) == pytest.approx(_MAX_GAP_SECONDS / 2)
+    caller.call(60, per_second=5, round_trip=0.01)
     assert caller.pace.gap_seconds == 0.0
 
 

@@ -95,7 +95,7 @@ class TestSetUp:
         set_up_lines(clients, names)
         found = attributes(names.room_queue(1))
         assert HIGH_THROUGHPUT.items() <= found.items()
-        assert found["MessageRetentionPeriod"] == str(4 * 24 * 60 * 60)
+        assert found["MessageRetentionPeriod"] == str(14 * 24 * 60 * 60)
         assert "RedrivePolicy" not in found
 
     def test_dead_letters_are_kept_for_as_long_as_sqs_can(self, clients: Clients, names: Names) -> None:
@@ -147,14 +147,15 @@ class TestSetUp:
         sqs, sns = direct_client("sqs"), direct_client("sns")
         dead_letters_arn = attributes(names.dead_letters)["QueueArn"]
         redrive = f'{{"deadLetterTargetArn": "{dead_letters_arn}", "maxReceiveCount": 3}}'
-        changed = {"VisibilityTimeout": "5", "RedrivePolicy": redrive}
+        changed = {"VisibilityTimeout": "5", "RedrivePolicy": redrive, "MessageRetentionPeriod": "345600"}
         sqs.set_queue_attributes(QueueUrl=url(names.room_queue(1)), Attributes=changed)
         sqs.untag_queue(QueueUrl=url(names.room_queue(2)), TagKeys=["prefix"])
         sns.set_topic_attributes(TopicArn=topic_arn(names), AttributeName="FifoThroughputScope", AttributeValue="Topic")
         p = names.prefix
         assert set_up_lines(clients, names) == [
             f"queue {p}-db-dlq.fifo exists",
-            f"changed queue {p}-room-1.fifo: VisibilityTimeout is 30 now, RedrivePolicy is none now",
+            f"changed queue {p}-room-1.fifo: VisibilityTimeout is 30 now, "
+            "MessageRetentionPeriod is 1209600 now, RedrivePolicy is none now",
             f"changed queue {p}-room-2.fifo: tags is project=chatflow, prefix={p} now",
             f"queue {p}-room-3.fifo exists",
             f"changed topic {p}-fanout.fifo: FifoThroughputScope is MessageGroup now",
@@ -162,6 +163,25 @@ class TestSetUp:
         assert HIGH_THROUGHPUT.items() <= attributes(names.room_queue(1)).items()
         assert "RedrivePolicy" not in attributes(names.room_queue(1))
         assert all(line.endswith("exists") for line in set_up_lines(clients, names))
+
+    def test_messages_in_queues_of_other_settings_are_told_with_what_receives_them(
+        self, clients: Clients, names: Names
+    ) -> None:
+        set_up_lines(clients, names)
+        for room in (1, 2, 3):
+            direct_client("sqs").send_message(
+                QueueUrl=url(names.room_queue(room)), MessageBody="x", MessageGroupId="1", MessageDeduplicationId="1"
+            )
+        assert all("holds" not in line for line in set_up_lines(clients, names))
+        lines = set_up_lines(clients, Names(names.prefix, 2))
+        told = "holds messages that no instance with these settings receives: 1. Run one with"
+        assert [line for line in lines if "holds" in line] == [
+            f"queue {names.prefix}-room-3.fifo {told} --room-queues 0 --rooms 3 until it is empty"
+        ]
+        lines = set_up_lines(clients, Names(names.prefix, 3, 2))
+        assert [line for line in lines if "holds" in line] == [
+            f"queue {names.prefix}-room-{room}.fifo {told} --room-queues 0 until it is empty" for room in (1, 2, 3)
+        ]
 
     def test_what_was_made_before_a_failure_stays_and_the_rest_is_made_the_next_time(
         self, clients: Clients, names: Names, proxy: FaultProxy

@@ -2,151 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from random import Random
 from typing import Any
 from unittest import mock
 
 import pytest
 import pytest_twisted
-from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from chatflow.broker.names import Names
-from chatflow.broker.pacing import Pace
-from chatflow.broker.sns import SnsFanout, topic_arn_in_thread
 from chatflow.errors import StartupError, Unavailable
-from tests.broker.contract_fanout import FanoutContract, Instance
-from tests.support.chat import make_stored
-from tests.support.cloud import direct_client, make_objects, shared_aws, start_aws
+from chatflow.rooms.messages import StoredMessage
+from tests.broker.contract_fanout import FanoutContract
+from tests.broker.topics import Peer, Topic, reaches
+from tests.support.chat import make_message, make_stored
+from tests.support.cloud import direct_client, shared_aws, start_aws
 from tests.support.emulator import fresh_prefix
 from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import LoggedFailures, on_reactor, reactor, until
-
-
-@define(eq=False)
-class Peer(Instance):
-    """An instance, with the queues that it registered."""
-
-    registered: list[str] = field(factory=list)
-
-    @property
-    def queue(self) -> str:
-        """Its present fan-out queue."""
-        return self.registered[-1]
-
-    async def hears(self) -> None:
-        await until(lambda: self.fanout.hears, "the probe comes back")
-
-
-def steady_pace(gap_seconds: float) -> Pace:
-    """A pace whose gap stays as it is: instances that poll briefly and often end soon."""
-    pace = Pace(clock=reactor, max_gap_seconds=gap_seconds, calls_per_second=1e-9)
-    pace.gap_seconds = gap_seconds
-    return pace
-
-
-class Topic:
-    """The topic of a prefix, with its instances."""
-
-    def __init__(self) -> None:
-        self.names = make_objects(rooms=1)
-        self.peers: list[Peer] = []
-
-    def make(self, **options: Any) -> Peer:
-        """An instance that is not started."""
-        peer = Peer(None)
-
-        def register_now(start: str, queue: str) -> None:
-            assert start in queue
-            assert queue not in self.queues(), "it was made before it was registered"
-            peer.registered.append(queue)
-
-        async def register(start: str, queue: str) -> None:
-            register_now(start, queue)
-
-        usual: dict[str, Any] = {
-            "aws": shared_aws(),
-            "names": self.names,
-            "pace": steady_pace(gap_seconds=0.04),
-            "server_id": f"server{len(self.peers)}",
-            "register": register,
-            "register_now": register_now,
-            "long_poll_seconds": 0,
-        }
-        peer.fanout = SnsFanout(clock=reactor, deliver=peer.heard.extend, **usual | options)
-        self.peers.append(peer)
-        return peer
-
-    def start(self, **options: Any) -> Peer:
-        """An instance that is started, and may not hear yet."""
-        peer = self.make(**options)
-        peer.fanout.start()
-        return peer
-
-    async def start_and_hear(self, **options: Any) -> Peer:
-        """An instance that hears."""
-        peer = self.start(**options)
-        await peer.hears()
-        return peer
-
-    async def start_pair(self) -> tuple[Peer, Peer]:
-        """Two instances that hear each other, with nothing in their queues."""
-        one, two = self.start(), self.start()
-        await one.hears()
-        await two.hears()
-        await until(lambda: not any(self.count(peer.queue) for peer in (one, two)), "all probes are deleted")
-        return one, two
-
-    def queues(self) -> list[str]:
-        """All fan-out queues that there are."""
-        found = direct_client("sqs").list_queues(QueueNamePrefix=self.names.fanout_prefix)
-        return [url.rsplit("/", 1)[-1] for url in found.get("QueueUrls", ())]
-
-    def url(self, queue: str) -> str:
-        """Where a queue is."""
-        return str(direct_client("sqs").get_queue_url(QueueName=queue)["QueueUrl"])
-
-    def count(self, queue: str) -> int:
-        """How many messages a queue has, in flight or not."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        got = direct_client("sqs").get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)
-        return sum(int(number) for number in got["Attributes"].values())
-
-    def subscribed(self) -> list[str]:
-        """The queues that are subscribed, whether they exist or not."""
-        arn = topic_arn_in_thread(shared_aws().clients, self.names)
-        found = direct_client("sns").list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]
-        return [one["Endpoint"].rsplit(":", 1)[-1] for one in found]
-
-    async def stop(self) -> None:
-        """Stop every instance."""
-        for peer in self.peers:
-            await peer.fanout.detach()
-        for peer in self.peers:
-            await peer.fanout.stop()
-
-
-@pytest_twisted.async_yield_fixture
-async def topic(proxy: FaultProxy) -> AsyncIterator[Topic]:
-    """A topic of the test's own. Probes are repeated soon."""
-    topic = Topic()
-    with mock.patch("chatflow.broker.sns._PROBE_SECONDS", 0.2):
-        yield topic
-        proxy.set_rules()
-        await topic.stop()
-
-
-@pytest_twisted.async_fixture
-async def pair(topic: Topic) -> tuple[Peer, Peer]:
-    """Two instances that hear each other, with nothing in their queues."""
-    return await topic.start_pair()
-
-
-async def reaches(one: Peer, two: Peer) -> None:
-    """What the one publishes, the other hears."""
-    news = make_stored(1)
-    await one.fanout.publish([news])
-    await until(lambda: news in two.heard, "it is heard")
 
 
 class TestContract(FanoutContract):
@@ -214,30 +88,60 @@ class TestPublishingWhenCallsFail:
     @pytest.mark.parametrize("fault", ["drop", "fail", "throttle", "reset", "partial"])
     @on_reactor
     async def test_a_call_that_fails_is_tried_once_more_and_heard_once(
-        self, pair: tuple[Peer, Peer], proxy: FaultProxy, fault: str
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy, fault: str
     ) -> None:
-        one, two = pair
+        one, two = peers
         news = [make_stored(1, room) for room in range(1, 6)]
         proxy.set_rules(f"PublishBatch:{fault}=1,times=1")
         await one.fanout.publish(news)
         assert await two.has_heard(news) == news
         assert one.fanout.counters.publish_failures == 0
 
-    @pytest.mark.parametrize("fault", ["fail", "throttle", "reset", "partial"])
     @on_reactor
     async def test_then_news_are_lost_and_counted_and_the_next_ones_are_heard(
-        self, pair: tuple[Peer, Peer], proxy: FaultProxy, fault: str
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy
     ) -> None:
-        one, two = pair
+        one, two = peers
         lost, heard = make_stored(1), make_stored(2)
         before = one.fanout.counters.published
-        proxy.set_rules(f"PublishBatch:{fault}=1")
+        proxy.set_rules("PublishBatch:partial=1")
         await one.fanout.publish([lost])
         proxy.set_rules()
         await one.fanout.publish([heard])
         assert await two.has_heard([heard]) == [heard]
         assert one.fanout.counters.publish_failures == 1
         assert one.fanout.counters.published == before + 1
+
+    @on_reactor
+    async def test_what_cannot_be_encoded_is_lost_alone_and_nobody_waits_for_it(
+        self, peers: tuple[Peer, Peer], logged_failures: LoggedFailures
+    ) -> None:
+        one, _ = peers
+        await one.fanout.publish([StoredMessage(1, 1, "s1", make_message("\ud800"))])
+        assert len(logged_failures.events) == 1
+        logged_failures.events.clear()
+        await reaches(*peers)
+
+    @on_reactor
+    async def test_no_call_carries_more_than_sns_takes(
+        self, topic: Topic, peers: tuple[Peer, Peer], publishes: list[dict[str, Any]]
+    ) -> None:
+        """256 KiB, bodies and attributes together: the emulator would take more."""
+        one, two = peers
+        random = Random(1)
+        text = "".join(map(chr, range(0x23, 0x5C)))
+        news = [
+            StoredMessage(room, seq, "s1", make_message("".join(random.choices(text, k=500))))
+            for room in range(1, 11)
+            for seq in range(1, 131)
+        ]
+        publishes.clear()
+        await one.fanout.publish(news)
+        sizes = [sum(map(entry_bytes, call["PublishBatchRequestEntries"])) for call in publishes]
+        assert max(sizes) <= 262_144
+        assert len(sizes) > 2
+        assert max(sizes) > 200_000, "calls are full"
+        assert await two.has_heard(news) == news
 
     @on_reactor
     async def test_publishing_fires_even_when_calls_have_stopped(self, topic: Topic) -> None:
@@ -251,9 +155,9 @@ class TestPublishingWhenCallsFail:
 
     @on_reactor
     async def test_rooms_of_one_flush_share_calls_as_do_flushes_during_a_call(
-        self, pair: tuple[Peer, Peer], proxy: FaultProxy
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy
     ) -> None:
-        one, two = pair
+        one, two = peers
         calls = proxy.faults.calls
         before = calls["PublishBatch"]
         flushes = [[make_stored(flush, room) for room in range(1, 6)] for flush in range(1, 7)]
@@ -278,13 +182,76 @@ class TestPublishingWhenCallsFail:
         assert len({entry["MessageDeduplicationId"] for entry in first}) == 3
 
 
+class TestWhileSnsDoesNotAnswer:
+    @pytest.fixture
+    def quiet_seconds(self) -> float:
+        return 600.0
+
+    @pytest.fixture(autouse=True)
+    def patience(self, quiet_seconds: float) -> Iterator[None]:
+        with mock.patch("chatflow.broker.publishing._QUIET_SECONDS", quiet_seconds):
+            yield
+
+    @pytest.mark.parametrize("fault", ["fail", "throttle", "reset"])
+    @on_reactor
+    async def test_news_are_dropped_without_a_call_and_counted(
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy, fault: str
+    ) -> None:
+        """Storing waits for every publish: it shall not wait for calls that fail."""
+        one, _ = peers
+        calls = proxy.faults.calls
+        proxy.set_rules(f"PublishBatch:{fault}=1")
+        before = calls["PublishBatch"]
+        await one.fanout.publish([make_stored(1, room) for room in range(1, 26)])
+        assert calls["PublishBatch"] == before + 2, "one batch was tried twice, the other two not at all"
+        assert one.fanout.counters.publish_failures == 25
+        published = one.fanout.publish([make_stored(2), make_stored(3), make_stored(2, room=2)])
+        assert published.called
+        assert calls["PublishBatch"] == before + 2
+        assert one.fanout.counters.publish_failures == 27, "of two rooms"
+
+    @pytest.mark.parametrize("quiet_seconds", [0.0])
+    @on_reactor
+    async def test_after_a_while_one_call_tries_it_for_which_nobody_waits(
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy
+    ) -> None:
+        one, two = peers
+        calls = proxy.faults.calls
+        proxy.set_rules("PublishBatch:fail=1")
+        await one.fanout.publish([make_stored(1)])
+        await deferLater(reactor, 0)
+        before = calls["PublishBatch"]
+        assert one.fanout.publish([make_stored(2)]).called
+        assert one.fanout.publish([make_stored(3)]).called
+        await until(lambda: one.fanout.counters.publish_failures == 3, "the try fails")
+        assert calls["PublishBatch"] == before + 1
+        proxy.set_rules()
+        heard = make_stored(4)
+        assert one.fanout.publish([heard]).called
+        await two.has_heard([heard])
+        await reaches(*peers)
+        assert one.fanout.counters.publish_failures == 3
+
+    @on_reactor
+    async def test_probes_are_sent_all_the_same_and_when_one_arrives_so_do_news(
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy
+    ) -> None:
+        one, _ = peers
+        proxy.set_rules("PublishBatch:fail=1")
+        await one.fanout.publish([make_stored(1)])
+        one.fanout.attach_again()
+        proxy.set_rules()
+        await one.hears()
+        await reaches(*peers)
+
+
 class TestHearingWhenCallsFail:
     @pytest.mark.parametrize("fault", ["fail", "throttle", "reset"])
     @on_reactor
     async def test_listening_goes_on_after_receives_that_failed(
-        self, pair: tuple[Peer, Peer], proxy: FaultProxy, fault: str
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy, fault: str
     ) -> None:
-        one, two = pair
+        one, two = peers
         proxy.set_rules(f"ReceiveMessage:{fault}=1,times=3")
         await until(lambda: proxy.injected("ReceiveMessage", fault) == 3, "three receives fail")
         await reaches(one, two)
@@ -296,7 +263,7 @@ class TestHearingWhenCallsFail:
         self, topic: Topic, proxy: FaultProxy, fault: str
     ) -> None:
         """While a message is not deleted, nothing of its group is given."""
-        with mock.patch("chatflow.broker.sns._VISIBILITY_SECONDS", 600):
+        with mock.patch("chatflow.broker.attachment._VISIBILITY_SECONDS", 600):
             one, two = await topic.start_pair()
         proxy.set_rules(f"DeleteMessageBatch:{fault}=1,times=1")
         for _ in range(2):
@@ -318,139 +285,45 @@ class TestHearingWhenCallsFail:
     @on_reactor
     async def test_what_a_lost_answer_held_comes_again(self, topic: Topic, proxy: FaultProxy) -> None:
         """Where the attempt is not recognised, as on the emulator, after the visibility."""
-        with mock.patch("chatflow.broker.sns._VISIBILITY_SECONDS", 1):
+        with mock.patch("chatflow.broker.attachment._VISIBILITY_SECONDS", 1):
             one, two = await topic.start_and_hear(), await topic.start_and_hear()
         proxy.set_rules("ReceiveMessage:drop=1,times=6")
         await reaches(one, two)
 
     @on_reactor
-    async def test_what_is_no_news_is_passed_over(self, topic: Topic, pair: tuple[Peer, Peer]) -> None:
-        one, two = pair
+    async def test_what_is_no_news_is_passed_over(self, topic: Topic, peers: tuple[Peer, Peer]) -> None:
+        one, two = peers
         direct_client("sqs").send_message(
             QueueUrl=topic.url(two.queue), MessageBody="poison", MessageGroupId="1", MessageDeduplicationId="poison"
         )
         await reaches(one, two)
 
     @on_reactor
-    async def test_what_was_heard_is_counted_and_timed(self, pair: tuple[Peer, Peer]) -> None:
-        one, two = pair
+    async def test_what_was_heard_is_counted_and_timed(self, peers: tuple[Peer, Peer]) -> None:
+        one, two = peers
         began = reactor.seconds()
         news = [make_stored(1), make_stored(2), make_stored(1, room=2)]
         await one.fanout.publish(news)
         await two.has_heard(news)
         assert two.fanout.counters.received == 3
-        assert 0 <= two.fanout.counters.latency_seconds <= reactor.seconds() - began + 1
+        assert all(0 <= seconds <= reactor.seconds() - began + 1 for seconds in two.latencies)
+        assert two.latencies
 
 
-class TestAttachingAgain:
-    @on_reactor
-    async def test_when_the_queue_is_gone_another_is_made_and_meanwhile_it_does_not_hear(
-        self, topic: Topic, pair: tuple[Peer, Peer], proxy: FaultProxy
-    ) -> None:
-        one, two = pair
-        gone = two.queue
-        proxy.set_rules("PublishBatch:throttle=1")  # no probe
-        direct_client("sqs").delete_queue(QueueUrl=topic.url(gone))
-        await until(lambda: not two.fanout.hears, "it notices")
-        await until(lambda: two.queue != gone and two.queue in topic.subscribed(), "another queue is subscribed")
-        assert not two.fanout.hears
-        proxy.set_rules()
-        await two.hears()
-        await reaches(one, two)
-        assert sorted(topic.queues()) == sorted(topic.subscribed()) == sorted([one.queue, two.queue])
-        assert two.fanout.counters.attachments == 2
-
-    @on_reactor
-    async def test_who_was_taken_for_dead_leaves_its_queue_for_another(
-        self, topic: Topic, pair: tuple[Peer, Peer]
-    ) -> None:
-        one, two = pair
-        attached = Deferred.fromCoroutine(two.fanout.attach_again())
-        assert not two.fanout.hears
-        await attached
-        await two.hears()
-        await reaches(one, two)
-        assert sorted(topic.queues()) == sorted(topic.subscribed()) == sorted([one.queue, two.queue])
-
-    @on_reactor
-    async def test_told_twice_it_makes_one_queue(self, topic: Topic) -> None:
-        """A reaper deletes the entry and the queue: heartbeat and listener notice at about the same time."""
-        peer = await topic.start_and_hear()
-        both = [Deferred.fromCoroutine(peer.fanout.attach_again()) for _ in range(2)]
-        for one in both:
-            await one
-        await peer.hears()
-        assert topic.queues() == topic.subscribed() == [peer.queue]
-        assert len(peer.registered) == 2
-
-    @on_reactor
-    async def test_that_the_former_queue_is_gone_is_no_news(self, topic: Topic, proxy: FaultProxy) -> None:
-        peer = await topic.start_and_hear()
-        receives = proxy.faults.calls["ReceiveMessage"]
-        proxy.set_rules("ReceiveMessage:delay_ms=1000,times=1")
-        await until(lambda: proxy.faults.calls["ReceiveMessage"] > receives, "a receive is under way")
-        await peer.fanout.attach_again()
-        await peer.hears()
-        assert peer.fanout.counters.attachments == 2
-        assert topic.queues() == [peer.queue]
-
-    @on_reactor
-    async def test_it_is_tried_until_it_succeeds(
-        self, topic: Topic, proxy: FaultProxy, logged_failures: LoggedFailures
-    ) -> None:
-        peer = await topic.start_and_hear()
-        before = peer.queue
-        sns = shared_aws().clients.sns_control
-        with mock.patch.object(
-            sns, "subscribe", side_effect=[RuntimeError("injected"), mock.DEFAULT], wraps=sns.subscribe
-        ):
-            await peer.fanout.attach_again()
-        await peer.hears()
-        assert peer.queue != before
-        assert topic.subscribed() == [peer.queue]
-        assert len(logged_failures.events) == 1
-        logged_failures.events.clear()
+def entry_bytes(entry: dict[str, Any]) -> int:
+    """What SNS counts of an entry: body and attributes, with their names and types."""
+    attributes = sum(
+        len(name) + len(value["DataType"]) + len(value["StringValue"])
+        for name, value in entry["MessageAttributes"].items()
+    )
+    return len(entry["Message"]) + attributes
 
 
-class TestStop:
-    @on_reactor
-    async def test_subscription_and_queue_are_removed_and_nothing_is_heard_any_more(
-        self, topic: Topic, pair: tuple[Peer, Peer]
-    ) -> None:
-        one, two = pair
-        assert await two.fanout.detach()
-        assert not two.fanout.hears
-        assert topic.queues() == topic.subscribed() == [one.queue]
-        await one.fanout.publish([make_stored(1)])
-        await two.fanout.stop()
-        assert two.heard == []
-
-    @on_reactor
-    async def test_what_is_flushed_last_is_still_published(self, pair: tuple[Peer, Peer]) -> None:
-        one, two = pair
-        detached = one.fanout.detach()
-        await reaches(one, two)
-        await detached
-
-    @on_reactor
-    async def test_when_it_cannot_be_removed_that_is_told(self, topic: Topic, proxy: FaultProxy) -> None:
-        peer = await topic.start_and_hear()
-        with mock.patch.object(shared_aws().clients.sns_control, "unsubscribe", side_effect=RuntimeError("injected")):
-            assert not await peer.fanout.detach()
-
-    @on_reactor
-    async def test_an_attachment_under_way_is_removed_too(self, topic: Topic) -> None:
-        async def register(start: str, queue: str) -> None:
-            await peer.fanout.detach()
-
-        peer = await topic.start_and_hear(register=register)
-        await peer.fanout.attach_again()
-        await peer.fanout.stop()
-        assert topic.queues() == topic.subscribed() == []
-        assert not peer.fanout.hears
-
-    @on_reactor
-    async def test_detaching_what_never_attached_is_harmless(self, topic: Topic) -> None:
-        peer = topic.make()
-        assert await peer.fanout.detach()
-        await peer.fanout.stop()
+@on_reactor
+async def test_two_that_were_given_the_same_id_hear_each_other(topic: Topic) -> None:
+    one, two = topic.start(server_id="same"), topic.start(server_id="same")
+    await one.hears()
+    await two.hears()
+    await reaches(one, two)
+    await reaches(two, one)
+    assert len(one.heard) == len(two.heard) == 1, "and not themselves"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import pytest
@@ -13,11 +12,9 @@ from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.errors import StartupError, Unavailable
-from chatflow.rooms import envelope as codec
-from chatflow.rooms.envelope import MAX_BODY_BYTES, MAX_CONTENT_BYTES
 from tests.broker.contract_room_queue import RoomQueueContract, as_value, publish
 from tests.broker.room_queues import Instances, MakeInstances, MakeQueue, Parking, a_moment, an_empty_poll
-from tests.support.chat import make_envelope, make_message
+from tests.support.chat import make_envelope
 from tests.support.cloud import direct_client, make_objects
 from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, reactor, until
@@ -30,6 +27,12 @@ class TestContract(RoomQueueContract):
     def queue(self, make_queue: MakeQueue) -> SqsRoomQueue:
         self.make_queue = make_queue
         self.names = make_objects(rooms=2, room_queues=self.room_queues)
+        return make_queue(self.names, long_poll_seconds=1)
+
+    @pytest.fixture
+    def queue_of_twenty_rooms(self, make_queue: MakeQueue) -> SqsRoomQueue:
+        self.make_queue = make_queue
+        self.names = make_objects(rooms=20, room_queues=self.room_queues)
         return make_queue(self.names, long_poll_seconds=1)
 
     def as_another_instance(self, queue: SqsRoomQueue) -> SqsRoomQueue:
@@ -151,34 +154,6 @@ class TestQueues:
         assert await pair.drain(pair.two, 1, lane=2) == [other]
 
     @on_reactor
-    async def test_an_envelope_of_the_largest_size_arrives(self, pair: Instances) -> None:
-        random = Random(1)
-        messages = []
-        size = 0
-        while True:
-            # What zlib cannot compress, and takes three bytes a character in UTF-8.
-            message = make_message("".join(chr(random.randrange(0x800, 0xD800)) for _ in range(500)))
-            size += codec.content_bytes(message)
-            if size > MAX_CONTENT_BYTES:
-                break
-            messages.append(message)
-        envelope = make_envelope(1, messages=tuple(messages))
-        assert len(codec.encode(envelope)) > MAX_BODY_BYTES / 3
-        await pair.one.publish(envelope)
-        assert await pair.drain(pair.two, 1) == [envelope]
-
-    @on_reactor
-    async def test_twenty_rooms_at_once(self, make_instances: MakeInstances) -> None:
-        pair = make_instances(rooms=20, long_poll_seconds=1)
-        sent = {room: [make_envelope(room, f"{room}:{number}") for number in range(15)] for room in range(1, 21)}
-        receiving = [
-            Deferred.fromCoroutine(pair.drain(pair.one if room % 2 else pair.two, 15, lane=room)) for room in sent
-        ]
-        await publish(pair.one, *(one for turn in zip(*sent.values(), strict=True) for one in turn))
-        for room, received in zip(sent, await gatherResults(receiving), strict=True):
-            assert received == sent[room]
-
-    @on_reactor
     async def test_rooms_that_share_a_queue_share_calls(self, make_instances: MakeInstances, proxy: FaultProxy) -> None:
         pair = make_instances(rooms=20, room_queues=4)
         calls = proxy.faults.calls
@@ -228,6 +203,37 @@ class TestPoison:
         await pair.two.extend_visibility()
         assert await pair.drain(pair.one, 2) == sent
         assert [body for body, _ in parking.parked] == ["poison"]
+
+    @on_reactor
+    async def test_while_it_waits_for_a_place_everything_of_its_room_stays_held(
+        self, make_instances: MakeInstances
+    ) -> None:
+        a_place: Deferred[None] = Deferred()
+        parked: list[str] = []
+
+        async def park(body: str, reason: str) -> None:
+            parked.append(body)
+            await a_place
+
+        pair = make_instances(visibility_seconds=2, long_poll_seconds=1, set_aside=park)
+        sent = make_envelope(1)
+        self.put(pair, "poison", "a")
+        await pair.one.publish(sent)
+        receiving = pair.one.receive(1)
+        await until(lambda: parked, "it is received")
+        try:
+            for _ in range(3):
+                poll = pair.two.receive(1)
+                while not poll.called and len(parked) == 1:
+                    await pair.one.extend_visibility()
+                    await a_moment()
+                assert parked == ["poison"]
+                assert not await poll
+        finally:
+            a_place.callback(None)
+        await pair.one.done(await receiving)
+        assert pair.left() == 0
+        assert pair.one.counters.lost_receipts == 0
 
 
 class TestPacing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -11,7 +12,7 @@ from chatflow.errors import Unavailable
 from tests.broker.contract_room_queue import envelopes, publish, texts
 from tests.broker.room_queues import Instances, MakeInstances, MakeQueue
 from tests.support.chat import make_envelope
-from tests.support.cloud import direct_client, make_objects, start_aws
+from tests.support.cloud import direct_client, make_objects, shared_aws, start_aws
 from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, until
 
@@ -105,6 +106,36 @@ class TestPublishingWhenCallsFail:
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await queue.publish(make_envelope(1))
+
+
+class TestWhileOneRoomIsThrottled:
+    """AWS limits each message group by itself."""
+
+    @on_reactor
+    async def test_the_others_of_its_queue_go_on_and_it_keeps_its_order(self, make_instances: MakeInstances) -> None:
+        pair = make_instances(rooms=3, room_queues=1)
+        client = shared_aws().clients.sqs_send
+        send = client.send_message_batch
+        throttled = True
+
+        def send_but_room_one(**asked: Any) -> dict[str, Any]:
+            refused = [entry for entry in asked["Entries"] if throttled and entry["MessageGroupId"] == "1"]
+            accepted = [entry for entry in asked["Entries"] if entry not in refused]
+            answer = send(**asked | {"Entries": accepted}) if accepted else {}
+            fault = {"Code": "ThrottlingException", "Message": "injected", "SenderFault": True}
+            return answer | {"Failed": [{"Id": entry["Id"], **fault} for entry in refused]}
+
+        with mock.patch.object(client, "send_message_batch", side_effect=send_but_room_one):
+            held_up = [make_envelope(1, str(number)) for number in range(3)]
+            published = publish(pair.one, *held_up)
+            for number in range(3):
+                await publish(pair.one, make_envelope(2, str(number)), make_envelope(3, str(number)))
+                assert not published.called
+            throttled = False
+            await published
+        received = await pair.drain(pair.two, 9)
+        for room in (1, 2, 3):
+            assert texts([envelope for envelope in received if envelope.room == room]) == ["0", "1", "2"]
 
 
 class TestReceivingWhenCallsFail:

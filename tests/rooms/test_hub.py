@@ -45,7 +45,7 @@ class Rig:
         self.store.commit(last, room)
         self.hub.deliver(self.store.messages(first, last, room))
 
-    def compare(self) -> Deferred[None]:
+    def compare(self) -> Deferred[bool]:
         return Deferred.fromCoroutine(self.hub.compare_with_database())
 
 
@@ -276,6 +276,24 @@ class TestComparison:
         rig.compare()
         rig.compare()
         assert rig.store.reads == []
+
+    def test_it_tells_whether_anything_was_missing_since_the_last_one(self, rig: Rig) -> None:
+        def told() -> bool:
+            return rig.compare().result  # type: ignore[return-value]
+
+        rig.deliver(1, 2)
+        assert not told()
+        assert not told(), "nothing is missing"
+        rig.store.commit(3)
+        assert told(), "the last message of a quiet room"
+        told()
+        rig.deliver(4, 4)
+        assert not told()
+        rig.store.commit(6)
+        rig.deliver(7, 7)
+        assert rig.member.seqs == [1, 2, 3, 4, 5, 6, 7]
+        assert told(), "a gap in a busy room"
+        assert not told()
 
     def test_news_that_come_while_the_heads_are_read_are_delivered_once(self, rig: Rig) -> None:
         rig.compare()

@@ -12,5 +12,5 @@ T = TypeVar("T")
 def run_together(functions: Iterable[Callable[[], T]]) -> list[T]:
     """Run each in a thread of its own, wait for all, and give their results or raise the first error."""
     functions = list(functions)
-    with ThreadPoolExecutor(len(functions)) as pool:
+    with ThreadPoolExecutor(max(1, len(functions))) as pool:
         return [future.result() for future in [pool.submit(function) for function in functions]]

@@ -1,0 +1,168 @@
+"""What an instance tells the others: published to the topic in few calls, and given up rather than waited for.
+
+Losing, doubling or delaying any of it is harmless: hubs go by ``seq`` and read what they miss from the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import define
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from chatflow.broker import news as codec
+from chatflow.broker.attachment import FROM
+from chatflow.broker.interfaces import Calls
+from chatflow.broker.news import News
+from chatflow.errors import Unavailable
+from chatflow.lifecycle import Outstanding
+from chatflow.rooms.identifiers import uuid7
+from chatflow.rooms.messages import StoredMessage
+
+_MAX_ENTRIES = 10
+#: The topic's limit is 262,144 bytes for a batch, attributes included.
+_MAX_CALL_BYTES = 250_000
+_TRIES = 2
+#: Once SNS has not answered, news are dropped for so long before one call finds out whether it does again.
+_QUIET_SECONDS = 5.0
+_PROBE_GROUP = "probe"
+
+
+@define
+class FanoutCounters:
+    """Since the start. ``publish_failures``: news that were given up, or dropped while SNS did not answer."""
+
+    published: int = 0
+    publish_failures: int = 0
+    received: int = 0
+    attachments: int = 0
+
+
+class Publisher:
+    """Runs on the reactor thread.
+
+    Storing waits for :meth:`publish`, so it must not wait for an SNS that does not answer: after a call that failed
+    twice, news are dropped for some seconds; then the next ones are tried once, and nobody waits for that.
+
+    :ivar topic_arn: of the topic; to be set before anything is published.
+    :ivar sender: the present fan-out queue, whose subscription filters out what is published here.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, *, clock: IReactorTime, calls: Calls, counters: FanoutCounters, outstanding: Outstanding
+    ) -> None:
+        self._clock = clock
+        self._calls = calls
+        self._counters = counters
+        self._outstanding = outstanding
+        self._waiting: dict[int, list[StoredMessage]] = {}
+        self._handed_over: list[Deferred[None]] = []
+        self._publishing = False
+        self._failing = False
+        self._quiet_until = float("-inf")
+        self.topic_arn = ""
+        self.sender = ""
+
+    def publish(self, messages: Sequence[StoredMessage]) -> Deferred[None]:
+        """See :class:`~chatflow.broker.interfaces.IFanout`.
+
+        What comes in the same turn of the reactor, or during a call, shares the next call.
+        """
+        if self._failing and (self._publishing or self._is_quiet()):
+            self._counters.publish_failures += len({message.room for message in messages})
+            return succeed(None)
+        if not messages:
+            return succeed(None)
+        for message in messages:
+            self._waiting.setdefault(message.room, []).append(message)
+        handed_over: Deferred[None] = Deferred()
+        if self._failing:
+            handed_over.callback(None)
+        else:
+            self._handed_over.append(handed_over)
+        if not self._publishing:
+            self._publishing = True
+            self._outstanding.add("publishing news", Deferred.fromCoroutine(self._publish_all()))
+        return handed_over
+
+    async def probe(self, text: str) -> bool:
+        """Send every instance a probe, however quiet it is here; whether SNS has it."""
+        entry = self._entry("0", _PROBE_GROUP, codec.encode(News(0, 0, probe=text)), _PROBE_GROUP)
+        return not await self._try([entry])
+
+    async def _publish_all(self) -> None:
+        try:
+            while self._waiting:
+                # No gap here: a room is held until its news are out, and late ones meet newer ones of another instance.
+                await deferLater(self._clock, 0)
+                waiting, self._waiting = self._waiting, {}
+                handed_over, self._handed_over = self._handed_over, []
+                try:
+                    await self._publish_each([news for own in waiting.values() for news in codec.split(own)])
+                except Exception:
+                    self._log.failure("news were lost")
+                finally:
+                    for deferred in handed_over:
+                        deferred.callback(None)
+        finally:
+            self._publishing = False
+
+    async def _publish_each(self, all_news: Sequence[News]) -> None:
+        entries: list[dict[str, Any]] = []
+        size = 0
+        for news in all_news:
+            body = codec.encode(news)
+            if entries and (len(entries) == _MAX_ENTRIES or size + len(body) > _MAX_CALL_BYTES):
+                await self._publish_batch(entries)
+                entries, size = [], 0
+            entries.append(self._entry(str(len(entries)), str(news.room), body, self.sender))
+            size += len(body)
+        if entries:
+            await self._publish_batch(entries)
+
+    def _entry(self, entry_id: str, group: str, body: str, sender: str) -> dict[str, Any]:
+        return {
+            "Id": entry_id,
+            "Message": body,
+            "MessageGroupId": group,
+            "MessageDeduplicationId": uuid7(int(self._clock.seconds() * 1000)),
+            "MessageAttributes": {FROM: {"DataType": "String", "StringValue": sender}},
+        }
+
+    async def _publish_batch(self, entries: list[dict[str, Any]]) -> None:
+        self._counters.publish_failures += len(entries) if self._is_quiet() else await self._try(entries)
+
+    async def _try(self, entries: list[dict[str, Any]]) -> int:
+        """How many of them SNS does not have in the end."""
+        left = entries
+        for _ in range(1 if self._failing else _TRIES):
+            try:
+                response = await self._calls.sns(
+                    "publish_batch", TopicArn=self.topic_arn, PublishBatchRequestEntries=left
+                )
+            except Unavailable as error:
+                self._log.warn("news were not published: {reason}", reason=str(error))
+                is_answered = False
+                continue
+            is_answered = True
+            failed = {entry["Id"] for entry in response.get("Failed", ())}
+            self._counters.published += len(left) - len(failed)
+            left = [entry for entry in left if entry["Id"] in failed]
+            if not left:
+                break
+        if is_answered and self._failing:
+            self._log.info("news are published again")
+        self._failing = not is_answered
+        if self._failing:
+            self._quiet_until = self._clock.seconds() + _QUIET_SECONDS
+        return len(left)
+
+    def _is_quiet(self) -> bool:
+        # Never longer than that, even if the clock was set back meanwhile.
+        return self._failing and 0 < self._quiet_until - self._clock.seconds() <= _QUIET_SECONDS
