@@ -30,7 +30,7 @@ _log = Logger()
 #: Of the HTTP API. They read the database with the connections that resuming clients need too.
 _PAGES_AT_ONCE = 2
 _ANALYTICS_AT_ONCE = 1
-#: One that waits costs its connection and about 20 KB.
+#: One that waits costs little more than its connection.
 _WAITING = 1000
 #: All who ask for a refresh share it.
 _REFRESHES_AT_ONCE = 200
