@@ -311,8 +311,9 @@ TABLE = Table(
             kind=Integer(1, 1_000_000),
             default=10_000,
             group=_LIMITS,
-            help="The most WebSocket connections at a time. Further ones are refused with HTTP 503. The "
-            "limit of open files (ulimit -n) must be higher.",
+            help="The most WebSocket connections at a time. Further ones are refused with HTTP 503. With those of "
+            "plain HTTP there may be 1,000 more; what is beyond is closed at once. The limit of open files "
+            "(ulimit -n) must be higher.",
         ),
         Option(
             name="max-frame-bytes",

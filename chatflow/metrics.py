@@ -189,7 +189,7 @@ class Instance:
             Reading("chatflow_connections", "Open connections", lambda: len(self._edge.protocols), gauge),
             Reading("chatflow_connections_opened", "Handshakes done", lambda: edge.connections_opened, counter),
             Reading("chatflow_connections_refused", "Handshakes refused", lambda: edge.connections_refused, counter),
-            Reading("chatflow_slow_clients_closed", "Closed with 1013", lambda: edge.slow_clients_closed, counter),
+            Reading("chatflow_slow_clients_closed", "Did not read", lambda: edge.slow_clients_closed, counter),
             Reading("chatflow_silent_clients_dropped", "No pong in time", lambda: edge.silent_clients_dropped, counter),
             Reading("chatflow_reads_paused", "Times a client was not read", lambda: edge.reads_paused, counter),
             Reading("chatflow_messages_received", "Text messages read", lambda: edge.messages_received, counter),

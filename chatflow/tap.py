@@ -20,8 +20,9 @@ from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.frames import broadcast_block, text_frame
-from chatflow.edge.http import ChatResource, ChatSite, Status, routes
+from chatflow.edge.http import ChatResource, Root, Status, routes
 from chatflow.edge.listeners import Listener
+from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
 from chatflow.edge.websocket import ChatProtocol
@@ -172,8 +173,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=report.room,
         queues=report.all,
     )
-    app = routes(status, api.operations(), analytics.operations())
-    site = ChatSite(ChatResource(edge, config.allowed_origins), app, reactor)
+    app = routes(
+        status,
+        history=api.operations(),
+        analytics=analytics.operations(),
+        refreshing=analytics.refreshing(),
+    )
+    site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app), edge, reactor)
 
     def prepare_database() -> None:
         heads = prepare(

@@ -64,7 +64,7 @@ class EmbeddedDepths:
 
     async def of(self, room: int) -> Depth:
         """See :class:`Depths`."""
-        return Depth(waiting=self._queue.backlog().get(room, 0))
+        return Depth(waiting=self._queue.backlog(room))
 
 
 @frozen

@@ -96,9 +96,9 @@ class EmbeddedRoomQueue:
             self._hand_over(self._rooms[room])
         return succeed(None)
 
-    def backlog(self) -> dict[int, int]:
-        """Envelopes that are not settled, by room."""
-        return {number: len(room.envelopes) for number, room in self._rooms.items() if room.envelopes}
+    def backlog(self, room: int) -> int:
+        """How many envelopes of a room are not settled."""
+        return len(self._rooms[room].envelopes)
 
     def close(self) -> None:
         """Refuse further envelopes, and those that are not settled."""

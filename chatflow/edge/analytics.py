@@ -15,6 +15,10 @@ from chatflow.edge.api import parse_time
 from chatflow.edge.operations import Operation, Parameter, RequestRefused
 from chatflow.rooms.messages import MAX_USER_ID, iso_timestamp, parse_room
 
+#: Any text may name a user, as it could there; here they are numbers from 1 on.
+_NOBODY = 0
+_MAX_USER_CHARACTERS = 64
+
 _BAD_TIME = "Invalid timestamp format, use ISO-8601 (e.g., 2024-01-01T00:00:00Z)"
 
 
@@ -30,8 +34,8 @@ class IAnalytics(Interface):
     def stats() -> Awaitable[Sequence[int]]:
         """Messages, users, rooms, pairs of user and room."""
 
-    def throughput(start: str, end: str, room: int | None) -> Awaitable[Sequence[Sequence[Any]]]:
-        """Minutes with messages."""
+    def throughput(start: str, end: str, room: int | None) -> Awaitable[tuple[Sequence[Sequence[Any]], bool]]:
+        """Minutes with messages, and whether there are more than these."""
 
     def refresh() -> Awaitable[float | None]:
         """Refresh the views: how many seconds ago that was done, 0 for now; None if another instance does so now."""
@@ -41,6 +45,13 @@ class MetricsError(msgspec.Struct, frozen=True):
     """Why there is no answer."""
 
     error: str
+
+
+class RefreshError(msgspec.Struct, frozen=True):
+    """Why the views were not refreshed; ``status`` is ``error``."""
+
+    status: str
+    message: str
 
 
 class RoomMessage(msgspec.Struct, frozen=True):
@@ -154,10 +165,10 @@ class Participation(msgspec.Struct, frozen=True):
 
 
 class ViewAge(msgspec.Struct, frozen=True):
-    """How old a view is."""
+    """How old a view is; null if it was never refreshed."""
 
-    refreshed_at: str
-    age_seconds: float
+    refreshed_at: str | None
+    age_seconds: float | None
 
 
 class Analytics(msgspec.Struct, frozen=True):
@@ -208,9 +219,10 @@ class Minute(msgspec.Struct, frozen=True):
 
 
 class Throughput(msgspec.Struct, frozen=True):
-    """Messages per minute, at most 1,440 minutes from the start on."""
+    """Messages per minute, at most 1,440 minutes from the start on; ``truncated``: whether there are more."""
 
     minutes: list[Minute]
+    truncated: bool
 
 
 class Refreshed(msgspec.Struct, frozen=True):
@@ -271,7 +283,7 @@ class AnalyticsApi:
             [TopUser(*row) for row in found.top_users],
             [TopRoom(*row) for row in found.top_rooms],
             [Participation(*row) for row in found.participation],
-            {name: ViewAge(moment, round(age, 3)) for name, (moment, age) in found.views.items()},
+            {name: _age(*age) for name, age in found.views.items()},
         )
 
     async def stats(self) -> Stats:
@@ -292,8 +304,8 @@ class AnalyticsApi:
 
     async def throughput(self, testStartTime: _Moment, testEndTime: _Moment, roomId: int | None) -> Throughput:
         """``GET /api/metrics/throughput``"""
-        rows = await self._source.throughput(*_window(testStartTime, testEndTime), roomId)
-        return Throughput([Minute(*row) for row in rows])
+        rows, more = await self._source.throughput(*_window(testStartTime, testEndTime), roomId)
+        return Throughput([Minute(*row) for row in rows], more)
 
     async def refresh(self) -> Refreshed:
         """``POST /api/metrics/refresh-views``"""
@@ -305,7 +317,7 @@ class AnalyticsApi:
         return Refreshed("success", "Materialized views refreshed")
 
     def operations(self) -> Sequence[Operation]:
-        """All of them."""
+        """Those that read."""
         window = [
             _moment("testStartTime", "begin of the time that is looked at, included"),
             _moment("testEndTime", "its end, included, not before its begin"),
@@ -319,7 +331,21 @@ class AnalyticsApi:
             _operation(
                 "throughput", "Messages per minute", Throughput, self.throughput, [self._room("roomId"), *window]
             ),
-            _operation("refresh-views", "Refresh the views now", Refreshed, self.refresh, method="POST"),
+        ]
+
+    def refreshing(self) -> Sequence[Operation]:
+        """The one that makes the views anew."""
+        return [
+            Operation(
+                path="/api/metrics/refresh-views",
+                summary="Refresh the views now",
+                answer=Refreshed,
+                handler=self.refresh,
+                method="POST",
+                strict=False,
+                error=RefreshError,
+                refusal=lambda refused: RefreshError("error", str(refused)),
+            )
         ]
 
     def _room(self, name: str, **more: Any) -> Parameter:
@@ -334,22 +360,20 @@ class AnalyticsApi:
             help="a room",
             parse=parse,
             allowed="a room",
-            schema={"type": "integer", "minimum": 1, "maximum": self._rooms},
+            schema={"type": "integer", "minimum": 1, "maximum": self._rooms, **more},
             complaint=f"Invalid roomId, must be 1-{self._rooms}",
             **more,
         )
 
 
-def _operation(
-    name: str, summary: str, answer: Any, handler: Any, parameters: Sequence[Parameter] = (), method: str = "GET"
-) -> Operation:
+def _operation(name: str, summary: str, answer: Any, handler: Any, parameters: Sequence[Parameter] = ()) -> Operation:
     return Operation(
         path=f"/api/metrics/{name}",
         summary=summary,
         answer=answer,
         handler=handler,
         parameters=parameters,
-        method=method,
+        strict=False,
         error=MetricsError,
         refusal=lambda refused: MetricsError(str(refused)),
     )
@@ -369,19 +393,23 @@ def _moment(name: str, help: str) -> Parameter:
 
 def _user(name: str) -> Parameter:
     def parse(text: str) -> int:
-        digits = text.removeprefix("user-")
-        if not re.fullmatch("[1-9][0-9]{0,5}", digits) or int(digits) > MAX_USER_ID:
+        if len(text) > _MAX_USER_CHARACTERS:
             raise ValueError
-        return int(digits)
+        digits = re.fullmatch("(?:user-?)?([0-9]+)", text)
+        return int(digits[1]) if digits and int(digits[1]) <= MAX_USER_ID else _NOBODY
 
     return Parameter(
         name=name,
-        help="a userId, also as user-1",
+        help="a userId, also as user1 or user-1; of any other there are no messages",
         parse=parse,
-        allowed=f"a userId from 1 to {MAX_USER_ID}, such as 1 or user-1",
-        schema={"type": "string", "pattern": "^(user-)?[1-9][0-9]{0,4}$", "default": "1"},
+        allowed=f"a userId of at most {_MAX_USER_CHARACTERS} characters",
+        schema={"type": "string", "maxLength": _MAX_USER_CHARACTERS, "default": "1"},
         default=1,
     )
+
+
+def _age(refreshed_at: str | None, seconds: float | None) -> ViewAge:
+    return ViewAge(refreshed_at, None if seconds is None else round(seconds, 3))
 
 
 def _window(start: _Moment, end: _Moment) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from attrs import evolve
 from zope.interface import Interface
 
 from chatflow.edge import v2
@@ -125,15 +126,16 @@ class Api:
         if after is not None:
             found = found[:limit]
             first, last = (found[0].seq, found[-1].seq) if found else (after + 1, after)
-            following, preceding = more, first > 1
+            following, preceding = more, bool(await self._archive.room_messages(room, None, first, 1))
         else:
             found = found[-limit:]
             first, last = (found[0].seq, found[-1].seq) if found else (before or 1, (before or 1) - 1)
             following, preceding = before is not None, more
+        bound = f"&before={before}" if after is not None and before is not None else ""
         return RoomMessages(
             str(room),
             [broadcast(stored) for stored in found],
-            f"{path}&after={last}" if following else None,
+            f"{path}&after={last}{bound}" if following else None,
             f"{path}&before={first}" if preceding else None,
         )
 
@@ -149,11 +151,19 @@ class Api:
         path += f"&from={iso_timestamp(from_us)}" if from_us is not None else ""
         path += f"&to={iso_timestamp(to_us)}" if to_us is not None else ""
         older = newer = None
-        if found:
-            if more or after is not None:
+        if after is not None:
+            # What is older than an empty page begins with the message at the place that it is behind.
+            oldest = Place.of(found[-1]) if found else evolve(after, seq=after.seq + 1)
+            if await self._archive.user_messages(id, None, oldest, from_us, to_us, 1):
+                older = f"{path}&before={oldest}"
+            if more:
+                newer = f"{path}&after={Place.of(found[0])}" + (f"&before={before}" if before is not None else "")
+        else:
+            if more:
                 older = f"{path}&before={Place.of(found[-1])}"
-            if before is not None or (after is not None and more):
-                newer = f"{path}&after={Place.of(found[0])}"
+            if before is not None:
+                newest = Place.of(found[0]) if found else evolve(before, seq=max(before.seq - 1, 0))
+                newer = f"{path}&after={newest}"
         return UserMessages(str(id), [broadcast(stored) for stored in found], older, newer)
 
     async def user_rooms(self, id: int) -> UserRooms:

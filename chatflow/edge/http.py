@@ -5,45 +5,35 @@ Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, Request
+from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Request as SiteRequest
-from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.edge.connections import ChatFactory
-from chatflow.edge.operations import Gate, OpenApi, Operation, add_operations
+from chatflow.edge.operations import INTERNAL_ERROR, Gate, OpenApi, Operation, add_operations, json_response
 from chatflow.edge.static import add_pages
 from chatflow.edge.wishes import parse_wish
 from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
 
-#: No request needs a body; twisted.web would otherwise keep any length on disk.
-_MAX_BODY_BYTES = 64 * 1024
-_REQUEST_SECONDS = 30
+_log = Logger()
 
 #: Of the HTTP API. They read the database with the connections that resuming clients need too.
 _PAGES_AT_ONCE = 2
 _ANALYTICS_AT_ONCE = 1
-_API_WAITING = 200
-
-
-def json_response(request: Any, status: int, body: object) -> bytes:
-    """Set status and headers for ``body``, and return it as JSON."""
-    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
-    request.setHeader(b"content-type", b"application/json")
-    request.setHeader(b"cache-control", b"no-store")
-    return msgspec.json.encode(body) + b"\n"
+#: One that waits costs little more than its connection.
+_WAITING = 1000
+#: All who ask for a refresh share it.
+_REFRESHES_AT_ONCE = 200
 
 
 class _Error(Resource):
@@ -54,7 +44,7 @@ class _Error(Resource):
         status: int,
         code: str,
         message: str,
-        headers: Sequence[tuple[bytes, bytes]] = (),
+        headers: Mapping[str, str] | None = None,
         field: str | None = None,
     ) -> None:
         super().__init__()
@@ -68,9 +58,7 @@ class _Error(Resource):
         return self
 
     def render(self, request: Any) -> bytes:
-        for name, value in self._headers:
-            request.setHeader(name, value)
-        return json_response(request, self._status, self._body)
+        return json_response(request, self._status, self._body, self._headers)
 
 
 class ChatResource(Resource):
@@ -98,7 +86,7 @@ class ChatResource(Resource):
                 426,
                 "upgrade_required",
                 "this is a WebSocket address: connect to it with ws://",
-                [(b"upgrade", b"websocket"), (b"connection", b"upgrade")],
+                {"upgrade": "websocket", "connection": "upgrade"},
             )
         if not self._origin_is_allowed(request):
             factory.counters.connections_refused += 1
@@ -110,7 +98,7 @@ class ChatResource(Resource):
         if factory.draining or factory.full:
             factory.counters.connections_refused += 1
             reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
-            return _Error(503, "no_more_connections", reason, [(b"retry-after", b"1")])
+            return _Error(503, "no_more_connections", reason, {"retry-after": "1"})
         return self._websocket
 
     def _no_room(self) -> _Error:
@@ -154,17 +142,25 @@ class Status:
         self.queues = queues
 
 
-def routes(status: Status, history: Sequence[Operation] = (), analytics: Sequence[Operation] = ()) -> Klein:
+def routes(
+    status: Status,
+    *,
+    history: Sequence[Operation] = (),
+    analytics: Sequence[Operation] = (),
+    refreshing: Sequence[Operation] = (),
+) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
 
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
+    :param refreshing: operations that may take minutes, without the connections that the others need.
     """
     app = Klein()
     add_pages(app)
-    add_operations(app, history, Gate(running=_PAGES_AT_ONCE, waiting=_API_WAITING))
-    add_operations(app, analytics, Gate(running=_ANALYTICS_AT_ONCE, waiting=_API_WAITING))
-    document = OpenApi(metadata.version("chatflow"), [*history, *analytics]).document()
+    add_operations(app, history, Gate(running=_PAGES_AT_ONCE, waiting=_WAITING))
+    add_operations(app, analytics, Gate(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
+    add_operations(app, refreshing, Gate(running=_REFRESHES_AT_ONCE, waiting=0))
+    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing]).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
@@ -213,9 +209,14 @@ def routes(status: Status, history: Sequence[Operation] = (), analytics: Sequenc
     def no_route(request: Any, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, MethodNotAllowed):
-            headers = [(b"allow", ", ".join(sorted(error.valid_methods or ())).encode())]
+            headers = {"allow": ", ".join(sorted(error.valid_methods or ()))}
             return _Error(405, "method_not_allowed", "this is for GET and HEAD", headers).render(request)
         return _NOT_FOUND.render(request)
+
+    @app.handle_errors(Exception)
+    def fault(request: Any, failure: Failure) -> bytes:
+        _log.failure("a request failed", failure)
+        return _Error(500, "internal_error", INTERNAL_ERROR).render(request)
 
     return app
 
@@ -223,7 +224,7 @@ def routes(status: Status, history: Sequence[Operation] = (), analytics: Sequenc
 _NOT_FOUND = _Error(404, "not_found", "there is nothing here: see /")
 
 
-class _Root(Resource):
+class Root(Resource):
     """``/chat`` and, for all else, Klein's routes."""
 
     def __init__(self, chat: ChatResource, app: Klein) -> None:
@@ -241,52 +242,3 @@ class _Root(Resource):
             return _NOT_FOUND
         request.requestHeaders.setRawHeaders(b"host", [b"localhost"])  # no route asks for it
         return self._app
-
-
-class _BoundedRequest(SiteRequest):
-    """Refuses bodies before they are read."""
-
-    channel: Any
-
-    def gotLength(self, length: int | None) -> None:
-        if length is not None and length <= _MAX_BODY_BYTES:
-            super().gotLength(length)
-            return
-        super().gotLength(0)
-        if length is not None or self.requestHeaders.hasHeader(b"transfer-encoding"):
-            self.channel.transport.write(b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n\r\n")
-            self.channel.loseConnection()
-
-
-class _BoundedChannel(HTTPChannel):
-    """Ends with the first request that comes while the answers to earlier ones wait for the client.
-
-    Twisted answers pipelined requests whether or not anybody reads, and keeps all the answers.
-    """
-
-    _answers_wait = False
-
-    def pauseProducing(self) -> None:
-        self._answers_wait = True
-        super().pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self._answers_wait = False
-        super().resumeProducing()
-
-    def checkPersistence(self, request: Any, version: bytes) -> bool:
-        return bool(super().checkPersistence(request, version)) and not self._answers_wait
-
-
-class ChatSite(Site):
-    """The site of one port. Writes no access log: requests are counted, and bodies and addresses are private."""
-
-    protocol = _BoundedChannel  # type: ignore[assignment]
-    requestFactory = _BoundedRequest
-
-    def __init__(self, chat: ChatResource, app: Klein, reactor: Any) -> None:
-        super().__init__(_Root(chat, app), timeout=_REQUEST_SECONDS, reactor=reactor)
-        self.displayTracebacks = False
-
-    def log(self, request: Any) -> None:
-        """Nothing; see the class."""

@@ -7,19 +7,23 @@ struct of its answer. :func:`add_operations` makes routes of them, :class:`OpenA
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from attrs import Factory, define, frozen
+from attrs import define, field, frozen
 from klein import Klein
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatflow.errors import Unavailable
 
 _log = Logger()
+
+INTERNAL_ERROR = "a fault of the server: it is in its log"
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -47,6 +51,16 @@ class RequestRefused(Exception):
 def unavailable(reason: str) -> RequestRefused:
     """503, come again soon."""
     return RequestRefused(503, "unavailable", reason, {"retry-after": "1"})
+
+
+def json_response(request: Any, status: int, body: object, headers: Mapping[str, str] | None = None) -> bytes:
+    """Set status and headers for ``body``, and return it as JSON."""
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"cache-control", b"no-store")
+    for name, value in (headers or {}).items():
+        request.setHeader(name.encode(), value.encode())
+    return msgspec.json.encode(body) + b"\n"
 
 
 @frozen(kw_only=True)
@@ -101,6 +115,7 @@ class Operation:
     """:ivar path: with the names of its parameters in braces.
     :ivar answer: what the handler's result is an instance of.
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
+    :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
 
@@ -110,6 +125,7 @@ class Operation:
     handler: Callable[..., Awaitable[object]]
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
+    strict: bool = True
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
     error: Any = ApiError
     refusal: Callable[[RequestRefused], object] = lambda refused: ApiError("ERROR", refused.code, str(refused))
@@ -122,12 +138,14 @@ class Operation:
     def arguments(self, in_path: Mapping[str, str], query: Mapping[bytes, Sequence[bytes]]) -> dict[str, Any]:
         """The values of all parameters.
 
-        :raises RequestRefused: one is unknown, missing, given twice or not allowed.
+        :raises RequestRefused: one is missing, given twice or not allowed; or unknown, if that matters.
         """
         known = {parameter.name for parameter in self.parameters if not parameter.in_path}
         given: dict[str, str] = {}
         for raw, values in query.items():
             name = raw.decode("utf-8", "replace")
+            if name not in known and not self.strict:
+                continue
             if name not in known:
                 allowed = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
                 raise RequestRefused(400, "invalid_parameter", f"there is no parameter {name[:50]}: {allowed}")
@@ -148,24 +166,50 @@ class Operation:
 
 @define
 class Gate:
-    """How many requests of some kind are worked on at once, and how many may wait for that; more are refused."""
+    """How many requests of some kind are worked on at once, and how many may wait for that; more are refused.
+
+    What a request asks of the database goes on there when its client leaves, and holds its place here until it ends.
+    """
 
     running: int
     waiting: int
-    _semaphore: DeferredSemaphore = Factory(lambda self: DeferredSemaphore(self.running), takes_self=True)
+    _under_way: int = field(default=0, init=False)
+    _queue: OrderedDict[Deferred[Any], Callable[[], Awaitable[Any]]] = field(factory=OrderedDict, init=False)
 
-    async def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """The result of ``work``.
+    def run(self, work: Callable[[], Awaitable[Any]]) -> Deferred[Any]:
+        """Fires with the result of ``work``, fails with what it raises.
+
+        Cancel it when nobody waits for that any more: work that has not begun never will, other work is let go on.
 
         :raises RequestRefused: too many wait already.
         """
-        if len(self._semaphore.waiting) >= self.waiting:
+        if self._under_way >= self.running and len(self._queue) >= self.waiting:
             raise unavailable("too many requests at once: try again in a moment")
-        await self._semaphore.acquire()
+        result: Deferred[Any] = Deferred(self._drop)
+        self._queue[result] = work
+        if self._under_way < self.running:
+            self._under_way += 1
+            Deferred.fromCoroutine(self._work_off())
+        return result
+
+    def _drop(self, cancelled: Deferred[Any]) -> None:
+        self._queue.pop(cancelled, None)
+
+    async def _work_off(self) -> None:
         try:
-            return await work()
+            while self._queue:
+                result, work = self._queue.popitem(last=False)
+                outcome: Any
+                try:
+                    outcome = await work()
+                except Exception:
+                    outcome = Failure()
+                if not result.called:
+                    result.callback(outcome)
+                elif isinstance(outcome, Failure) and not outcome.check(RequestRefused, Unavailable):
+                    _log.failure("a request failed whose client is gone", outcome)
         finally:
-            self._semaphore.release()
+            self._under_way -= 1
 
 
 def add_operations(app: Klein, operations: Sequence[Operation], gate: Gate) -> None:
@@ -181,25 +225,25 @@ def _responder(operation: Operation, gate: Gate) -> Callable[..., Awaitable[byte
         try:
             arguments = operation.arguments(in_path, request.args or {})
             answer = await gate.run(lambda: operation.handler(**arguments))
-        except RequestRefused as refused:
-            return _json(request, refused.status, operation.refusal(refused), refused.headers)
-        except Unavailable as error:
-            _log.warn("{name} is not available: {reason}", name=operation.name, reason=str(error))
-            late = unavailable("the database does not answer in time: try again in a moment")
-            return _json(request, late.status, operation.refusal(late), late.headers)
+        except CancelledError:
+            raise  # the client is gone
+        except Exception as error:
+            refused = _refusal(operation, error)
+            return json_response(request, refused.status, operation.refusal(refused), refused.headers)
         links = [f'<{url}>; rel="{name}"' for name, url in operation.links(answer).items() if url]
-        return _json(request, 200, answer, {"link": ", ".join(links)} if links else {})
+        return json_response(request, 200, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
 
 
-def _json(request: Any, status: int, body: object, headers: Mapping[str, str]) -> bytes:
-    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
-    request.setHeader(b"content-type", b"application/json")
-    request.setHeader(b"cache-control", b"no-store")
-    for name, value in headers.items():
-        request.setHeader(name.encode(), value.encode())
-    return msgspec.json.encode(body) + b"\n"
+def _refusal(operation: Operation, error: Exception) -> RequestRefused:
+    if isinstance(error, RequestRefused):
+        return error
+    if isinstance(error, Unavailable):
+        _log.warn("{name} is not available: {reason}", name=operation.name, reason=str(error))
+        return unavailable("the database does not answer in time: try again in a moment")
+    _log.failure("{name} failed", Failure(error), name=operation.name)
+    return RequestRefused(500, "internal_error", INTERNAL_ERROR)
 
 
 class OpenApi:
@@ -224,7 +268,7 @@ class OpenApi:
 
 
 def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
-    statuses = {"400", "503"} | {str(parameter.status) for parameter in operation.parameters}
+    statuses = {"400", "500", "503"} | {str(parameter.status) for parameter in operation.parameters}
     return {
         "operationId": operation.name,
         "summary": operation.summary,

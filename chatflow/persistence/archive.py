@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import psycopg2.errors
-
-from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database
 from chatflow.rooms.archive import Place, RoomHead, UserRoom
 from chatflow.rooms.messages import Message, StoredMessage, iso_timestamp
@@ -35,10 +32,14 @@ FROM rooms WHERE room_id > %s ORDER BY room_id LIMIT %s
 
 
 class Archive:
-    """Each read is one short transaction in the readers' pool."""
+    """Each read is one short transaction in the readers' pool.
 
-    def __init__(self, database: Database) -> None:
+    :param statement_seconds: PostgreSQL ends what takes longer.
+    """
+
+    def __init__(self, database: Database, *, statement_seconds: float = _STATEMENT_SECONDS) -> None:
         self._database = database
+        self._statement_seconds = statement_seconds
 
     def room_messages(
         self, room: int, after: int | None, before: int | None, limit: int
@@ -68,10 +69,7 @@ class Archive:
         return self._read("read rooms", room_heads_in_thread, after, limit)
 
     async def _read(self, name: str, read_in_thread: Callable[..., T], *args: Any) -> T:
-        try:
-            return await self._database.run_once(name, limited_in_thread, _STATEMENT_SECONDS, read_in_thread, *args)
-        except psycopg2.errors.QueryCanceled as error:
-            raise Unavailable(f"{name}: it took too long") from error
+        return await self._database.run_once(name, limited_in_thread, self._statement_seconds, read_in_thread, *args)
 
 
 def limited_in_thread(cursor: Any, seconds: float, read_in_thread: Callable[..., T], *args: Any) -> T:

@@ -45,12 +45,27 @@ _TRANSIENT_STATES = {
     errorcodes.IN_FAILED_SQL_TRANSACTION,
 }
 
+# What says that there is no database now, though something answered for it: it starts, stops, takes no more
+# connections, or became a reader.
+_AWAY_STATES = {
+    errorcodes.ADMIN_SHUTDOWN,
+    errorcodes.CRASH_SHUTDOWN,
+    errorcodes.CANNOT_CONNECT_NOW,
+    errorcodes.TOO_MANY_CONNECTIONS,
+    errorcodes.READ_ONLY_SQL_TRANSACTION,
+}
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may succeed on another try."""
     if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return True
     return isinstance(error, psycopg2.Error) and error.pgcode in _TRANSIENT_STATES
+
+
+def is_answer(error: psycopg2.Error) -> bool:
+    """Whether a database refused or ended the transaction, such as one that took too long; otherwise it is away."""
+    return error.pgcode is not None and not error.pgcode.startswith("08") and error.pgcode not in _AWAY_STATES
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -134,12 +149,16 @@ class Database:
 
     @property
     def available(self) -> bool:
-        """Whether the last transaction that :meth:`run` tried had an answer."""
+        """Whether the last transaction that was tried had an answer.
+
+        Who waits for this to become true must know that something tries: :meth:`run` does so itself, after a failed
+        :meth:`run_once` only the next call does.
+        """
         return self._away_since is None
 
     @property
     def away_seconds(self) -> float:
-        """For how long :meth:`run` has had no answer; 0 while the database is available."""
+        """For how long there was no answer; 0 while the database is available."""
         return 0.0 if self._away_since is None else self._clock.seconds() - self._away_since
 
     def start(self) -> None:
@@ -182,18 +201,17 @@ class Database:
                 result = await self._attempt(transaction_in_thread, *args, **kwargs)
             except psycopg2.Error as error:
                 if not is_transient(error):
-                    self._away_since = None
+                    self._note_answer(True)
                     raise
                 reason = str(error).strip()
             else:
                 self.transactions += 1
-                self._away_since = None
+                self._note_answer(True)
                 return result
             if self._stopping:
                 raise Unavailable(f"{name}: the database is being closed")
             self.retries += 1
-            if self._away_since is None:
-                self._away_since = self._clock.seconds()
+            self._note_answer(False)
             self._log.warn("{name} is tried again: {reason}", name=name, reason=reason)
             await deferLater(self._clock, backoff.next_delay_seconds())
             if not self._stopping:
@@ -210,11 +228,19 @@ class Database:
         try:
             result = await self._attempt(transaction_in_thread, *args, **kwargs)
         except psycopg2.Error as error:
+            self._note_answer(is_answer(error) or not is_transient(error))
             if is_transient(error):
                 raise Unavailable(f"{name}: {str(error).strip()}") from error
             raise
         self.transactions += 1
+        self._note_answer(True)
         return result
+
+    def _note_answer(self, answered: bool) -> None:
+        if answered:
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = self._clock.seconds()
 
     def _attempt(
         self, transaction_in_thread: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs

@@ -291,6 +291,32 @@ class TestRetries:
 
 class TestAwayAndBack:
     @on_reactor
+    async def test_a_read_that_is_not_tried_again_tells_as_well_whether_the_database_answered(
+        self, make_database: MakeDatabase, database_url: str
+    ) -> None:
+        with PostgresProxy(database_url) as proxy:
+            database = make_database(proxy.url)
+            await database.run_once("read", select_in_thread)
+            proxy.cut()
+            with pytest.raises(Unavailable):
+                await database.run_once("read", select_in_thread)
+            assert not database.available
+            proxy.heal()
+            with pytest.raises(psycopg2.Error):
+                await database.run_once("read", select_in_thread, "SELECT * FROM nowhere")
+            assert database.available, "it answered"
+
+    @on_reactor
+    async def test_a_read_that_was_ended_since_it_took_too_long_was_answered(self, make_database: MakeDatabase) -> None:
+        database = make_database()
+        with pytest.raises(Unavailable):
+            await database.run_once("read", select_in_thread, "SET LOCAL statement_timeout = 1; SELECT pg_sleep(10)")
+        assert database.available
+        with pytest.raises(Unavailable):
+            await database.run_once("read", select_in_thread, "SELECT pg_terminate_backend(pg_backend_pid())")
+        assert not database.available
+
+    @on_reactor
     async def test_it_waits_for_the_database_and_says_so(self, make_database: MakeDatabase, database_url: str) -> None:
         with PostgresProxy(database_url) as proxy:
             database = make_database(proxy.url)

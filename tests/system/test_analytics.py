@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
 
+from chatflow.persistence.refresh import VIEWS
 from tests.support.client import ChatClient
 from tests.support.daemon import Daemon, running_daemon
+from tests.support.postgres import fresh_database
+from tests.support.postgres_proxy import PostgresProxy
 from tests.support.waiting import eventually
 
 DAEMON_OPTIONS = ("--rooms", "20", "--refresh-views-seconds", "0")
 
 WINDOW = "testStartTime=2020-01-01T00:00:00Z&testEndTime=2099-01-01T00:00:00Z"
+_WAITING_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'chatflow-views%%' AND wait_event_type = 'Lock'"
+)
 NEVER = "testStartTime=2020-01-01T00:00:00Z&testEndTime=2020-01-01T00:00:00Z"
 
 
@@ -62,6 +71,22 @@ class TestAnswers:
         assert [(one["room_id"], one["message_count"]) for one in rooms["sampleData"]] == [("2", 1), ("1", 12)]
         assert all(isinstance(one["executionTimeMs"], int) for one in found.values())
 
+    @pytest.mark.parametrize("user", ["1", "user1", "user-1", "user001"])
+    def test_a_user_may_be_named_as_the_references_plans_do(self, daemon: Daemon, user: str) -> None:
+        found = get(daemon, f"core-queries?{WINDOW}&sampleUserId={user}")
+        assert (found["query2_user_history"]["resultCount"], found["query4_user_rooms"]["resultCount"]) == (13, 2)
+
+    @pytest.mark.parametrize("user", ["user1000", "bob", "0", "100001", "9" * 64, "user--1", "%00", "", "%F0%9F%98%80"])
+    def test_of_any_other_user_there_are_no_messages(self, daemon: Daemon, user: str) -> None:
+        found = get(daemon, f"core-queries?{WINDOW}&sampleUserId={user}")
+        assert (found["query2_user_history"]["resultCount"], found["query2_user_history"]["sampleData"]) == (0, None)
+        assert (found["query4_user_rooms"]["resultCount"], found["query4_user_rooms"]["sampleData"]) == (0, [])
+        assert found["query1_room_messages"]["resultCount"] == 13
+
+    @pytest.mark.parametrize("path", ["all", "core-queries", "analytics", "stats", "throughput"])
+    def test_parameters_that_it_does_not_know_are_ignored(self, daemon: Daemon, path: str) -> None:
+        get(daemon, f"{path}?{WINDOW}&sampleUserId=user7&unknown=1&unknown=2")
+
     def test_a_window_without_messages(self, daemon: Daemon) -> None:
         found = get(daemon, f"core-queries?{NEVER}&sampleUserId=99999")
         assert [one["sampleData"] for one in found.values()] == [None, None, {"active_users": 0}, []]
@@ -89,8 +114,9 @@ class TestAnswers:
     def test_stats_and_throughput(self, daemon: Daemon) -> None:
         stats = {"total_messages": 14, "total_users": 2, "total_rooms": 2, "active_user_rooms": 3}
         assert get(daemon, "stats") == stats
-        minutes = get(daemon, f"throughput?{WINDOW}")["minutes"]
-        assert sum(minute["messages"] for minute in minutes) == 14
+        throughput = get(daemon, f"throughput?{WINDOW}")
+        assert sum(minute["messages"] for minute in throughput["minutes"]) == 14
+        assert throughput["truncated"] is False
         assert sum(minute["joins"] for minute in get(daemon, f"throughput?{WINDOW}&roomId=2")["minutes"]) == 1
 
     def test_all_of_it_together(self, daemon: Daemon) -> None:
@@ -133,15 +159,47 @@ class TestAnswers:
         ("testStartTime=yesterday&testEndTime=2026-01-01T00:00:00Z", "Invalid timestamp format, use ISO-8601"),
         ("testStartTime=2026-01-02T00:00:00Z&testEndTime=2026-01-01T00:00:00Z", "testEndTime must be after"),
         ("testStartTime=2026-01-02T00:00:00Z", "testEndTime is missing"),
-        (f"{WINDOW}&sampleUserId=bob", "sampleUserId must be a userId from 1 to 100000"),
+        (f"{WINDOW}&sampleUserId={'x' * 65}", "sampleUserId must be a userId of at most 64 characters"),
     ],
 )
 def test_what_is_wrong_is_said_everywhere_alike(daemon: Daemon, path: str, query: str, told: str) -> None:
     if path == "analytics" and "sample" in query:
-        told = "there is no parameter sample"
+        get(daemon, f"{path}?{query}")  # it has no such parameter
+        return
     answer = get(daemon, f"{path}?{query}", 400)
     assert list(answer) == ["error"]
     assert answer["error"].startswith(told)
+
+
+def test_a_view_that_was_never_refreshed_has_no_age() -> None:
+    with (
+        fresh_database() as url,
+        running_daemon("--refresh-views-seconds", "0", database=url) as daemon,
+    ):
+        never = {"refreshed_at": None, "age_seconds": None}
+        assert get(daemon, f"analytics?{WINDOW}")["views"] == dict.fromkeys(VIEWS, never)
+
+
+class TestRefreshing:
+    def test_while_it_takes_its_time_the_others_answer(self, daemon: Daemon) -> None:
+        with closing(psycopg2.connect(daemon.database_url)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE user_activity IN ACCESS EXCLUSIVE MODE")
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(daemon.get, "/api/metrics/refresh-views", method="POST")
+                eventually(lambda: daemon.sql(_WAITING_FOR_A_LOCK)[0][0] == 1, "the refresh is under way")
+                assert get(daemon, f"throughput?{WINDOW}").keys() == {"minutes", "truncated"}
+                assert not asked.done()
+                connection.rollback()
+                assert asked.result().status == 200
+
+    def test_a_failure_has_the_references_shape(self, module_database_url: str) -> None:
+        with PostgresProxy(module_database_url) as proxy, running_daemon(database=proxy.url) as daemon:
+            proxy.cut()
+            answer = daemon.get("/api/metrics/refresh-views", method="POST")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json().keys() == {"status", "message"}
+            assert answer.json()["status"] == "error"
 
 
 def test_refreshing_wants_a_post(daemon: Daemon) -> None:

@@ -70,6 +70,21 @@ class TestRoomMessages:
         assert back["messages"] == pages[0]["messages"]
         assert get(daemon, back["next"])["messages"] == pages[1]["messages"]
 
+    def test_a_walk_forward_ends_at_the_bound_that_it_began_with(self, daemon: Daemon, said: list[Frame]) -> None:
+        pages = list(walk(daemon, get(daemon, "/api/rooms/20/messages?after=2&before=24&limit=10"), "next"))
+        assert [one["seq"] for page in pages for one in page["messages"]] == list(range(3, 24))
+
+    def test_no_link_leads_to_what_retention_dropped(self, daemon: Daemon) -> None:
+        with ChatClient(daemon.chat_url(22)) as client:
+            client.talk([f"{number}" for number in range(10)])
+        daemon.sql("DELETE FROM messages WHERE room_id = 22 AND seq <= 5")
+        assert get(daemon, "/api/rooms/22/messages?after=3&limit=3")["previous"] is None
+        assert (
+            get(daemon, "/api/rooms/22/messages?after=10")["previous"] == "/api/rooms/22/messages?limit=100&before=11"
+        )
+        daemon.sql("DELETE FROM messages WHERE room_id = 22")
+        assert get(daemon, "/api/rooms/22/messages?after=10")["previous"] is None
+
     def test_both_bounds_are_exclusive(self, daemon: Daemon, said: list[Frame]) -> None:
         assert texts(get(daemon, "/api/rooms/20/messages?after=3&before=6")) == ["3", "4"]
         assert texts(get(daemon, "/api/rooms/20/messages?before=1")) == []
@@ -92,6 +107,24 @@ class TestUsers:
         assert [one for page in pages for one in page["messages"]] == own[::-1]
         assert pages[0]["previous"] is None
         assert get(daemon, pages[2]["previous"])["messages"] == pages[1]["messages"]
+
+    def test_an_empty_page_leads_back(self, daemon: Daemon, said: list[Frame]) -> None:
+        whole = get(daemon, "/api/users/7/messages?limit=26")
+        newest = get(daemon, "/api/users/7/messages?limit=1")
+        newer = get(daemon, newest["next"])["previous"]  # what is newer than the second
+        assert get(daemon, newer)["messages"] == newest["messages"]
+        place = newest["next"].partition("before=")[2]
+        empty = get(daemon, f"/api/users/7/messages?limit=26&after={place}")
+        assert (empty["messages"], empty["previous"]) == ([], None)
+        assert get(daemon, empty["next"])["messages"] == whole["messages"]
+        oldest = list(walk(daemon, whole, "next"))[-1]["messages"]
+        assert len(oldest) == 26
+        empty = get(daemon, "/api/users/7/messages?before=1-1-1&limit=26")
+        assert (empty["messages"], empty["next"]) == ([], None)
+        assert get(daemon, empty["previous"])["messages"] == whole["messages"]
+        assert get(daemon, "/api/users/99/messages?after=1-1-1") == {
+            "userId": "99", "messages": [], "next": None, "previous": None,
+        }  # fmt: skip
 
     def test_a_range_of_time_includes_its_beginning(self, daemon: Daemon, said: list[Frame]) -> None:
         first, later = said[0]["timestamp"], said[10]["timestamp"]

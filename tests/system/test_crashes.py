@@ -91,7 +91,7 @@ class TestPostgresqlDies:
             crowd.finish()
         assert error_codes(crowd) == {}
         check_stored(alone, crowd)
-        assert alone.get("/health").json()["databaseHealthy"] is True
+        eventually(lambda: alone.get("/health").json()["databaseHealthy"], "the readers have tried again as well")
         assert alone.stop() == 0
         assert alone.processes() == []
 

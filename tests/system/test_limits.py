@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from threading import Thread
 
 import psutil
 import pytest
 
+from chatflow.edge.site import MAX_UNREAD_ANSWERS, SPARE_CONNECTIONS
 from tests.support.client import CLOSE, PING, PONG, TEXT, ChatClient, Frame, RawClient, client_frame, kind
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.waiting import eventually
@@ -86,6 +89,65 @@ def test_who_sends_requests_and_never_reads_the_answers_is_closed(daemon: Daemon
         for _ in range(1000):
             connection.sendall(requests)
     assert process.memory_info().rss - before_bytes < 10_000_000
+
+
+def test_beyond_all_websocket_connections_and_a_thousand_each_further_connection_is_closed_at_once(
+    module_database_url: str,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    with running_daemon("--max-connections", "2", database=module_database_url) as daemon, ExitStack() as stack:
+        stack.enter_context(RawClient(daemon.port))  # it counts as well
+        idle = [stack.enter_context(_connect(daemon)) for _ in range(1 + SPARE_CONNECTIONS)]
+        answers = [_connect(daemon) for _ in range(2)]
+        for connection in answers:
+            with connection:
+                assert _ends(connection)
+        for connection in idle[:4]:
+            connection.close()
+        eventually(lambda: _is_let_in(daemon), "there is a place again")
+        assert daemon.counter("chatflow_connections_refused_total") >= 2
+
+
+def _connect(daemon: Daemon) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", daemon.port), timeout=20)
+
+
+def _is_let_in(daemon: Daemon) -> bool:
+    with suppress(ConnectionError, HTTPException):
+        return daemon.is_ready()
+    return False
+
+
+def _ends(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_of_those_who_do_not_read_a_large_answer_only_so_many_are_kept(module_database_url: str) -> None:
+    with running_daemon(database=module_database_url) as daemon, ExitStack() as stack:
+        with ChatClient(daemon.chat_url(3)) as talker:
+            talker.talk(["\x01" * 500] * 1000)  # 3 MB of JSON
+
+        def ask() -> socket.socket:
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect(("127.0.0.1", daemon.port))
+            connection.sendall(b"GET /api/rooms/3/messages?limit=1000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return connection
+
+        first = ask()
+        first.recv(1, socket.MSG_PEEK)
+        for _ in range(MAX_UNREAD_ANSWERS):
+            ask()
+        eventually(lambda: daemon.counter("chatflow_slow_clients_closed_total") == 1, "one is too many")
+        with pytest.raises(ConnectionError):
+            while first.recv(1 << 20):
+                pass
+        assert len(daemon.get("/api/rooms/3/messages?limit=1000").json()["messages"]) == 1000, "who reads gets it"
 
 
 class TestOverload:
