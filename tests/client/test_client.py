@@ -15,8 +15,7 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from chatflow.client import ChatClient, Message, Presence, Reset, SendFailed
-from chatflow.errors import Refused
+from chatflow.client import ChatClient, Message, Presence, Refused, Reset, SendFailed
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.network import Network
 from tests.support.postgres import fresh_database
@@ -172,3 +171,10 @@ def test_one_can_chat_from_a_terminal(daemon: Daemon) -> None:
         assert any("bob: Hello there" in line for line in process.stdout)
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+def test_in_a_terminal_one_is_told_why_one_is_not_let_in(daemon: Daemon) -> None:
+    command = [sys.executable, "-m", "chatflow.client", f"ws://127.0.0.1:{daemon.port}", "2000", "--name", "bob"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.PIPE, check=False)
+    assert run.returncode == 1
+    assert run.stderr == "* connecting\n* closed: rooms are /chat/1 to /chat/1000\n"
