@@ -96,6 +96,29 @@ class TestReading:
         server.broadcast(11, message_id="of mine")
         assert seqs == [11]
 
+    def test_what_is_waited_for_is_heard_although_too_much_comes_before_it(self, rig: Rig) -> None:
+        client = rig.client(max_waiting=10, since=0)
+        server = rig.server()
+        server.welcome()
+        one = Outcome(client.send("mine"))
+        server.broadcast(*range(1, 11))
+        assert server.is_read, "for the acknowledgement"
+        for _ in range(10):
+            assert Outcome(client.__anext__()).result
+        server.acknowledge(*server.messages())
+        seqs: list[int] = []
+        one.result.seq.addCallback(seqs.append)
+        server.broadcast(*range(11, 21))
+        assert server.is_read, "for the place"
+        server.broadcast(21, message_id="of mine")
+        assert seqs == [21]
+        assert not server.transport.aborted
+        assert Outcome(client.__anext__()).result
+        assert not server.transport.aborted
+        for _ in range(4):
+            assert Outcome(client.__anext__()).result
+        assert server.transport.aborted, "it comes back for what was left out"
+
     def test_who_answers_each_message_before_it_takes_the_next_gets_every_one_once(self, rig: Rig) -> None:
         client = rig.client(max_waiting=10, since=0)
         heard: list[int] = []
