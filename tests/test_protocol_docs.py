@@ -12,7 +12,16 @@ import pytest
 
 from chatflow.edge import v2, websocket
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.messages import RULES, Message, StoredMessage, decode, encode_ack, encode_broadcast, encode_error
+from chatflow.rooms.messages import (
+    RULES,
+    Broadcast,
+    Message,
+    StoredMessage,
+    decode,
+    encode_ack,
+    encode_broadcast,
+    encode_error,
+)
 
 _TEXT = (Path(__file__).parent.parent / "docs" / "protocol.rst").read_text(encoding="utf-8")
 
@@ -41,6 +50,11 @@ def column(title: str) -> set[str]:
     return set(re.findall(r"^``(\w+)``", rows, re.MULTILINE))
 
 
+def fields(kind: Any) -> set[str]:
+    """Those of a struct, by their names on the wire."""
+    return {field.encode_name for field in msgspec.structs.fields(kind)}
+
+
 _SENT = {"userId": "12345", "username": "user12345", "message": "Hello", "messageType": "TEXT"}
 
 
@@ -61,11 +75,28 @@ def test_acknowledgement_error_and_broadcast_have_the_shape_of_those_that_are_se
     assert shape(shown) == shape(json.loads(encode_broadcast(StoredMessage(1, 42, "node-1", message))))
 
 
+def test_every_field_of_acknowledgement_error_and_broadcast_is_explained_and_no_other() -> None:
+    assert column("**Acknowledgement**") == set(example(status="SUCCESS"))
+    assert column("**Error**") == set(example(status="ERROR"))
+    assert column("**Broadcast**") == fields(Broadcast)
+
+
 @pytest.mark.parametrize("kind", get_args(v2.Frame), ids=lambda kind: kind.__struct_config__.tag)
 def test_the_example_of_each_frame_is_one(kind: Any) -> None:
     shown = example(type=kind.__struct_config__.tag)
     frame = msgspec.convert(shown, kind, strict=True)
     assert msgspec.to_builtins(frame) == shown
+
+
+@pytest.mark.parametrize("kind", get_args(v2.Frame), ids=lambda kind: kind.__struct_config__.tag)
+def test_every_field_of_each_frame_is_explained_and_no_other(kind: Any) -> None:
+    assert column(f"**{kind.__struct_config__.tag}**") == fields(kind)
+
+
+def test_so_is_what_frames_hold() -> None:
+    assert column("by the names below") == fields(v2.Limits)
+    users = _TEXT[_TEXT.index("``users``") : _TEXT.index("``truncated``")]
+    assert set(re.findall(r"``(\w+)``", users)) == {"users"} | fields(v2.User)
 
 
 def test_the_welcome_shows_the_limits_as_they_are() -> None:
@@ -75,7 +106,7 @@ def test_the_welcome_shows_the_limits_as_they_are() -> None:
 
 
 def test_every_error_code_is_explained_and_no_other() -> None:
-    assert column("``field`` is there when one is at fault") == set(get_args(ErrorCode))
+    assert column("The codes:") == set(get_args(ErrorCode))
 
 
 def test_the_close_codes_are_those_that_are_sent() -> None:

@@ -1,6 +1,21 @@
 """A client for programs: every message once, in order, over any number of connections. See ``docs/client.rst``."""
 
-from chatflow.client.client import ChatClient, SendFailed, Sent
+from chatflow.client.client import ChatClient, Sent, State
+from chatflow.client.outbox import SendFailed
+from chatflow.client.places import PlaceUnknown
+from chatflow.client.protocol import Rejected
 from chatflow.client.session import Message, Presence, Reset
+from chatflow.errors import Refused
 
-__all__ = ["ChatClient", "Message", "Presence", "Reset", "SendFailed", "Sent"]
+__all__ = [
+    "ChatClient",
+    "Message",
+    "PlaceUnknown",
+    "Presence",
+    "Refused",
+    "Rejected",
+    "Reset",
+    "SendFailed",
+    "Sent",
+    "State",
+]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import react
 from twisted.protocols.basic import LineReceiver
 
-from chatflow.client import ChatClient, Message, Presence
+from chatflow.client import ChatClient, Message, Presence, Rejected, State
 from chatflow.errors import ChatFlowError
 
 
@@ -30,21 +31,30 @@ class _Keyboard(LineReceiver):
             if text:
                 await self._client.send(text)
         except ChatFlowError as error:
-            print(f"* not sent: {error}")
+            print(f"* not sent: {error}", file=sys.stderr)
 
     def connectionLost(self, reason: object = None) -> None:
         self.ended.callback(None)
 
 
-async def _show(client: ChatClient) -> None:
-    async for event in client:
-        if isinstance(event, Message):
-            print(f"{event.timestamp[11:19]} {event.username}: {event.text}", flush=True)
-        elif isinstance(event, Presence):
-            names = ", ".join(name for _, name, _ in event.users)
-            print(f"* {event.members} here: {names}", flush=True)
-        else:
-            print(f"* messages are missing: {event}", flush=True)
+def _show_state(state: State) -> None:
+    print(f"* {state.name}{state.reason and ': '}{state.reason}", file=sys.stderr, flush=True)
+
+
+async def _show(client: ChatClient) -> bool:
+    """Until the end; whether it was a good one."""
+    try:
+        async for event in client:
+            if isinstance(event, Message):
+                print(f"{event.timestamp[11:19]} {event.username}: {event.text}", flush=True)
+            elif isinstance(event, Presence):
+                names = ", ".join(name for _, name, _ in event.users)
+                print(f"* {event.members} here: {names}", flush=True)
+            else:
+                print(f"* messages are missing: {event}", flush=True)
+    except Rejected:
+        return False  # why, its state says
+    return True
 
 
 async def _chat(reactor: Any) -> None:
@@ -63,13 +73,16 @@ async def _chat(reactor: Any) -> None:
         username=given.name,
         last=given.last,
         presence=True,
+        on_state=_show_state,
     ).start()
     shown = Deferred.fromCoroutine(_show(client))
     keyboard = _Keyboard(client)
     StandardIO(keyboard)
-    await keyboard.ended
+    ends: list[Deferred[Any]] = [shown, keyboard.ended]
+    await DeferredList(ends, fireOnOneCallback=True)
     await client.close()
-    await shown
+    if not await shown:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

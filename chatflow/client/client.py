@@ -4,62 +4,77 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from functools import partial
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from chatflow.client.protocol import Connection, open_connection
-from chatflow.client.session import (
-    Acknowledged,
-    Broken,
-    Event,
-    Goodbye,
-    Message,
-    Presence,
-    Reset,
-    SendAgain,
-    Session,
-    StoredAt,
-)
-from chatflow.errors import ChatFlowError
+from chatflow.client.outbox import Outbox, SendFailed
+from chatflow.client.places import Place, Places
+from chatflow.client.protocol import Connection, Rejected, open_connection
+from chatflow.client.session import Acknowledged, Broken, Event, Goodbye, Message, Presence, Reset, Session, StoredAt
+from chatflow.errors import Refused
 from chatflow.rooms.messages import decode
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 20.0
-_SEND_AGAIN_SECONDS = 1.0
-_MAX_REFUSALS = 20
+# After a refusal, before what was refused is sent again on the same connection.
+_FIRST_RESEND_SECONDS = 1.0
+_LONGEST_RESEND_SECONDS = 15.0
 
-
-class SendFailed(ChatFlowError):
-    """A message was not acknowledged and will not be sent again; it may have been stored all the same."""
+#: Frames that are not heard while nobody takes what comes; they come again when the client resumes.
+_SKIPPED = {None, "resumed", "reset", "heartbeat", "presence"}
 
 
 @frozen
 class Sent:
-    """An acknowledged message. ``seq``: its place, fires once that is known; only servers of chatflow.v2 tell it."""
+    """An acknowledged message."""
 
     message_id: str
-    seq: Deferred[int]
+    _ask: Callable[[], Deferred[int]] = field(repr=False)
+
+    @property
+    def seq(self) -> Deferred[int]:
+        """Its place; each access gives another Deferred.
+
+        Fires once the server tells it or the message comes. Fails with :class:`chatflow.client.PlaceUnknown` when the
+        client is closed before, or when twice ``max_unacknowledged`` later messages wait for their places.
+        """
+        return self._ask()
+
+
+@frozen
+class State:
+    """Of the connection. ``reason``: why it is not open; empty otherwise.
+
+    ``waiting``: to connect again. ``closed``: for good.
+    """
+
+    name: Literal["connecting", "open", "waiting", "closed"]
+    reason: str = ""
 
 
 class ChatClient:
     """One user in one room. Runs on the reactor thread.
 
     Iterate it for what comes: :class:`Message`, and :class:`Reset` and :class:`Presence` where they happen. While
-    ``max_waiting`` of them wait to be taken, nothing more is read from the server.
+    ``max_waiting`` of them wait to be taken, nothing more is read from the server; unless an answer is waited for: then
+    what comes beside it is left out, and fetched by resuming later.
 
     :param url: of the server, such as ``ws://localhost:8080``; ``wss://`` needs ``chatflow[tls]``.
     :param since: begin with what follows this seq; 0 for all that is held.
     :param last: begin with so many messages instead. Without both, with what is live.
     :param presence: ask for :class:`Presence` events.
     :param max_unacknowledged: :meth:`send` waits while so many messages have no answer.
+    :param on_state: called with each :class:`State` of the connection.
     :param uniform: of two bounds, for the pauses.
     """
 
@@ -78,6 +93,7 @@ class ChatClient:
         presence: bool = False,
         max_unacknowledged: int = 100,
         max_waiting: int = 1000,
+        on_state: Callable[[State], object] = lambda state: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._reactor = reactor
@@ -87,32 +103,40 @@ class ChatClient:
         self._max_unacknowledged = max_unacknowledged
         self._max_waiting = max_waiting
         self._uniform = uniform
+        self._on_state = on_state
         self._session = Session(since=since, last=last)
+        self._outbox = Outbox()
+        self._places = Places(2 * max_unacknowledged)
+        self._answers: dict[str, Deferred[Sent]] = {}
+        self._room_to_send: list[Deferred[None]] = []
+        self._resend: IDelayedCall | None = None
         self._events: deque[Event] = deque()
         self._taker: Deferred[None] | None = None
-        self._answers: dict[str, Deferred[Sent]] = {}
-        self._places: dict[str, Deferred[int]] = {}
-        self._room_to_send: list[Deferred[None]] = []
         self._connection: Connection | None = None
+        #: While too much waits to be taken: nothing is read, or what comes is left out.
         self._paused = False
+        self._skipping = False
         self._pause: Deferred[None] | None = None
         self._retry_after_seconds: float | None = None
-        self._refusals = 0
         self._closing = False
+        self._rejected: Rejected | None = None
         self._running: Deferred[None] | None = None
         #: How often it has connected.
         self.connections = 0
 
     def start(self) -> Self:
-        """Begin to connect, and to come back whenever the connection is lost, until :meth:`close`."""
+        """Begin to connect, and to come back whenever the connection is lost, until :meth:`close`.
+
+        A server that answers 400, 403 or 404 ends it too: then the iteration raises :class:`chatflow.client.Rejected`.
+        """
         self._running = Deferred.fromCoroutine(self._run())
         return self
 
     async def send(self, text: str, message_type: str = "TEXT") -> Sent:
         """Send a message, now or once there is a connection; returns when it is durable.
 
-        :raises chatflow.errors.Refused: it breaks a rule of the protocol, and was not sent.
-        :raises SendFailed: the client was closed before there was an answer, or the server kept refusing.
+        :raises Refused: it breaks a rule of the protocol, or the server will never take it; it is not stored.
+        :raises SendFailed: the client was closed or rejected before there was an answer, or the server kept refusing.
         """
         own_id = str(uuid4())
         timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -126,17 +150,20 @@ class ChatClient:
             }
         )
         decode(frame)
-        while len(self._session.unacknowledged) >= self._max_unacknowledged and not self._closing:
+        limit = self._session.max_frame_bytes
+        if limit is not None and len(frame) > limit:
+            raise Refused("too_large", f"the message must be at most {limit} bytes")
+        while len(self._outbox) >= self._max_unacknowledged and not self._over:
             turn: Deferred[None] = Deferred()
             self._room_to_send.append(turn)
             await turn
-        if self._closing:
-            raise SendFailed("the client is closed")
+        if self._over:
+            raise self._failure("the client is closed")
         answer: Deferred[Sent] = Deferred()
         self._answers[own_id] = answer
-        self._session.unacknowledged[own_id] = frame
-        if self._connection is not None:
-            self._connection.send(frame)
+        self._outbox.add(own_id, frame)
+        self._flush()
+        self._listen()
         return await answer
 
     def __aiter__(self) -> Self:
@@ -144,15 +171,17 @@ class ChatClient:
 
     async def __anext__(self) -> Event:
         while not self._events:
+            if self._rejected is not None:
+                raise self._rejected
             if self._closing:
                 raise StopAsyncIteration
             self._taker = Deferred()
             await self._taker
         event = self._events.popleft()
-        if self._paused and len(self._events) <= self._max_waiting // 2:
-            self._paused = False
-            if self._connection is not None:
-                self._connection.transport.resumeProducing()
+        if len(self._events) <= self._max_waiting // 2:
+            self._listen()
+            if self._skipping and self._connection is not None:
+                self._connection.abort()  # and come back for what was left out
         return event
 
     async def close(self) -> None:
@@ -161,14 +190,25 @@ class ChatClient:
         if self._pause is not None:
             self._pause.cancel()
         if self._connection is not None:
-            if self._paused:
-                self._connection.transport.resumeProducing()
+            self._listen()
             self._connection.sendClose(1000)
         if self._running is not None:
             await self._running
+        self._end("the client was closed before there was an answer")
+
+    @property
+    def _over(self) -> bool:
+        return self._closing or self._rejected is not None
+
+    def _failure(self, text: str) -> SendFailed:
+        return SendFailed(f"the server does not let this client in: {self._rejected}" if self._rejected else text)
+
+    def _end(self, text: str) -> None:
+        """Nothing more comes: everybody who waits is told."""
         answers, self._answers = self._answers, {}
         for answer in answers.values():
-            answer.errback(SendFailed("the client was closed before there was an answer"))
+            answer.errback(self._failure(text))
+        self._places.close()
         self._wake()
 
     # The connection, and the next one
@@ -176,19 +216,28 @@ class ChatClient:
     async def _run(self) -> None:
         failures = 0
         while not self._closing:
+            self._on_state(State("connecting"))
             try:
                 connection = await open_connection(self._reactor, self._url, self._query(), self)
+            except Rejected as error:
+                self._rejected = error
+                self._on_state(State("closed", str(error)))
+                self._end("")
+                return
             except Exception as error:
                 failures += 1
-                self._log.info("cannot connect: {reason}", reason=str(error) or type(error).__name__)
+                reason = str(error) or type(error).__name__
             else:
                 before = self._session.seq
                 self._opened(connection)
-                await connection.closed
-                self._connection = None
+                reason = await connection.closed
+                self._lost()
                 failures = 0 if self._session.seq != before or self._retry_after_seconds is not None else failures + 1
             if not self._closing:
+                self._log.info("not connected: {reason}", reason=reason)
+                self._on_state(State("waiting", reason))
                 await self._wait(failures)
+        self._on_state(State("closed"))
 
     def _query(self) -> dict[str, Any]:
         return {**self._session.query(), **self._who, **({"presence": 1} if self._presence else {})}
@@ -199,10 +248,16 @@ class ChatClient:
             connection.sendClose(1000)
             return
         self._connection = connection
-        if self._paused:
-            connection.transport.pauseProducing()
-        for frame in self._session.to_send():
-            connection.send(frame)
+        self._outbox.connected()
+        self._on_state(State("open"))
+        self._flush()
+        self._hold()
+
+    def _lost(self) -> None:
+        self._connection = None
+        self._paused = self._skipping = False
+        if self._resend is not None and self._resend.active():
+            self._resend.cancel()
 
     async def _wait(self, failures: int) -> None:
         """Full jitter, so that the clients of a lost server do not come back together; or as the server asked."""
@@ -216,11 +271,13 @@ class ChatClient:
         finally:
             self._pause = None
 
-    # Frames
+    # What is heard
 
-    def heard(self, frame: dict[str, Any]) -> None:
+    def heard(self, frame: Mapping[str, Any]) -> None:
         """A frame came; called by the connection."""
         try:
+            if self._is_skipped(frame):
+                return
             events = self._session.received(frame)
         except (Broken, KeyError, TypeError) as error:
             self._log.warn("the connection is given up: {reason}", reason=str(error))
@@ -228,25 +285,62 @@ class ChatClient:
                 self._connection.abort()
             return
         for event in events:
-            if isinstance(event, Message | Reset | Presence):
+            if isinstance(event, Message):
+                self._found(event.message_id, event.seq, event.user_id)
+                self._hand_on(event)
+            elif isinstance(event, Reset | Presence):
                 self._hand_on(event)
             elif isinstance(event, Acknowledged):
                 self._acknowledged(event)
             elif isinstance(event, StoredAt):
-                place = self._places.pop(event.message_id, None)
-                if place is not None:
-                    place.callback(event.seq)
+                self._places.found(event.message_id, event.seq, early=False)
             elif isinstance(event, Goodbye):
                 self._retry_after_seconds = event.retry_after_seconds
             else:
-                self._refused(event)
+                self._outbox.refused(event)
+                self._settle()
+
+    def _is_skipped(self, frame: Mapping[str, Any]) -> bool:
+        """Whether it is left out, since there is no room for it and an answer behind it is waited for.
+
+        All that follows is left out too, until the client has come back to where it was.
+        """
+        if "status" in frame or frame.get("type") not in _SKIPPED:
+            return False
+        self._skipping = self._skipping or (self._full and self._expects_answers)
+        if self._skipping and "type" not in frame:
+            self._found(frame["messageId"], frame["seq"], frame["userId"])
+        return self._skipping
 
     def _hand_on(self, event: Event) -> None:
         self._events.append(event)
         self._wake()
-        if len(self._events) >= self._max_waiting and not self._paused and self._connection is not None:
+        self._hold()
+
+    def _found(self, message_id: str, seq: int, user_id: str) -> None:
+        self._places.found(message_id, seq, early=user_id == self._who["userId"] and len(self._outbox) > 0)
+
+    # Room for what comes
+
+    @property
+    def _full(self) -> bool:
+        return len(self._events) >= self._max_waiting
+
+    @property
+    def _expects_answers(self) -> bool:
+        return len(self._outbox) > 0 or self._places.awaited
+
+    def _hold(self) -> None:
+        """Stop reading if too much waits, unless that would keep an answer from being heard."""
+        if self._full and not self._paused and self._connection is not None and not self._expects_answers:
             self._paused = True
-            self._connection.transport.pauseProducing()
+            self._connection.pause()
+
+    def _listen(self) -> None:
+        """Read on."""
+        if self._paused and self._connection is not None:
+            self._paused = False
+            self._connection.resume()
 
     def _wake(self) -> None:
         taker, self._taker = self._taker, None
@@ -256,30 +350,37 @@ class ChatClient:
         for turn in waiting:
             turn.callback(None)
 
+    # What is sent
+
+    def _flush(self) -> None:
+        if self._connection is not None:
+            for frame in self._outbox.to_send():
+                self._connection.send(frame)
+
     def _acknowledged(self, event: Acknowledged) -> None:
-        self._refusals = 0
-        answer = self._answers.pop(event.own_id, None)
-        if answer is not None:
-            place: Deferred[int] = Deferred()
-            self._places[event.message_id] = place
-            if len(self._places) > 2 * self._max_unacknowledged:
-                self._places.pop(next(iter(self._places)))
-            answer.callback(Sent(event.message_id, place))
-        self._wake()
-
-    def _refused(self, event: SendAgain) -> None:
-        self._refusals += 1
-        if self._refusals == 1 or self._refusals % _MAX_REFUSALS:
-            connection = self._connection
-            self._reactor.callLater(_SEND_AGAIN_SECONDS, self._send_again, connection)
+        if not self._outbox.acknowledged(event.own_id):
             return
-        self._session.unacknowledged.clear()
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            answer.errback(SendFailed(f"the server keeps refusing: {event.code}: {event.reason}"))
-        self._wake()
+        place = self._places.acknowledged(event.message_id)
+        self._answers.pop(event.own_id).callback(Sent(event.message_id, partial(self._ask, place)))
+        self._settle()
 
-    def _send_again(self, connection: Connection | None) -> None:
-        if connection is not None and connection is self._connection:
-            for frame in self._session.to_send():
-                connection.send(frame)
+    def _ask(self, place: Place) -> Deferred[int]:
+        seq = place.seq()
+        self._listen()
+        return seq
+
+    def _settle(self) -> None:
+        """Something was answered: what follows for the rest?"""
+        for own_id, error in self._outbox.settle():
+            self._answers.pop(own_id).errback(error)
+        if not self._outbox.pausing:
+            self._flush()
+        elif self._resend is None or not self._resend.active():
+            longest = min(_LONGEST_RESEND_SECONDS, _FIRST_RESEND_SECONDS * 2 ** (self._outbox.rounds - 1))
+            self._resend = self._reactor.callLater(self._uniform(longest / 2, longest), self._send_again)
+        self._wake()
+        self._hold()
+
+    def _send_again(self) -> None:
+        self._outbox.resume()
+        self._flush()

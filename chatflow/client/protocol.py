@@ -10,14 +10,23 @@ import txaio
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.task import LoopingCall
+
+from chatflow.errors import ChatFlowError
 
 SUBPROTOCOL = "chatflow.v2"
 
 _HANDSHAKE_SECONDS = 10
 _CLOSE_SECONDS = 5
-#: A server of which nothing was heard is asked; one that does not answer in the same time is given up.
+#: A server of which nothing was heard for so long is asked; one that does not answer in the same time is given up.
 _PING_SECONDS = 15
 _MAX_FRAME_BYTES = 1 << 20
+#: What is answered so is answered so the next time too. 503 passes, and so may what a proxy says.
+_FINAL_STATUSES = {400, 403, 404}
+
+
+class Rejected(ChatFlowError):
+    """The server does not let this client in: HTTP 400, 403 or 404. The text says why."""
 
 
 class Listener(Protocol):
@@ -28,8 +37,8 @@ class Listener(Protocol):
 
 
 class Connection(WebSocketClientProtocol):
-    """:ivar opened: fires with None once the handshake is done; fails with ConnectionError if the server refuses.
-    :ivar closed: fires with None when the connection is gone.
+    """:ivar opened: fires with None once the handshake is done; fails with :class:`Rejected` or ConnectionError.
+    :ivar closed: fires with the reason when the connection is gone.
     """
 
     factory: _Factory
@@ -38,10 +47,20 @@ class Connection(WebSocketClientProtocol):
     def __init__(self) -> None:
         super().__init__()
         self.opened: Deferred[None] = Deferred()
-        self.closed: Deferred[None] = Deferred()
+        self.closed: Deferred[str] = Deferred()
+        self._paused = False
+        self._heard = True
+        self._pinged = False
+        self._watch = LoopingCall(self._look)
 
     def onOpen(self) -> None:
+        self._watch.clock = self.factory.reactor
+        self._watch.start(_PING_SECONDS, now=False)
         self.opened.callback(None)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard = True
+        super().dataReceived(data)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         try:
@@ -52,20 +71,52 @@ class Connection(WebSocketClientProtocol):
         if isinstance(frame, dict):
             self.factory.listener.heard(frame)
 
+    def failHandshake(self, reason: str) -> None:
+        status = self.http_status_line.split()[1:2]
+        if status and status[0].isdigit() and int(status[0]) in _FINAL_STATUSES:
+            body = self.data.partition(b"\r\n\r\n")[2]
+            self.opened.errback(Rejected(_error_message(body) or reason))
+        super().failHandshake(reason)
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if self._watch.running:
+            self._watch.stop()
         if not self.opened.called:
             self.opened.errback(ConnectionError(f"the server refuses the connection: {reason}"))
         if not self.closed.called:
-            self.closed.callback(None)
+            self.closed.callback(f"the connection ended with {code}: {reason}")
 
     def send(self, frame: bytes) -> None:
         """Send a text frame, unless it is closing."""
         if self.state == self.STATE_OPEN:
             self.sendMessage(frame)
 
+    def pause(self) -> None:
+        """Read nothing until :meth:`resume`. The server is told meanwhile that this client lives."""
+        self._paused = True
+        self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused, self._heard = False, True
+            self.transport.resumeProducing()
+
     def abort(self) -> None:
         """End it at once."""
         self.dropConnection(abort=True)
+
+    def _look(self) -> None:
+        if self._paused:
+            # What the server says is not read: its silence means nothing, and its pings get no answer.
+            self.sendPong()
+        elif self._heard:
+            self._heard = self._pinged = False
+        elif self._pinged:
+            self.abort()
+        else:
+            self._pinged = True
+            self.sendPing()
 
 
 class _Factory(WebSocketClientFactory):
@@ -80,8 +131,7 @@ class _Factory(WebSocketClientFactory):
         self.setProtocolOptions(
             openHandshakeTimeout=_HANDSHAKE_SECONDS,
             closeHandshakeTimeout=_CLOSE_SECONDS,
-            autoPingInterval=_PING_SECONDS,
-            autoPingTimeout=_PING_SECONDS,
+            autoPingInterval=0,  # Connection asks, since it knows when nothing is read
             maxFramePayloadSize=_MAX_FRAME_BYTES,
             maxMessagePayloadSize=_MAX_FRAME_BYTES,
             tcpNoDelay=True,
@@ -92,6 +142,7 @@ async def open_connection(reactor: Any, url: str, query: dict[str, Any], listene
     """A connection whose handshake is done.
 
     :param url: of the room, such as ``ws://localhost:8080/chat/1``.
+    :raises Rejected: it is not worth while to try again.
     :raises Exception: of many kinds: no such host, refused, too late.
     """
     address = f"{url}?{urlencode(query)}" if query else url
@@ -106,3 +157,11 @@ async def open_connection(reactor: Any, url: str, query: dict[str, Any], listene
     connection: Connection = await endpoint.connect(_Factory(address, listener, reactor))
     await connection.opened
     return connection
+
+
+def _error_message(body: bytes) -> str | None:
+    """What ChatFlow says in the answer to a request that it refuses; None if that is not all here."""
+    try:
+        return str(msgspec.json.decode(body)["errorMessage"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None

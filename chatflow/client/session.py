@@ -1,6 +1,6 @@
 """What a client knows over all its connections, and what each frame means to it. No input and no output.
 
-It holds the rules of ``docs/protocol.rst``, "Coming back": which seq is next, what is dropped, what is sent again.
+It holds the rules of ``docs/protocol.rst``, "Coming back": which seq is next, what is dropped, when to come back.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from chatflow.client.outbox import Refusal
 from chatflow.errors import ChatFlowError
-
-_RETRY_CODES = {"overloaded", "unavailable", "draining", "internal_error", "not_stored"}
 
 
 class Broken(ChatFlowError):
@@ -54,7 +53,7 @@ class Presence:
 
 @frozen
 class Acknowledged:
-    """A message of this client is durable."""
+    """A message of this client is durable. ``own_id``: its clientMessageId."""
 
     own_id: str
     message_id: str
@@ -69,21 +68,13 @@ class StoredAt:
 
 
 @frozen
-class SendAgain:
-    """A message was refused for now, and nobody says which: send all that are not acknowledged, after a pause."""
-
-    code: str
-    reason: str
-
-
-@frozen
 class Goodbye:
     """The server asks to come back after so long."""
 
     retry_after_seconds: float
 
 
-Event = Message | Reset | Presence | Acknowledged | StoredAt | SendAgain | Goodbye
+Event = Message | Reset | Presence | Acknowledged | StoredAt | Refusal | Goodbye
 
 
 @define
@@ -91,13 +82,13 @@ class Session:
     """:ivar since: where to begin, as :class:`chatflow.client.ChatClient` was told.
     :ivar last: the same.
     :ivar seq: the last seq that was handed on; None while that is not known.
-    :ivar unacknowledged: frames by clientMessageId, in the order of sending.
+    :ivar max_frame_bytes: what the server takes, if it has said so.
     """
 
     since: int | None = None
     last: int | None = None
     seq: int | None = field(init=False)
-    unacknowledged: dict[str, bytes] = field(init=False, factory=dict)
+    max_frame_bytes: int | None = field(init=False, default=None)
     #: Whether the next message may have any seq that is larger.
     _forgiving: bool = field(init=False, default=True)
 
@@ -111,10 +102,6 @@ class Session:
             return {"since": self.seq}
         return {"last": self.last} if self.last is not None else {}
 
-    def to_send(self) -> list[bytes]:
-        """What a new connection sends first."""
-        return list(self.unacknowledged.values())
-
     def received(self, frame: Mapping[str, Any]) -> list[Event]:
         """What a frame means.
 
@@ -125,9 +112,7 @@ class Session:
             return self._special(kind, frame)
         status = frame.get("status")
         if status == "SUCCESS":
-            own_id = frame["originalMessage"].get("clientMessageId")
-            known = self.unacknowledged.pop(own_id, None)
-            return [] if known is None else [Acknowledged(own_id, frame["messageId"])]
+            return [Acknowledged(frame["originalMessage"].get("clientMessageId"), frame["messageId"])]
         if status == "ERROR":
             return self._error(frame["code"], frame["errorMessage"])
         return self._message(frame)
@@ -158,12 +143,11 @@ class Session:
             # Without chatflow.v2 the server says in words only where it goes on.
             self.seq, self._forgiving = None if code == "since_beyond_head" else self.seq, True
             return [Reset(code.removeprefix("since_"), None)]
-        if code in _RETRY_CODES:
-            return [SendAgain(code, reason)]
-        raise Broken(f"the server refuses what this client sends: {code}: {reason}")
+        return [Refusal(code, reason)]
 
     def _special(self, kind: str, frame: Mapping[str, Any]) -> list[Event]:
         if kind == "welcome":
+            self.max_frame_bytes = frame.get("limits", {}).get("maxFrameBytes")
             if self.seq is None and self.last is None:
                 self.seq, self._forgiving = frame["head"], False
         elif kind == "resumed":

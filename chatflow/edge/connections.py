@@ -117,10 +117,13 @@ class ChatFactory(WebSocketServerFactory):
         """Whether there is no place for another connection."""
         return len(self.protocols) >= self.limits.max_connections
 
-    def welcome(self, room: int, first: int) -> bytes:
-        """The first frame for a client that speaks ``chatflow.v2``. ``first``: the first seq that the room holds."""
+    def welcome(self, room: int, head: int, first: int) -> bytes:
+        """The first frame for a client that speaks ``chatflow.v2``.
+
+        :param head: the room's last seq when the client came.
+        :param first: the first seq that the room holds.
+        """
         limits = v2.Limits(self.limits.max_frame_bytes, self.limits.max_pending_per_connection)
-        head = self.hub.head(room)
         return v2.encode(
             v2.Welcome(
                 str(room), head, first, self._server_id, self._ping_interval_seconds, v2.HEARTBEAT_SECONDS, limits

@@ -85,17 +85,20 @@ class StoredTracker:
     async def look_up(self) -> None:
         """Find what was stored before; forget what has waited too long. Call it every ``LOOK_UP_SECONDS``."""
         now = self._clock.seconds()
-        due: list[str] = []
+        due: dict[str, None] = {}
         for message_id, senders in tuple(self._waiting.items()):
             for sender, one in tuple(senders.items()):
                 if now - one.since > _FORGET_AFTER_SECONDS:
                     self._drop(message_id, sender)
                 elif one.acknowledged and one.own_id and now - one.since >= _LOOK_UP_AFTER_SECONDS:
-                    due.append(message_id)
-        if not due:
+                    due[message_id] = None
+        asked = list(due)[:_MAX_LOOKED_UP]
+        if not asked:
             return
+        for message_id in asked:  # the next time it is the others' turn: these may never be stored
+            self._waiting[message_id] = self._waiting.pop(message_id)
         try:
-            found = await self._places(due[:_MAX_LOOKED_UP])
+            found = await self._places(asked)
         except Unavailable:
             return
         for message_id, seq in found.items():

@@ -68,15 +68,17 @@ class ChatProtocol(WebSocketServerProtocol):
         self._ip: str | None = None
         self._wish = Wish()
         self._speaks_v2 = False
-        # Until the welcome is written.
+        # Until the welcome is written, and what waits behind it.
         self._greeting: Deferred[None] | None = None
+        self._held: list[bytes] | None = None
+        self._head = 0
         self._joined = False
         # While history is read for this client, which joins the hub at its end.
         self._resume: Deferred[None] | None = None
         # What was accepted from here and is not answered yet; beyond the limit this connection is not read.
         self._pending = 0
         self._reading_paused = False
-        # Bytes written while the transport's own buffer was over its mark: nobody has taken these yet.
+        # Bytes written while the transport's own buffer was over its mark, or behind a welcome: nobody has taken these.
         self._writing_paused = False
         self._unsent_bytes = 0
         self._drained: Deferred[None] | None = None
@@ -115,11 +117,16 @@ class ChatProtocol(WebSocketServerProtocol):
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
         self._forget_handshake()
+        # Before the welcome, whose head is of this moment: all that is beyond it follows.
+        self._head = factory.hub.head(self._room)
+        if not self._wish.resumes:
+            factory.hub.join(self._room, self, self._head if self._speaks_v2 else 0)
         if self._speaks_v2:
+            self._held = []
             self._greeting = Deferred.fromCoroutine(self._greet())
             self._greeting.addErrback(self._greeting_failed)
-        else:
-            self._enter_room()
+        elif self._wish.resumes:
+            self._begin_to_resume()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._leave_room()
@@ -139,6 +146,8 @@ class ChatProtocol(WebSocketServerProtocol):
         # Whoever closes, it comes through here; and no data frame may follow a close frame (RFC 6455 5.5.1).
         if self.state != self.STATE_OPEN:
             return
+        if self._held is not None:
+            self._welcome(1)  # it is not known now, and nobody resumes here; but no answer nor goodbye may be lost
         self._leave_room()
         # A producer that is paused would keep the connection from closing.
         self.transport.unregisterProducer()
@@ -149,45 +158,46 @@ class ChatProtocol(WebSocketServerProtocol):
         self._resume_reading()
 
     async def _greet(self) -> None:
-        """Welcome the client, then let it in. What else is written meanwhile waits, so that the welcome comes first."""
-        held: list[bytes] = []
-        self._write = held.append  # type: ignore[method-assign, assignment]
-        factory, room = self.factory, self._room
-        first = await factory.resumer.first_seq(room)
-        del self._write
-        self._write(factory.welcome(room, first))
-        for frames in held:
-            self._write(frames)
-        if not self._joined:
-            return
-        self._enter_room()
-        if self._wish.presence:
+        """Welcome the client; what else is written meanwhile waits, so that the welcome comes first."""
+        factory, room, wish = self.factory, self._room, self._wish
+        self._welcome(await factory.resumer.first_seq(room))
+        if wish.resumes:
+            self._begin_to_resume()
+        if wish.presence:
             factory.presence.watch(room, self)
+
+    def _welcome(self, first: int) -> None:
+        held, self._held = self._held or [], None
+        self.transport.write(b"".join([self.factory.welcome(self._room, self._head, first), *held]))
+        if not self._writing_paused:
+            self._unsent_bytes = 0
 
     def _greeting_failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("a welcome to room {room} failed", failure, room=self._room)
             self.drop()
 
-    def _enter_room(self) -> None:
+    def _begin_to_resume(self) -> None:
+        """It becomes a member at the end of that."""
         wish = self._wish
-        if wish.resumes:
-            self._resume = self.factory.resumer.start(self._room, self, since=wish.since, last=wish.last)
-            self._resume.addErrback(self._resume_failed)
-        else:
-            self.factory.hub.join(self._room, self)
+        self._resume = self.factory.resumer.start(self._room, self, since=wish.since, last=wish.last)
+        self._resume.addErrback(self._resume_failed)
 
     def _leave_room(self) -> None:
         if self._joined:
             self._joined = False
+            factory, room = self.factory, self._room
             if self._greeting is not None:
                 self._greeting.cancel()
-                self.factory.presence.unwatch(self._room, self)
-                self.factory.stored.forget(self)
-            self.factory.presence.left(self._room, self._wish.who)
-            if self._resume is not None:
-                self._resume.cancel()
-            self.factory.hub.leave(self._room, self)
+                factory.presence.unwatch(room, self)
+                factory.stored.forget(self)
+            factory.presence.left(room, self._wish.who)
+            factory.hub.leave(room, self)
+            if self._resume is not None and not self._resume.called:
+                # It may be the resume itself that has just written too much, and what runs cannot be cancelled; nor is
+                # it certain that it does not join before it ends.
+                factory.clock.callLater(0, self._resume.cancel)
+                self._resume.addCallback(lambda _: factory.hub.leave(room, self))
 
     def _resume_failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -331,13 +341,16 @@ class ChatProtocol(WebSocketServerProtocol):
     def _write(self, frames: bytes) -> None:
         if self.state != self.STATE_OPEN:
             return
-        if self._writing_paused:
+        if self._writing_paused or self._held is not None:
             self._unsent_bytes += len(frames)
             if self._unsent_bytes > self.factory.limits.max_client_buffer_bytes:
                 self.factory.counters.slow_clients_closed += 1
                 self.leave(CLOSE_TRY_AGAIN_LATER, "this client reads too slowly: reconnect and resume")
                 return
-        self.transport.write(frames)
+        if self._held is not None:
+            self._held.append(frames)
+        else:
+            self.transport.write(frames)
 
     # Back-pressure
 
@@ -378,7 +391,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def tell_head(self) -> None:
         """If it speaks ``chatflow.v2``: what was delivered in its room, up to where it has everything."""
-        if self._speaks_v2 and self._joined and (self._resume is None or self._resume.called):
+        if self._speaks_v2 and self._joined and self._held is None and (self._resume is None or self._resume.called):
             self._write(v2.encode(v2.Heartbeat(self.factory.hub.last_seq(self._room))))
 
     def say_goodbye(self, retry_after_ms: int) -> None:

@@ -29,7 +29,7 @@ class ISender(Interface):
         """These messages, in the order in which they were accepted, are durable. Does not raise."""
 
     def refuse(refused: Refused, count: int) -> None:
-        """The last ``count`` unanswered messages that this names will not be stored. Does not raise."""
+        """So many of its unanswered messages, the oldest of their envelope, are refused. Does not raise."""
 
 
 class IMember(Interface):

@@ -96,6 +96,14 @@ class Rig:
         else:
             self.end(1006)
 
+    def accept_without_v2(self) -> None:
+        """The server does not know it, which the client finds out after three handshakes."""
+        for _ in range(3):
+            self.accept("")
+            self.advance(1)
+        assert not self.offered
+        self.accept("")
+
     def welcome(self, head: int = 0, *, heartbeat: int = 10) -> None:
         """Accept, and greet as chatflow.v2 does."""
         self.accept()

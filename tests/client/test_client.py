@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import subprocess
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
+from websockets.typing import Subprotocol
 
-from chatflow.client import ChatClient, Message, Presence, Reset, SendFailed
-from chatflow.errors import Refused
+from chatflow.client import ChatClient, Message, Presence, Refused, Reset, SendFailed
+from tests.support.client import ChatClient as RoomClient
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.network import Network
 from tests.support.postgres import fresh_database
@@ -33,6 +35,13 @@ def daemon() -> Iterator[Daemon]:
 def network(daemon: Daemon) -> Iterator[Network]:
     with Network(daemon.port) as network:
         yield network
+
+
+@pytest.fixture(scope="module", autouse=True)
+def idle(daemon: Daemon) -> Iterator[RoomClient]:
+    """Somebody who speaks chatflow.v2, says nothing and takes nothing while the other tests run."""
+    with RoomClient(daemon.chat_url(30), subprotocols=[Subprotocol("chatflow.v2")]) as idle:
+        yield idle
 
 
 class Heard:
@@ -172,3 +181,16 @@ def test_one_can_chat_from_a_terminal(daemon: Daemon) -> None:
         assert any("bob: Hello there" in line for line in process.stdout)
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+def test_in_a_terminal_one_is_told_why_one_is_not_let_in(daemon: Daemon) -> None:
+    command = [sys.executable, "-m", "chatflow.client", f"ws://127.0.0.1:{daemon.port}", "2000", "--name", "bob"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.PIPE, check=False)
+    assert run.returncode == 1
+    assert run.stderr == "* connecting\n* closed: rooms are /chat/1 to /chat/1000\n"
+
+
+def test_a_daemon_tells_who_is_idle_how_far_its_room_is(idle: RoomClient) -> None:
+    frames = [json.loads(idle.socket.recv(20)) for _ in range(2)]  # mostly it came while the other tests ran
+    assert [frame["type"] for frame in frames] == ["welcome", "heartbeat"]
+    assert frames[1] == {"type": "heartbeat", "head": 0}

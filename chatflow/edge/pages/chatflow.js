@@ -11,8 +11,8 @@
  *
  * It connects at once, again whenever the connection ends, and goes on where it was: messages come in the order of
  * `seq`, each once. What was sent and not acknowledged is sent again under the same `clientMessageId`, which the server
- * stores once. It speaks `chatflow.v2` (docs/protocol.rst) where the server does, and otherwise the protocol without it:
- * then there is no presence, and only a missing answer or the browser tells that a silent connection is dead.
+ * stores once. It speaks `chatflow.v2` (docs/protocol.rst); a connection that comes after three failed handshakes in a row
+ * may be without it: then there is no presence, and only a missing answer or the browser tells that it is dead.
  *
  * Events, with what `event.detail`, or the argument of a function given to `on`, holds:
  *
@@ -35,6 +35,7 @@ const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
 const STABLE_MS = 10_000; // a connection that lived so long was a good one: backoff starts anew
 const HANDSHAKE_MS = 10_000; // browsers wait for minutes
+const PLAIN_AFTER = 3; // failed handshakes in a row
 const ANSWER_MS = 30_000; // without heartbeats: an answer that takes longer will not come
 const BEHIND_MS = 5_000; // how long the head may be ahead of what arrived
 const WATCH_MS = 1_000;
@@ -75,12 +76,11 @@ export class ChatFlow extends EventTarget {
   #retryTimer;
   #retryAfterMs = null; // the server's wish
   #plain = false; // whether this attempt does not offer the subprotocol
-  #knowsV2 = false;
+  #failedOffers = 0; // handshakes that offered it, since one that succeeded
 
   #seq = null; // of the last message that was given out
   #anySeqNext = false;
   #gapAt = null;
-  #welcomeHead = null;
   #head = 0;
   #behindSince = null;
   #stalls = 0;
@@ -204,7 +204,7 @@ export class ChatFlow extends EventTarget {
     this.#socket = socket;
     this.#openedAt = null;
     this.#startedAt = this.#lastFrameAt = now();
-    this.#heartbeatMs = this.#retryAfterMs = this.#welcomeHead = this.#behindSince = null;
+    this.#heartbeatMs = this.#retryAfterMs = this.#behindSince = null;
     this.#head = 0;
     // A socket that was given up may still tell of itself.
     const current = (handle) => (event) => socket === this.#socket && handle.call(this, event);
@@ -215,7 +215,7 @@ export class ChatFlow extends EventTarget {
 
   #opened() {
     this.#openedAt = this.#lastFrameAt = now();
-    if (!this.#plain) this.#knowsV2 = true;
+    if (!this.#plain) this.#failedOffers = 0;
     this.#tell("open");
     this.#flush();
   }
@@ -227,8 +227,9 @@ export class ChatFlow extends EventTarget {
     this.#drop();
     this.#plain = false;
     if (wasStable) this.#attempt = 0;
-    if (!wasOpen && offered && (!this.#knowsV2 || this.#attempt >= 3)) {
-      // Browsers refuse a server that selects no subprotocol when one is offered, and do not say that it was this.
+    if (!wasOpen && offered && ++this.#failedOffers >= PLAIN_AFTER) {
+      // Browsers refuse a server that selects no subprotocol when one is offered, and do not say that it was this. It
+      // may as well have been the network; so v2 is what the next connection offers again.
       this.#plain = true;
       this.#connect();
       return;
@@ -299,12 +300,11 @@ export class ChatFlow extends EventTarget {
   #control(frame) {
     switch (frame.type) {
       case "welcome":
-        this.#welcomeHead = frame.head;
         this.#heartbeatMs = frame.heartbeatSeconds * 1000;
         if (this.#seq === null && this.#last === undefined) this.#seq = frame.head;
         break;
       case "resumed":
-        if (this.#seq === null) this.#seq = frame.count ? frame.from - 1 : this.#welcomeHead;
+        if (this.#seq === null) this.#seq = frame.from - 1;
         break;
       case "reset":
         this.#seq = frame.from - 1;

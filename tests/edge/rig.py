@@ -1,0 +1,161 @@
+"""Connections of one instance without a network: handshakes and frames as bytes, a store and a clock of the test's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import txaio
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from zope.interface import implementer
+
+from chatflow.edge.connections import ChatFactory, EdgeLimits
+from chatflow.edge.frames import broadcast_block
+from chatflow.edge.stored import StoredTracker
+from chatflow.edge.v2 import presence_block
+from chatflow.edge.websocket import ChatProtocol
+from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.hub import Hub
+from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.interfaces import IPublish, StoredMessage
+from chatflow.rooms.pages import Pages
+from chatflow.rooms.presence import NoOthers, Presence
+from chatflow.rooms.resume import Resumer
+from tests.rooms.doubles import Store
+from tests.support.client import CLOSE, TEXT, client_frame, handshake, message
+
+_PORT = 80
+Frame = dict[str, Any]
+
+
+@implementer(IPublish)
+class Queue:
+    """Holds what is published until the test lets it become durable."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[Envelope, Deferred[None]]] = []
+
+    def publish(self, envelope: Envelope) -> Deferred[None]:
+        self.published.append((envelope, Deferred()))
+        return self.published[-1][1]
+
+    def wait_seconds(self, room: int) -> float:
+        return 0
+
+
+class _Transport(StringTransport):
+    """As the real one does not mind that nobody produces."""
+
+    aborted = False
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Peer:
+    """A client's end of one connection."""
+
+    def __init__(self, protocol: ChatProtocol, query: str, v2: bool) -> None:
+        self.protocol = protocol
+        self.transport = _Transport()
+        protocol.makeConnection(self.transport)
+        headers = {"Sec-WebSocket-Protocol": "chatflow.v2"} if v2 else {}
+        protocol.dataReceived(handshake(_PORT, f"/chat/1{query}", headers))
+        head, _, rest = self.transport.value().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+        self.transport.clear()
+        self.transport.write(rest)
+
+    def say(self, text: str, **fields: Any) -> None:
+        """Send a message."""
+        self.protocol.dataReceived(client_frame(TEXT, json.dumps(message(text, **fields)).encode()))
+
+    def frames(self) -> list[Frame]:
+        """What came since the last call; a close frame is ``{"closed": code}``."""
+        data, found = self.transport.value(), []
+        while data:
+            length, start = data[1], 2
+            if length == 126:
+                length, start = int.from_bytes(data[2:4], "big"), 4
+            payload, opcode = data[start : start + length], data[0] & 0xF
+            assert opcode in (TEXT, CLOSE)
+            closed = {"closed": int.from_bytes(payload[:2], "big")}
+            found.append(json.loads(payload) if opcode == TEXT else closed)
+            data = data[start + length :]
+        self.transport.clear()
+        return found
+
+    def kinds(self) -> list[Any]:
+        """What came since the last call, in words: its type, its status, its seq or its close code."""
+        return [
+            frame.get("type") or frame.get("status") or frame.get("seq") or frame["closed"] for frame in self.frames()
+        ]
+
+
+class Rig:
+    """An instance with everything behind its connections; room 1 is what tests talk in."""
+
+    def __init__(self, *, max_client_buffer_bytes: int = 1_000_000) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.store = Store()
+        self.queue = Queue()
+        self.hub = Hub(clock=self.clock, history=self.store, encode=broadcast_block)
+        self.resumer = Resumer(
+            clock=self.clock, hub=self.hub, pages=Pages(clock=self.clock, history=self.store, concurrent_reads=1)
+        )
+        self.presence = Presence(clock=self.clock, table=NoOthers(), encode=presence_block)
+        self.stored = StoredTracker(clock=self.clock, hub=self.hub, places=self._places)
+        self.edge = ChatFactory(
+            clock=self.clock,
+            rooms=1,
+            server_id="s1",
+            ingress=Ingress(clock=self.clock, queue=self.queue, server_id="s1", max_pending_messages=100),
+            hub=self.hub,
+            resumer=self.resumer,
+            presence=self.presence,
+            stored=self.stored,
+            limits=EdgeLimits(16384, 100, 100, max_client_buffer_bytes),
+            ping_interval_seconds=20,
+        )
+
+    async def _places(self, message_ids: object) -> dict[str, int]:
+        return {}
+
+    def peer(self, query: str = "", *, v2: bool = True) -> Peer:
+        """Somebody connects."""
+        return Peer(self.edge.buildProtocol(None), query, v2)
+
+    def deliver(self, first: int, last: int) -> None:
+        """These messages are stored and come from the fan-out, one by one."""
+        self.store.commit(last)
+        for seq in range(first, last + 1):
+            self.hub.deliver(self.store.messages(seq, seq))
+
+    def store_published(self, first_seq: int) -> None:
+        """What was published is stored, numbered from there on, acknowledged and delivered."""
+        self.clock.advance(0)
+        published, self.queue.published = self.queue.published, []
+        for envelope, durable in published:
+            messages = [StoredMessage(1, seq, "s1", one) for seq, one in enumerate(envelope.messages, first_seq)]
+            first_seq += len(messages)
+            durable.callback(None)
+            self.hub.deliver(messages)
+
+
+@contextmanager
+def rigged(**options: Any) -> Iterator[Rig]:
+    """A rig whose clock Autobahn's timers follow meanwhile."""
+    rig, before = Rig(**options), txaio.config.loop
+    txaio.config.loop = rig.clock
+    try:
+        yield rig
+    finally:
+        txaio.config.loop = before
