@@ -182,6 +182,7 @@ def test_a_view_that_was_never_refreshed_has_no_age() -> None:
 
 class TestRefreshing:
     def test_while_it_takes_its_time_the_others_answer(self, daemon: Daemon) -> None:
+        daemon.sql("UPDATE view_refreshes SET refreshed_at = now() - interval '1 minute'")
         with closing(psycopg2.connect(daemon.database_url)) as connection:
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE user_activity IN ACCESS EXCLUSIVE MODE")
