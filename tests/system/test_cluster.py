@@ -15,6 +15,7 @@ import pytest
 from tests.support.client import ChatClient
 from tests.support.cluster import Cluster, check_left_behind
 from tests.support.crowd import Crowd
+from tests.support.documentation import figures_named_in, figures_served_by
 from tests.support.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
 from tests.support.http import request
 from tests.support.load import LoadClient
@@ -107,6 +108,10 @@ def test_a_run_through_the_load_balancer_passes(cluster: Cluster) -> None:
         check_pass(client)
     received = [instance.metric("handler", "messagesReceived") for instance in cluster.running]
     assert all(received), f"some instance had no clients: {received}"
+
+
+def test_every_figure_that_the_documentation_of_clusters_names_is_served(cluster: Cluster) -> None:
+    assert figures_named_in("cluster") - figures_served_by(cluster.running[0]) == set()
 
 
 def test_it_is_told_what_messages_cost_in_calls(cluster: Cluster) -> None:
