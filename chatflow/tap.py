@@ -49,8 +49,6 @@ from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
 _COMPARE_SECONDS = 10.0
-#: News of another instance take about this long at most, unless they are lost.
-_PATIENCE_SECONDS = 0.5
 _BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
 _NEWS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 
@@ -93,7 +91,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         clock=reactor,
         history=history,
         encode=broadcast_block,
-        patience_seconds=_PATIENCE_SECONDS if config.broker == "sqs" else 0.0,
+        patience_seconds=lambda: broker.patience_seconds(),
     )
     if config.broker == "sqs":
         broker = _one_of_many(config, reactor, metrics, hub, commits, database("beats", 1))
@@ -354,6 +352,7 @@ def _one_of_many(
         ],
         hears=lambda: fanout.hears,
         missed=fanout.missed,
+        patience_seconds=fanout.patience_seconds,
         hurry=hurry,
         readings=lambda: cluster_readings(aws, queue, fanout, pace, reaper),
     )

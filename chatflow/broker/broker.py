@@ -23,6 +23,7 @@ class Broker:
     :ivar listeners: services by name, started after the consumer and stopped before it.
     :ivar hears: whether news of other instances arrive here.
     :ivar missed: called when messages turned out to be stored that did not come here by themselves.
+    :ivar patience_seconds: how long news that are due are likely to be on their way.
     :ivar hurry: called when the daemon begins to stop: nothing is to be gathered any more.
     :ivar give_up: called when it has waited for long: what is still pending is to be refused, where that is possible.
     :ivar readings: figures for Prometheus.
@@ -37,6 +38,7 @@ class Broker:
     listeners: Sequence[tuple[str, Service]] = ()
     hears: Callable[[], bool] = lambda: True
     missed: Callable[[], object] = lambda: None
+    patience_seconds: Callable[[], float] = lambda: 0.0
     hurry: Callable[[], object] = lambda: None
     give_up: Callable[[], object] = lambda: None
     readings: Callable[[], Sequence[Reading]] = lambda: ()

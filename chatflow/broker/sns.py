@@ -30,6 +30,11 @@ from chatflow.rooms.messages import StoredMessage
 
 _MAX_ENTRIES = 10
 _DELETE_TRIES = 3
+#: Deletes under way beside receives.
+_MAX_FORGETTING = 2
+_SMOOTHING = 0.2
+_MIN_PATIENCE_SECONDS = 0.5
+_MAX_PATIENCE_SECONDS = 4.0
 _PROBE_SECONDS = 4.0
 #: A queue through which no probe came back for so long hears nothing; twice as long for the next one, up to the cap.
 _DEAF_SECONDS = 12.0
@@ -83,6 +88,8 @@ class SnsFanout:
         #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
         self._attempt_id = str(uuid4())
         self._received_at = float("-inf")
+        self._forgetting: list[Deferred[None]] = []
+        self._latency_seconds = 0.0
         self._running = self._closing = False
         self._pauses: set[Deferred[None]] = set()
         self._deaf_seconds = _DEAF_SECONDS
@@ -259,6 +266,13 @@ class SnsFanout:
                     return
                 await self._pause(0.1)
 
+    def patience_seconds(self) -> float:
+        """How long news that are due are likely to be on their way: the more there are, the longer.
+
+        Who reads them from the database sooner gets them twice, which is what a busy cluster has no time for.
+        """
+        return min(_MAX_PATIENCE_SECONDS, max(_MIN_PATIENCE_SECONDS, 2 * self._latency_seconds))
+
     async def _listen(self) -> None:
         backoff = Backoff(first_seconds=0.1, cap_seconds=5.0)
         backlogged = False
@@ -270,7 +284,7 @@ class SnsFanout:
                 await self._pause(0.1)
                 continue
             try:
-                backlogged = await self._receive(attachment.queue_url) == _MAX_ENTRIES
+                backlogged = await self._hear_some(attachment.queue_url)
                 backoff.reset()
             except AwsError as error:
                 if self._attachment is not attachment:
@@ -284,13 +298,33 @@ class SnsFanout:
                 self._log.failure("listening failed and goes on")
                 await self._pause(backoff.next_delay_seconds())
 
-    async def _receive(self, queue_url: str) -> int:
-        """Hear what waits, at most ten; how many that were."""
+    async def _hear_some(self, queue_url: str) -> bool:
+        """Hear what waits, at most ten; whether more may wait.
+
+        While it does, what was heard is deleted beside the next receives. Those do not wait: SQS gives nothing of a
+        room before its last news are deleted, and need not wake a receive when they are.
+        """
+        hurried = bool(self._forgetting)
+        received = await self._receive(queue_url, 0 if hurried else self._long_poll_seconds)
+        for message in received:
+            self._hear(message)
+        if received:
+            handles = [message["ReceiptHandle"] for message in received]
+            forgetting = Deferred.fromCoroutine(self._forget(queue_url, handles))
+            self._forgetting.append(forgetting)
+            self._outstanding.add("forgetting", forgetting)
+        is_full = len(received) == _MAX_ENTRIES
+        while len(self._forgetting) > (_MAX_FORGETTING if is_full else 0):
+            await self._forgetting.pop(0)
+        return is_full or hurried
+
+    async def _receive(self, queue_url: str, wait_seconds: int) -> Sequence[dict[str, Any]]:
+        """At most ten messages."""
         try:
             response = await self._aws.receive(
                 QueueUrl=queue_url,
                 MaxNumberOfMessages=_MAX_ENTRIES,
-                WaitTimeSeconds=min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
+                WaitTimeSeconds=min(wait_seconds, 1) if self._closing else wait_seconds,
                 AttributeNames=["SentTimestamp"],
                 ReceiveRequestAttemptId=self._attempt_id,
             )
@@ -300,12 +334,8 @@ class SnsFanout:
             raise
         self._attempt_id = str(uuid4())
         self._received_at = self._clock.seconds()
-        received = response.get("Messages", ())
-        for message in received:
-            self._hear(message)
-        if received:
-            await self._forget(queue_url, [message["ReceiptHandle"] for message in received])
-        return len(received)
+        received: Sequence[dict[str, Any]] = response.get("Messages", ())
+        return received
 
     async def _forget(self, queue_url: str, handles: Sequence[str]) -> None:
         """Delete what was heard. What stays all the same comes again, and is then dropped as seen."""
@@ -340,5 +370,7 @@ class SnsFanout:
             self._missed = 0
             self.counters.received += len(news.messages)
             sent_ms = int(message.get("Attributes", {}).get("SentTimestamp", self._clock.seconds() * 1000))
-            self._observe_latency(max(0.0, self._clock.seconds() - sent_ms / 1000))
+            latency_seconds = max(0.0, self._clock.seconds() - sent_ms / 1000)
+            self._latency_seconds += _SMOOTHING * (latency_seconds - self._latency_seconds)
+            self._observe_latency(latency_seconds)
             self._deliver(news.stored())

@@ -61,7 +61,7 @@ class Hub:
     """All rooms of this instance. Runs on the reactor thread.
 
     :param encode: makes of consecutive messages the bytes that each member is given; called once per delivery.
-    :param patience_seconds: how long to wait for what is missing before it is read from the database.
+    :param patience_seconds: how long to wait now for what is missing before it is read from the database.
     :param max_tail_messages: in one room's tail; about 1 KB each, 7 KB at most.
     :param max_tails_messages: in all tails together; beyond it that room goes without that was silent for longest.
     """
@@ -74,7 +74,7 @@ class Hub:
         clock: IReactorTime,
         history: IHistory,
         encode: Callable[[Sequence[StoredMessage]], bytes],
-        patience_seconds: float = 0.0,
+        patience_seconds: Callable[[], float] = lambda: 0.0,
         max_tail_messages: int = _MAX_TAIL_MESSAGES,
         max_tails_messages: int = _MAX_TAILS_MESSAGES,
     ) -> None:
@@ -292,8 +292,8 @@ class Hub:
 
     async def _read_gap(self, room: int, state: _Room) -> None:
         try:
-            if self._patience_seconds:
-                await deferLater(self._clock, self._patience_seconds)
+            if patience_seconds := self._patience_seconds():
+                await deferLater(self._clock, patience_seconds)
             while state.last_seq < state.head:
                 head = state.head
                 try:

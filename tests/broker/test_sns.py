@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from chatflow.broker.names import Names
@@ -308,6 +309,57 @@ class TestHearingWhenCallsFail:
         assert two.fanout.counters.received == 3
         assert all(0 <= seconds <= reactor.seconds() - began + 1 for seconds in two.latencies)
         assert two.latencies
+
+
+class TestBacklog:
+    @on_reactor
+    async def test_while_more_waits_nobody_waits_for_the_deletes_of_what_was_heard(
+        self, topic: Topic, proxy: FaultProxy
+    ) -> None:
+        aws = start_aws(polls=1, sends=4)
+        deletes: list[Deferred[None]] = []
+        carry_out = aws.sqs
+
+        async def sqs(operation: str, **arguments: Any) -> dict[str, Any]:
+            if operation == "delete_message_batch" and deletes:
+                deletes.append(Deferred())
+                await deletes[-1]
+            return await carry_out(operation, **arguments)
+
+        aws.sqs = sqs  # type: ignore[method-assign]
+        one, two = await topic.start_and_hear(), await topic.start_and_hear(aws=aws)
+        await until(lambda: topic.count(two.queue) == 0, "its probe is deleted")
+        proxy.set_rules("ReceiveMessage:fail=1")
+        before = proxy.injected("ReceiveMessage", "fail")
+        await until(lambda: proxy.injected("ReceiveMessage", "fail") > before + 3, "nobody hears anything for now")
+        news = [make_stored(1, room) for room in range(1, 31)]
+        await one.fanout.publish(news)
+        assert topic.count(two.queue) == len(news)
+        deletes.append(Deferred())  # from now on they are held
+        proxy.set_rules()
+        await two.has_heard(news)
+        assert len(deletes) - 1 == 3
+        for held in deletes:
+            held.callback(None)
+        deletes.clear()
+        await until(lambda: topic.count(two.queue) == 0, "all of it is deleted in the end")
+        await two.fanout.detach()
+        await two.fanout.stop()
+        await aws.stop()
+
+    @on_reactor
+    async def test_the_longer_news_take_the_longer_they_are_waited_for_within_bounds(
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy
+    ) -> None:
+        one, two = peers
+        assert two.fanout.patience_seconds() == 0.5
+        proxy.set_rules("ReceiveMessage:fail=1")
+        news = [make_stored(1, room) for room in range(1, 31)]
+        await one.fanout.publish(news)
+        await deferLater(reactor, 1.0)
+        proxy.set_rules()
+        await two.has_heard(news)
+        assert 1.0 < two.fanout.patience_seconds() <= min(4.0, 2 * max(two.latencies))
 
 
 def entry_bytes(entry: dict[str, Any]) -> int:
