@@ -13,27 +13,16 @@ from typing import Any
 import txaio
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from chatflow.client import ChatClient, Message, State
 from chatflow.edge.frames import take_text_frames, text_frame
+from tests.support.transport import Transport
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _OPCODES = {0x88: "close", 0x89: "ping", 0x8A: "pong"}
 _MASKED_BYTES = 6
-
-
-class _Transport(StringTransport):
-    """Says when it is given up, and as the real one does not mind that nobody produces."""
-
-    aborted = False
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-
-    def abortConnection(self) -> None:
-        self.aborted = True
 
 
 class Server:
@@ -41,7 +30,7 @@ class Server:
 
     def __init__(self, factory: Any) -> None:
         self.protocol = factory.buildProtocol(None)
-        self.transport = _Transport()
+        self.transport = Transport()
         self.protocol.makeConnection(self.transport)
         self.request = self.transport.value().decode()
         self.transport.clear()

@@ -10,7 +10,6 @@ from typing import Any
 import txaio
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from chatflow.edge.connections import ChatFactory, EdgeLimits
@@ -27,6 +26,7 @@ from chatflow.rooms.presence import NoOthers, Presence
 from chatflow.rooms.resume import Resumer
 from tests.rooms.doubles import Store
 from tests.support.client import CLOSE, TEXT, client_frame, handshake, message
+from tests.support.transport import Transport
 
 _PORT = 80
 Frame = dict[str, Any]
@@ -47,24 +47,12 @@ class Queue:
         return 0
 
 
-class _Transport(StringTransport):
-    """As the real one does not mind that nobody produces."""
-
-    aborted = False
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-
 class Peer:
     """A client's end of one connection."""
 
     def __init__(self, protocol: ChatProtocol, query: str, v2: bool) -> None:
         self.protocol = protocol
-        self.transport = _Transport()
+        self.transport = Transport()
         protocol.makeConnection(self.transport)
         headers = {"Sec-WebSocket-Protocol": "chatflow.v2"} if v2 else {}
         protocol.dataReceived(handshake(_PORT, f"/chat/1{query}", headers))

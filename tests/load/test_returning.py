@@ -17,8 +17,8 @@ from chatflow.load.crew import Crew
 from chatflow.load.report import as_report, as_summary
 from chatflow.load.run import LoadRun, Outcome
 from tests.load.running import SETTINGS, Listening, faults, reactor
+from tests.load.test_faults import Vanishes
 
-_CULPRIT = 60
 _NEVER = 1000.0  # seconds: longer than any run
 
 
@@ -59,19 +59,8 @@ class Remembers(NullServer):
         super().deliver(room, frames)
 
 
-class Ends(Remembers):
-    """Ends one connection in mid-run. :param how: called with it."""
-
-    def __init__(self, reactor: Any, how: Callable[[NullConnection], None]) -> None:
-        super().__init__(reactor)
-        self._how: Callable[[NullConnection], None] | None = how
-
-    def take(self, sender: NullConnection, messages: list[bytes]) -> None:
-        if self.received >= _CULPRIT and self._how is not None:
-            self._how(sender)
-            self._how = None
-        else:
-            super().take(sender, messages)
+class Ends(Vanishes, Remembers):
+    """Ends one connection in mid-run."""
 
 
 class RefusesReturn(Ends):
