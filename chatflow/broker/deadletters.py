@@ -20,6 +20,7 @@ from zope.interface import implementer
 from chatflow.broker.aws import Aws, AwsError
 from chatflow.broker.calls import call, queue_url
 from chatflow.broker.names import Names
+from chatflow.broker.sending import MAX_ENTRIES
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms import deadletters as letters
@@ -27,7 +28,6 @@ from chatflow.rooms.deadletters import DeadLetter
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
 
-_MAX_ENTRIES = 10
 #: How long a reader keeps letters from others, should it die.
 HOLD_SECONDS = 300
 
@@ -136,7 +136,7 @@ class SqsDeadLetterBox:
             self._client,
             "receive_message",
             QueueUrl=self._url,
-            MaxNumberOfMessages=_MAX_ENTRIES,
+            MaxNumberOfMessages=MAX_ENTRIES,
             VisibilityTimeout=HOLD_SECONDS,
             WaitTimeSeconds=self.wait_seconds,
             AttributeNames=["SentTimestamp"],
@@ -146,8 +146,8 @@ class SqsDeadLetterBox:
 
     def _each(self, receipts: Sequence[str], operation: str, more: dict[str, Any]) -> None:
         failed = []
-        for begin in range(0, len(receipts), _MAX_ENTRIES):
-            part = receipts[begin : begin + _MAX_ENTRIES]
+        for begin in range(0, len(receipts), MAX_ENTRIES):
+            part = receipts[begin : begin + MAX_ENTRIES]
             entries = [{"Id": str(i), "ReceiptHandle": receipt, **more} for i, receipt in enumerate(part)]
             failed += call(self._client, operation, QueueUrl=self._url, Entries=entries).get("Failed", ())
         if failed:

@@ -24,11 +24,11 @@ from chatflow.broker.names import Names
 from chatflow.broker.news import BadNews
 from chatflow.broker.pacing import Pace
 from chatflow.broker.publishing import FanoutCounters, Publisher
+from chatflow.broker.sending import MAX_ENTRIES, is_final
 from chatflow.errors import StartupError
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.rooms.messages import StoredMessage
 
-_MAX_ENTRIES = 10
 _DELETE_TRIES = 3
 #: Deletes under way beside receives.
 _MAX_FORGETTING = 2
@@ -313,7 +313,7 @@ class SnsFanout:
             forgetting = Deferred.fromCoroutine(self._forget(queue_url, handles))
             self._forgetting.append(forgetting)
             self._outstanding.add("forgetting", forgetting)
-        is_full = len(received) == _MAX_ENTRIES
+        is_full = len(received) == MAX_ENTRIES
         while len(self._forgetting) > (_MAX_FORGETTING if is_full else 0):
             await self._forgetting.pop(0)
         return is_full or hurried
@@ -323,7 +323,7 @@ class SnsFanout:
         try:
             response = await self._aws.receive(
                 QueueUrl=queue_url,
-                MaxNumberOfMessages=_MAX_ENTRIES,
+                MaxNumberOfMessages=MAX_ENTRIES,
                 WaitTimeSeconds=min(wait_seconds, 1) if self._closing else wait_seconds,
                 AttributeNames=["SentTimestamp"],
                 ReceiveRequestAttemptId=self._attempt_id,
@@ -348,7 +348,7 @@ class SnsFanout:
             except AwsError as error:
                 self._log.warn("news were not deleted: {reason}", reason=str(error))
             else:
-                failed = {entry["Id"] for entry in response.get("Failed", ()) if not entry.get("SenderFault")}
+                failed = {entry["Id"] for entry in response.get("Failed", ()) if not is_final(entry)}
                 left = {key: handle for key, handle in left.items() if key in failed}
                 if not left:
                     return
