@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -22,7 +21,7 @@ from chatflow.client.places import Place, Places
 from chatflow.client.protocol import Connection, Rejected, open_connection
 from chatflow.client.session import Acknowledged, Broken, Event, Goodbye, Message, Presence, Reset, Session, StoredAt
 from chatflow.errors import Refused
-from chatflow.rooms.messages import decode
+from chatflow.rooms.messages import decode, iso_timestamp
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 20.0
@@ -139,12 +138,11 @@ class ChatClient:
         :raises SendFailed: the client was closed or rejected before there was an answer, or the server kept refusing.
         """
         own_id = str(uuid4())
-        timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         frame = msgspec.json.encode(
             {
                 **self._who,
                 "message": text,
-                "timestamp": timestamp,
+                "timestamp": iso_timestamp(int(self._reactor.seconds() * 1e6)),
                 "messageType": message_type,
                 "clientMessageId": own_id,
             }
