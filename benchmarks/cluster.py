@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.one_node import RUN_SECONDS, add_latencies, main_phase
 from benchmarks.results import Goal, Result
-from tests.support.cluster import Cluster, check_left_behind
-from tests.support.crowd import Crowd
-from tests.support.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
-from tests.support.load import LoadClient
-from tests.support.recount import recount
-from tests.support.waiting import eventually
+from testbed.cluster import Cluster, check_left_behind
+from testbed.crowd import Crowd
+from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
+from testbed.load import LoadClient
+from testbed.recount import recount
+from testbed.waiting import eventually
 
 _DEADLINE_SECONDS = 120.0
 _FAULTS = "*:drop=0.05,fail=0.05,delay_ms=500"

@@ -26,7 +26,7 @@ from chatflow.edge.frames import broadcast_block, take_text_frames
 from chatflow.load.wire import masked_frames
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.commit import commit_in_thread
-from chatflow.persistence.embedded import EmbeddedPostgres
+from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.identifiers import uuid7

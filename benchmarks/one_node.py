@@ -15,9 +15,9 @@ import psutil
 
 from benchmarks import load_ceiling
 from benchmarks.results import Result
-from tests.support.client import PING, PONG, RawClient, client_frame
-from tests.support.daemon import Daemon
-from tests.support.load import LoadClient
+from testbed.client import PING, PONG, RawClient, client_frame
+from testbed.daemon import Daemon
+from testbed.load import LoadClient
 
 RUN_SECONDS = 900.0
 _ROOMS = 20

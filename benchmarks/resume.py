@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.results import Result
 from benchmarks.returning import LiveTraffic, Wish, come_back, p99
-from tests.support.daemon import Daemon
+from testbed.daemon import Daemon
 
 _ROOMS = 20
 

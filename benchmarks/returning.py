@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from tests.support.client import RawClient, handshake
+from testbed.client import RawClient, handshake
 
 _RECEIVE_BYTES = 1 << 20
 _TOO_LONG_SECONDS = 120.0

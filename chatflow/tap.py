@@ -34,13 +34,13 @@ from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
-from chatflow.persistence.embedded import EmbeddedPostgres
 from chatflow.persistence.history import History
 from chatflow.persistence.instances import InstanceTable, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.presence import PresenceTable
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
+from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.pages import Pages

@@ -36,6 +36,6 @@ environment() {
     "$bin/twistd" --help >/dev/null # lets Twisted write its plugin cache once
     echo "$stamp" >"$venv/installed-$extra"
     if [ "$extra" = develop ]; then
-        echo "$stamp" >"$venv/installed-embedded" # a part of it
+        echo "$stamp" | tee "$venv/installed-testbed" >"$venv/installed-embedded" # parts of it
     fi
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.postgres import fresh_database
+from testbed.postgres import fresh_database
 
 # How long something takes on a busy machine decides nothing.
 settings.register_profile("chatflow", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

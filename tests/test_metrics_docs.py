@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.daemon import running_daemon
+from testbed.daemon import running_daemon
 from tests.support.documentation import DOCS, figures_named_in, figures_served_by
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.daemon import TWISTD, clean_environment
+from testbed.daemon import TWISTD, clean_environment
 
 _ROOT = Path(__file__).parent.parent
 # What scripts/environment.sh leaves in an environment that is complete.

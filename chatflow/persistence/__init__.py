@@ -1,4 +1,4 @@
 """PostgreSQL: the batch that numbers and stores messages, history, partitions, migrations.
 
-The only package that imports psycopg2.
+Beside :mod:`chatflow.postgres` the only package that imports psycopg2.
 """

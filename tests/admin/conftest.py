@@ -10,8 +10,8 @@ import pytest
 
 from chatflow import admin
 from chatflow.broker.names import Names
+from testbed.emulator import shared_emulator
 from tests.support.cloud import make_objects
-from tests.support.emulator import shared_emulator
 
 Run = Callable[..., str]
 

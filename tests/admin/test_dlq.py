@@ -17,10 +17,10 @@ from chatflow.broker.names import Names
 from chatflow.persistence.deadletters import keep_in_thread
 from chatflow.persistence.replay import replay
 from chatflow.rooms.envelope import Envelope
+from testbed.postgres import execute
 from tests.admin.conftest import Run
 from tests.support.chat import make_envelope, make_message
 from tests.support.cloud import shared_aws
-from tests.support.postgres import execute
 from tests.support.reactor import on_reactor, reactor
 
 Fail = Callable[..., tuple[str, str]]

@@ -16,10 +16,10 @@ from rich.console import Console
 from chatflow.admin.queues import _DEAD_LETTERS, _FANOUT, _ROOM, _health, _Limits, _oldest, _Row, _table, _Watch
 from chatflow.broker.depth import Depth
 from chatflow.broker.names import Names
+from testbed.emulator import fresh_prefix, shared_emulator
+from testbed.waiting import eventually
 from tests.admin.conftest import Run
 from tests.support.cloud import direct_client
-from tests.support.emulator import fresh_prefix, shared_emulator
-from tests.support.waiting import eventually
 
 
 def send(name: str, count: int, group: str = "1") -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chatflow.broker.names import Names
+from testbed.postgres import execute
 from tests.admin.conftest import Run
 from tests.support.cloud import direct_client
-from tests.support.postgres import execute
 
 
 def start(names: Names, url: str, server_id: str, silent_seconds: int, *, queue: bool = True) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from chatflow.broker.names import Names
+from testbed.emulator import fresh_prefix
 from tests.admin.conftest import Run
 from tests.support.cloud import direct_client
-from tests.support.emulator import fresh_prefix
 
 Fail = Callable[..., tuple[str, str]]
 

@@ -10,9 +10,9 @@ import pytest
 
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.refresh import VIEWS, refresh_in_thread
+from testbed.postgres import execute
 from tests.admin.conftest import Run
 from tests.support.chat import distinct, make_envelope, make_message
-from tests.support.postgres import execute
 
 Fail = Callable[..., tuple[str, str]]
 

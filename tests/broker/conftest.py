@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from testbed.fault_proxy import FaultProxy
 from tests.broker.room_queues import make_instances, make_queue, pair, parking
 from tests.broker.topics import peers, topic
 from tests.support.cloud import shared_aws, shared_proxy
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import LoggedFailures
 
 __all__ = ["make_instances", "make_queue", "pair", "parking", "peers", "topic"]

@@ -15,9 +15,9 @@ from chatflow.broker.pacing import Pace
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.errors import Unavailable
 from chatflow.rooms.envelope import Envelope
+from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_room_queue import envelopes
 from tests.support.cloud import direct_client, make_objects, shared_aws
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import reactor, until
 
 MakeQueue = Callable[..., SqsRoomQueue]

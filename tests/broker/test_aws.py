@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred
 
 from chatflow.broker.aws import Aws, AwsError, Clients, as_aws_error, make_clients
 from chatflow.errors import StartupError, Unavailable
-from tests.support.aws_wire import Call
+from testbed.aws_wire import Call
+from testbed.emulator import aws_environment, fresh_prefix, shared_emulator
+from testbed.fault_proxy import FaultProxy
 from tests.support.cloud import shared_aws, start_aws
-from tests.support.emulator import aws_environment, fresh_prefix, shared_emulator
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, reactor, until
 
 

@@ -11,11 +11,11 @@ from chatflow.broker.names import Names
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms import deadletters as letters
+from testbed.emulator import fresh_prefix
+from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_dead_letters import DeadLettersContract, keep_some
 from tests.support.chat import make_envelope
 from tests.support.cloud import direct_client, make_objects, shared_aws, start_aws
-from tests.support.emulator import fresh_prefix
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, reactor
 
 

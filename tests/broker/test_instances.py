@@ -15,9 +15,9 @@ from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.instances import InstanceTable
 from chatflow.rooms.interfaces import InstanceStart
+from testbed.fault_proxy import FaultProxy
+from testbed.postgres import execute
 from tests.support.cloud import direct_client, make_objects, shared_aws
-from tests.support.fault_proxy import FaultProxy
-from tests.support.postgres import execute
 from tests.support.reactor import on_reactor, reactor
 
 SILENT_SECONDS = 60.0

@@ -10,9 +10,9 @@ import pytest
 from chatflow.broker.aws import AwsError, Clients
 from chatflow.broker.names import Names
 from chatflow.broker.setup import Found, find, set_up, tear_down
+from testbed.emulator import fresh_prefix
+from testbed.fault_proxy import FaultProxy
 from tests.support.cloud import direct_client, shared_aws
-from tests.support.emulator import fresh_prefix
-from tests.support.fault_proxy import FaultProxy
 
 HIGH_THROUGHPUT = {
     "FifoQueue": "true",

@@ -15,12 +15,12 @@ from twisted.internet.task import deferLater
 from chatflow.broker.names import Names
 from chatflow.errors import StartupError, Unavailable
 from chatflow.rooms.messages import StoredMessage
+from testbed.emulator import fresh_prefix
+from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_fanout import FanoutContract
 from tests.broker.topics import Peer, Topic, reaches
 from tests.support.chat import make_message, make_stored
 from tests.support.cloud import direct_client, shared_aws, start_aws
-from tests.support.emulator import fresh_prefix
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import LoggedFailures, on_reactor, reactor, until
 
 

@@ -13,10 +13,10 @@ from chatflow.broker.attachment import attach_in_thread, topic_arn_in_thread
 from chatflow.broker.aws import Clients
 from chatflow.broker.names import Names
 from chatflow.lifecycle import Backoff
+from testbed.fault_proxy import FaultProxy
 from tests.broker.topics import Peer, Topic, reaches
 from tests.support.chat import make_stored
 from tests.support.cloud import direct_client, shared_aws
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import LoggedFailures, on_reactor, until
 
 

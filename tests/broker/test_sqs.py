@@ -12,11 +12,11 @@ from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.errors import StartupError, Unavailable
+from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_room_queue import RoomQueueContract, as_value, publish
 from tests.broker.room_queues import Instances, MakeInstances, MakeQueue, Parking, a_moment, an_empty_poll
 from tests.support.chat import make_envelope
 from tests.support.cloud import direct_client, make_objects
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, reactor, until
 
 

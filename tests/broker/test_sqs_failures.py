@@ -9,11 +9,11 @@ from unittest import mock
 import pytest
 
 from chatflow.errors import Unavailable
+from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_room_queue import envelopes, publish, texts
 from tests.broker.room_queues import Instances, MakeInstances, MakeQueue
 from tests.support.chat import make_envelope
 from tests.support.cloud import direct_client, make_objects, shared_aws, start_aws
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, until
 
 

@@ -7,10 +7,10 @@ from unittest import mock
 
 from chatflow.broker.interfaces import Delivery
 from chatflow.broker.sqs import SqsRoomQueue
+from testbed.fault_proxy import FaultProxy
 from tests.broker.room_queues import Instances, MakeInstances, a_moment
 from tests.support.chat import make_envelope
 from tests.support.cloud import shared_aws
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import on_reactor, reactor, until
 
 

@@ -12,10 +12,10 @@ from attrs import define, field
 from chatflow.broker.attachment import topic_arn_in_thread
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sns import SnsFanout
+from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_fanout import Instance
 from tests.support.chat import make_stored
 from tests.support.cloud import direct_client, make_objects, shared_aws
-from tests.support.fault_proxy import FaultProxy
 from tests.support.reactor import reactor, until
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import expect
 
+from testbed.client import ChatClient
+from testbed.daemon import Daemon, running_daemon
+from testbed.network import Network
+from testbed.postgres import fresh_database
 from tests.browser.people import Person
 from tests.support.browser import BrowserThread
-from tests.support.client import ChatClient
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.network import Network
-from tests.support.postgres import fresh_database
 
 Join = Callable[..., Person]
 

@@ -18,10 +18,10 @@ from twisted.internet.task import deferLater
 from websockets.typing import Subprotocol
 
 from chatflow.client import ChatClient, Message, Presence, Refused, Reset, SendFailed
-from tests.support.client import ChatClient as RoomClient
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.network import Network
-from tests.support.postgres import fresh_database
+from testbed.client import ChatClient as RoomClient
+from testbed.daemon import Daemon, running_daemon
+from testbed.network import Network
+from testbed.postgres import fresh_database
 from tests.support.reactor import on_reactor, reactor, until
 
 

@@ -24,8 +24,8 @@ from chatflow.rooms.interfaces import IPublish, StoredMessage
 from chatflow.rooms.pages import Pages
 from chatflow.rooms.presence import NoOthers, Presence
 from chatflow.rooms.resume import Resumer
+from testbed.client import CLOSE, TEXT, client_frame, handshake, message
 from tests.rooms.doubles import Store
-from tests.support.client import CLOSE, TEXT, client_frame, handshake, message
 from tests.support.transport import Transport
 
 _PORT = 80

@@ -20,7 +20,7 @@ from twisted.web.server import Site
 
 from chatflow.edge.operations import Gate, Operation, RequestRefused, add_operations
 from chatflow.errors import Unavailable
-from tests.support import http
+from testbed import http
 from tests.support.reactor import on_reactor, reactor, until
 
 

@@ -22,10 +22,10 @@ from twisted.python.failure import Failure
 
 from benchmarks.null_server import NullServer
 from chatflow.load.tap import Options, makeService
+from testbed.daemon import TWISTD, clean_environment
 from tests.load.running import Listening, reactor
 from tests.load.test_crew import NeverAnswers
 from tests.load.test_faults import Acks
-from tests.support.daemon import TWISTD, clean_environment
 
 _SMALL = [
     "--connections=6",

@@ -8,7 +8,7 @@ import pytest
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.audit import Acknowledged, Audit, audit_in_thread
-from tests.support.postgres import execute
+from testbed.postgres import execute
 
 
 def _id(number: int) -> uuid.UUID:

@@ -18,11 +18,11 @@ from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import always
 from chatflow.rooms.messages import Message
+from testbed.postgres import execute
+from testbed.recount import recount
+from testbed.threads import run_together
+from testbed.waiting import eventually
 from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message
-from tests.support.postgres import execute
-from tests.support.recount import recount
-from tests.support.threads import run_together
-from tests.support.waiting import eventually
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database, SessionLimits, is_refusal, is_transient
-from tests.support.postgres import execute
-from tests.support.postgres_proxy import PostgresProxy
+from testbed.postgres import execute
+from testbed.postgres_proxy import PostgresProxy
 from tests.support.reactor import on_reactor, reactor, until
 
 _NAME = "chatflow test"

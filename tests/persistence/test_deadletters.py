@@ -16,9 +16,9 @@ from chatflow.persistence.deadletters import DeadLetterRows, DeadLetterTable
 from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IDeadLetters, SetAside, Stored
+from testbed.postgres import execute
 from tests.broker.contract_dead_letters import DeadLettersContract
 from tests.support.chat import make_envelope
-from tests.support.postgres import execute
 from tests.support.reactor import on_reactor, reactor
 
 

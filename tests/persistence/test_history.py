@@ -21,9 +21,9 @@ from chatflow.persistence.history import History, heads_in_thread, messages_afte
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IHistory, Stored
 from chatflow.rooms.messages import Message, StoredMessage
+from testbed.postgres import execute
+from testbed.postgres_proxy import PostgresProxy
 from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message
-from tests.support.postgres import execute
-from tests.support.postgres_proxy import PostgresProxy
 from tests.support.reactor import on_reactor, reactor
 
 _DAY_US = 86_400_000_000

@@ -14,10 +14,10 @@ from chatflow.persistence.commit import REPEAT_HOURS, Place, commit_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.identifiers import derived_id
 from chatflow.rooms.messages import Message
+from testbed.postgres import execute
+from testbed.recount import recount
+from testbed.threads import run_together
 from tests.support.chat import NOW_US, make_envelope, make_message
-from tests.support.postgres import execute
-from tests.support.recount import recount
-from tests.support.threads import run_together
 
 _HOUR_US = 3_600_000_000
 

@@ -14,8 +14,8 @@ from chatflow.errors import Unavailable
 from chatflow.lifecycle.blocking import at_once
 from chatflow.persistence.instances import BlockingTransactions, InstanceTable, _claim_in_thread, register_now
 from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
-from tests.support.postgres import execute
-from tests.support.threads import run_together
+from testbed.postgres import execute
+from testbed.threads import run_together
 
 A = InstanceStart("a", "1", "queue-a-1")
 B = InstanceStart("b", "1", "queue-b-1")

@@ -13,8 +13,8 @@ import pytest
 
 from chatflow.errors import StartupError
 from chatflow.persistence import migrations
-from tests.support.postgres import execute
-from tests.support.threads import run_together
+from testbed.postgres import execute
+from testbed.threads import run_together
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from chatflow.persistence.history import History, page_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IPageHistory, Page
 from chatflow.rooms.messages import Message, StoredMessage, encode_broadcast
+from testbed.postgres import execute
 from tests.support.chat import legal_messages, make_envelope
-from tests.support.postgres import execute
 from tests.support.reactor import on_reactor, reactor
 
 

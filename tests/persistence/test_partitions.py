@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatflow.persistence import partitions
-from tests.support.postgres import execute
-from tests.support.threads import run_together
+from testbed.postgres import execute
+from testbed.threads import run_together
 
 TODAY = date(2026, 11, 23)
 TOMORROW = TODAY + timedelta(days=1)

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.analytics import Window
 from chatflow.rooms.archive import Place
-from tests.support.postgres import fresh_database
+from testbed.postgres import fresh_database
 
 _DAYS = [date(2026, 11, 23) + timedelta(days=number) for number in range(4)]
 _ROWS = 6000  # a day, in 500 pages; 20 rooms, 100 users, one every 14.4 s

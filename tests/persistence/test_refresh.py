@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from chatflow.errors import Unavailable
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.refresh import ADVISORY_LOCK, MIN_AGE_SECONDS, VIEWS, Refresher, refresh_in_thread
+from testbed.postgres import execute
 from tests.support.chat import make_envelope
-from tests.support.postgres import execute
 
 
 class TestTwoInstances:

@@ -14,10 +14,10 @@ from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.replay import replay, replay_in_thread
 from chatflow.rooms.envelope import Envelope
+from testbed.postgres import execute
+from testbed.threads import run_together
+from testbed.waiting import eventually
 from tests.support.chat import make_envelope, make_message
-from tests.support.postgres import execute
-from tests.support.threads import run_together
-from tests.support.waiting import eventually
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 

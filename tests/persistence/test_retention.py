@@ -20,11 +20,11 @@ from chatflow.persistence.history import first_seq_in_thread, messages_after_in_
 from chatflow.persistence.prepare import create_ahead_in_thread, drop_expired_in_thread, prepare
 from chatflow.persistence.replay import replay, replay_in_thread
 from chatflow.rooms.envelope import Envelope
+from testbed.postgres import execute, fresh_database
+from testbed.recount import recount
+from testbed.threads import run_together
+from testbed.waiting import eventually
 from tests.support.chat import NOW_US, make_envelope, make_message
-from tests.support.postgres import execute, fresh_database
-from tests.support.recount import recount
-from tests.support.threads import run_together
-from tests.support.waiting import eventually
 
 DAY_US = 86_400_000_000
 TODAY_US = NOW_US - NOW_US % DAY_US

@@ -21,11 +21,11 @@ from chatflow.persistence.writer import BatchWriter
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import IBatchWriter, IDeadLetters, Outcome, SetAside, Stored, StoredBefore
+from testbed.postgres import execute
+from testbed.postgres_proxy import PostgresProxy
+from testbed.recount import recount
 from tests.support.chat import make_envelope, make_message
-from tests.support.postgres import execute
-from tests.support.postgres_proxy import PostgresProxy
 from tests.support.reactor import on_reactor, reactor, until
-from tests.support.recount import recount
 
 _NAME = "chatflow test writer"
 _WAITING = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"

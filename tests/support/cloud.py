@@ -15,8 +15,8 @@ import boto3
 from chatflow.broker.aws import Aws
 from chatflow.broker.names import Names
 from chatflow.broker.setup import set_up
-from tests.support.emulator import aws_environment, fresh_prefix, shared_emulator
-from tests.support.fault_proxy import FaultProxy
+from testbed.emulator import aws_environment, fresh_prefix, shared_emulator
+from testbed.fault_proxy import FaultProxy
 from tests.support.reactor import reactor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.support.daemon import Daemon
+from testbed.daemon import Daemon
 
 #: Its pages, by name.
 DOCS = {path.stem: path for path in (Path(__file__).parents[2] / "docs").glob("*.rst")}

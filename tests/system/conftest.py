@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.postgres import fresh_database
+from testbed.daemon import Daemon, running_daemon
+from testbed.postgres import fresh_database
 
 
 @pytest.fixture(scope="module")

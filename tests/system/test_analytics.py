@@ -10,11 +10,11 @@ import psycopg2
 import pytest
 
 from chatflow.persistence.refresh import VIEWS
-from tests.support.client import ChatClient
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.postgres import fresh_database
-from tests.support.postgres_proxy import PostgresProxy
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.daemon import Daemon, running_daemon
+from testbed.postgres import fresh_database
+from testbed.postgres_proxy import PostgresProxy
+from testbed.waiting import eventually
 
 DAEMON_OPTIONS = ("--rooms", "20", "--refresh-views-seconds", "0")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.cluster import Cluster
-from tests.support.daemon import Daemon
-from tests.support.haproxy import HAProxy, find_haproxy
-from tests.support.load import LoadClient
-from tests.support.recount import recount
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.cluster import Cluster
+from testbed.daemon import Daemon
+from testbed.haproxy import HAProxy, find_haproxy
+from testbed.load import LoadClient
+from testbed.recount import recount
+from testbed.waiting import eventually
 
 _RUN_SECONDS = 120.0
 # What waits for somebody dead is due sooner than by default, and a stop does not wait for long polls.

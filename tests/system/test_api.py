@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.client import ChatClient, Frame
-from tests.support.daemon import Daemon
-from tests.support.waiting import eventually
+from testbed.client import ChatClient, Frame
+from testbed.daemon import Daemon
+from testbed.waiting import eventually
 
 DAEMON_OPTIONS = ("--rooms", "30")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.client import (
+from testbed.client import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -20,7 +20,7 @@ from tests.support.client import (
     kind,
     message,
 )
-from tests.support.daemon import Daemon
+from testbed.daemon import Daemon
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from threading import Thread
 
 import psycopg2
 
+from testbed.daemon import Daemon
+from testbed.emulator import shared_emulator
+from testbed.waiting import eventually
 from tests.support.cloud import make_objects
-from tests.support.daemon import Daemon
-from tests.support.emulator import shared_emulator
-from tests.support.waiting import eventually
 
 _BUSY = """
 SELECT EXISTS (SELECT FROM pg_stat_activity

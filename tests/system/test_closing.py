@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.client import CLOSE, TEXT, ChatClient, RawClient, client_frame, kind
-from tests.support.daemon import Daemon
-from tests.support.waiting import eventually
+from testbed.client import CLOSE, TEXT, ChatClient, RawClient, client_frame, kind
+from testbed.daemon import Daemon
+from testbed.waiting import eventually
 
 DAEMON_OPTIONS = ("--rooms", "1000", "--max-client-buffer-bytes", "50000000")
 

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.cluster import Cluster, check_left_behind
-from tests.support.crowd import Crowd
+from testbed.client import ChatClient
+from testbed.cluster import Cluster, check_left_behind
+from testbed.crowd import Crowd
+from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
+from testbed.http import request
+from testbed.load import LoadClient
+from testbed.recount import recount
+from testbed.waiting import eventually
 from tests.support.documentation import figures_named_in, figures_served_by
-from tests.support.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
-from tests.support.http import request
-from tests.support.load import LoadClient
-from tests.support.recount import recount
-from tests.support.waiting import eventually
 
 _RUN_SECONDS = 60.0
 _REAP_SECONDS = 5

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.daemon import clean_environment, processes_in
-from tests.support.http import request
-from tests.support.run_cluster import main
+from testbed.client import ChatClient
+from testbed.daemon import clean_environment, processes_in
+from testbed.http import request
+from testbed.run_cluster import main
 
 _OPTIONS = ("--instances", "1", "--rooms", "2", "--port", "0", "--faults", "*:delay_ms=1")
 _OF_THE_DAEMONS = ("--long-poll-seconds", "1")
@@ -26,7 +26,7 @@ _OF_THE_DAEMONS = ("--long-poll-seconds", "1")
 def test_it_says_where_and_leaves_nothing_behind(number: signal.Signals) -> None:
     with tempfile.TemporaryDirectory(prefix="chatflow-") as directory:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.run_cluster", *_OPTIONS, "--", *_OF_THE_DAEMONS],
+            [sys.executable, "-m", "testbed.run_cluster", *_OPTIONS, "--", *_OF_THE_DAEMONS],
             cwd=directory,
             env=clean_environment() | {"TMPDIR": directory, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.crowd import Crowd, check_stored, error_codes
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.recount import recount
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.crowd import Crowd, check_stored, error_codes
+from testbed.daemon import Daemon, running_daemon
+from testbed.recount import recount
+from testbed.waiting import eventually
 
 
 @pytest.fixture

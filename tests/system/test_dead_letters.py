@@ -9,12 +9,12 @@ import pytest
 
 from chatflow import admin
 from chatflow.broker.names import Names
-from tests.support.client import ChatClient
+from testbed.client import ChatClient
+from testbed.daemon import Daemon
+from testbed.emulator import shared_emulator
+from testbed.recount import recount
+from testbed.waiting import eventually
 from tests.support.cloud import direct_client, make_objects
-from tests.support.daemon import Daemon
-from tests.support.emulator import shared_emulator
-from tests.support.recount import recount
-from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.support.client import RawClient, handshake
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.http import Answer, send_request
-from tests.support.waiting import eventually
+from testbed.client import RawClient, handshake
+from testbed.daemon import Daemon, running_daemon
+from testbed.http import Answer, send_request
+from testbed.waiting import eventually
 
 
 def answer_to(daemon: Daemon, path: str = "/chat/1", **headers: str | None) -> Answer:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.client import ChatClient
-from tests.support.daemon import Daemon
-from tests.support.http import send_request
+from testbed.client import ChatClient
+from testbed.daemon import Daemon
+from testbed.http import send_request
 
 _INTEGER, _BOOLEAN, _TEXT = int, bool, str
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from tests.support.client import ChatClient
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.daemon import Daemon, running_daemon
+from testbed.waiting import eventually
 
 DAEMON_OPTIONS = ("--rooms", "1000")
 

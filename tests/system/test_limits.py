@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from chatflow.edge.site import MAX_UNREAD_ANSWERS, SPARE_CONNECTIONS
-from tests.support.client import CLOSE, PING, PONG, TEXT, ChatClient, Frame, RawClient, client_frame, kind
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.waiting import eventually
+from testbed.client import CLOSE, PING, PONG, TEXT, ChatClient, Frame, RawClient, client_frame, kind
+from testbed.daemon import Daemon, running_daemon
+from testbed.waiting import eventually
 
 _LARGE = "\N{PARTY POPPER}" * 500  # 2 KB
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.cluster import Cluster
-from tests.support.daemon import Daemon
-from tests.support.load import LoadClient
-from tests.support.postgres_proxy import PostgresProxy
-from tests.support.recount import recount
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.cluster import Cluster
+from testbed.daemon import Daemon
+from testbed.load import LoadClient
+from testbed.postgres_proxy import PostgresProxy
+from testbed.recount import recount
+from testbed.waiting import eventually
 
 _RUN_SECONDS = 90.0
 _ROOMS = 4

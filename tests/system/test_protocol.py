@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.client import (
+from testbed.client import (
     CONTINUATION,
     PING,
     PONG,
@@ -22,7 +22,7 @@ from tests.support.client import (
     kind,
     message,
 )
-from tests.support.daemon import Daemon
+from testbed.daemon import Daemon
 
 _TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from chatflow.broker.names import Names
+from testbed.daemon import Daemon
+from testbed.emulator import shared_emulator
 from tests.support.cloud import direct_client, make_objects
-from tests.support.daemon import Daemon
-from tests.support.emulator import shared_emulator
 
 DAEMON_OPTIONS = ("--rooms", "3")
 EMPTY = {"messages": "0", "notVisible": "0", "delayed": "0"}

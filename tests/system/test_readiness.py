@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.cluster import Cluster
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.cluster import Cluster
+from testbed.waiting import eventually
 
 _NO_PROBE = "PublishBatch:fail=1"
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.load import LoadClient
-from tests.support.network import Network
-from tests.support.recount import recount
+from testbed.daemon import Daemon, running_daemon
+from testbed.load import LoadClient
+from testbed.network import Network
+from testbed.recount import recount
 
 _RUN_SECONDS = 120.0
 

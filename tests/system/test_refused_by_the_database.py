@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from chatflow.rooms.envelope import decode
-from tests.support.client import ChatClient, kind
-from tests.support.daemon import running_daemon
-from tests.support.postgres import execute
-from tests.support.recount import recount
+from testbed.client import ChatClient, kind
+from testbed.daemon import running_daemon
+from testbed.postgres import execute
+from testbed.recount import recount
 
 
 def test_its_sender_is_told_it_lies_among_the_dead_letters_and_all_else_is_stored(database_url: str) -> None:

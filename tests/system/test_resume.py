@@ -10,12 +10,12 @@ from threading import Event, Thread
 
 import pytest
 
-from tests.support.client import CLOSE, TEXT, ChatClient, Frame, RawClient, handshake, kind
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.http import send_request
-from tests.support.postgres import execute, fresh_database
-from tests.support.postgres_proxy import PostgresProxy
-from tests.support.waiting import eventually
+from testbed.client import CLOSE, TEXT, ChatClient, Frame, RawClient, handshake, kind
+from testbed.daemon import Daemon, running_daemon
+from testbed.http import send_request
+from testbed.postgres import execute, fresh_database
+from testbed.postgres_proxy import PostgresProxy
+from testbed.waiting import eventually
 
 # Rooms that hold something before the daemon starts.
 _LONG, _EXPIRED, _LAGGING = 901, 902, 903

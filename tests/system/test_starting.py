@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.client import ChatClient
-from tests.support.daemon import LISTEN, Daemon, end_processes_in, processes_in, run_twistd, running_daemon
-from tests.support.http import request
-from tests.support.postgres import execute
-from tests.support.waiting import eventually
+from testbed.client import ChatClient
+from testbed.daemon import LISTEN, Daemon, end_processes_in, processes_in, run_twistd, running_daemon
+from testbed.http import request
+from testbed.postgres import execute
+from testbed.waiting import eventually
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from tests.support.client import CLOSE, ChatClient, RawClient, client_frame, kind
-from tests.support.crowd import Crowd, check_stored
-from tests.support.daemon import Daemon, running_daemon
-from tests.support.recount import recount
-from tests.support.waiting import eventually
+from testbed.client import CLOSE, ChatClient, RawClient, client_frame, kind
+from testbed.crowd import Crowd, check_stored
+from testbed.daemon import Daemon, running_daemon
+from testbed.recount import recount
+from testbed.waiting import eventually
 
 
 @pytest.fixture

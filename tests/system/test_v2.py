@@ -10,8 +10,8 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from tests.support.client import ChatClient, Frame
-from tests.support.daemon import Daemon, running_daemon
+from testbed.client import ChatClient, Frame
+from testbed.daemon import Daemon, running_daemon
 
 DAEMON_OPTIONS = ("--rooms", "1000")
 

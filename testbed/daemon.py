@@ -25,9 +25,9 @@ import psutil
 import psycopg2
 
 from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
-from tests.support.http import Answer, request
-from tests.support.postgres import execute
-from tests.support.waiting import eventually
+from testbed.http import Answer, request
+from testbed.postgres import execute
+from testbed.waiting import eventually
 
 TWISTD = Path(sysconfig.get_path("scripts")) / "twistd"
 LISTEN = "tcp:0:interface=127.0.0.1"

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.daemon import TWISTD, clean_environment
+from testbed.daemon import TWISTD, clean_environment
 
 _STOP_SECONDS = 30.0
 

@@ -1,12 +1,12 @@
 """A proxy in front of an SQS and SNS emulator that makes calls fail as networks and AWS make them fail.
 
-Run it with ``python -m tests.support.fault_proxy --to http://127.0.0.1:4566 --port 4577 --seed 7 'Send*:drop=0.05'``,
+Run it with ``python -m testbed.fault_proxy --to http://127.0.0.1:4566 --port 4577 --seed 7 'Send*:drop=0.05'``,
 or in a thread of a test::
 
     with FaultProxy(emulator.url) as proxy:
         proxy.set_rules("SendMessageBatch:drop=1,times=1")
 
-What happens to calls is in :mod:`tests.support.faults`. While it runs, ``curl URL/_faults`` shows the rules and what
+What happens to calls is in :mod:`testbed.faults`. While it runs, ``curl URL/_faults`` shows the rules and what
 they did, and ``curl -X PUT --data-binary '*:fail=0.1' URL/_faults?seed=7`` replaces them, one rule a line.
 """
 
@@ -24,8 +24,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from attrs import frozen
 
-from tests.support.aws_wire import Call
-from tests.support.faults import KINDS, Faults
+from testbed.aws_wire import Call
+from testbed.faults import KINDS, Faults
 
 _CONTROL_PATH = "/_faults"
 _MAX_HEAD_BYTES = 65_536

@@ -28,8 +28,8 @@ from urllib.parse import quote
 import psycopg2
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.persistence.cluster import PORT, Cluster
-from chatflow.persistence.unprivileged import Account, account_for, let_reach, let_read
+from chatflow.postgres.cluster import PORT, Cluster
+from chatflow.postgres.unprivileged import Account, account_for, let_reach, let_read
 
 # The address of a socket holds 104 bytes on macOS and the BSDs, 108 on Linux, the closing NUL included.
 _MAX_SOCKET_PATH_BYTES = 103

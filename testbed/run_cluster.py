@@ -1,4 +1,4 @@
-"""``scripts/cluster``: a :class:`tests.support.cluster.Cluster` for people."""
+"""``scripts/cluster``: a :class:`testbed.cluster.Cluster` for people."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from chatflow.errors import ChatFlowError
-from tests.support.cluster import Cluster
-from tests.support.faults import KINDS, Rule
-from tests.support.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
+from testbed.cluster import Cluster
+from testbed.faults import KINDS, Rule
+from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
 
 _LOOK_SECONDS = 0.5
 

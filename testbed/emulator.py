@@ -21,7 +21,7 @@ import tempfile
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.support.waiting import eventually
+from testbed.waiting import eventually
 
 _START_SECONDS = 30.0
 _START_TRIES = 5

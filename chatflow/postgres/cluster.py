@@ -1,6 +1,6 @@
 """One PostgreSQL cluster on this machine and its processes: make it, launch it, recognise it, end it.
 
-Blocking. :mod:`chatflow.persistence.embedded` decides when.
+Blocking. :mod:`chatflow.postgres.embedded` decides when.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.persistence.unprivileged import Account
+from chatflow.postgres.unprivileged import Account
 
 # psutil, which lists processes on Linux and macOS alike, is imported where it is used: it comes with the
 # wheel that has PostgreSQL, so where that is missing it may be, too.

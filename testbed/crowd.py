@@ -11,10 +11,10 @@ from typing import Self
 
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.client import ChatClient, kind
-from tests.support.daemon import Daemon
-from tests.support.recount import recount
-from tests.support.waiting import eventually
+from testbed.client import ChatClient, kind
+from testbed.daemon import Daemon
+from testbed.recount import recount
+from testbed.waiting import eventually
 
 _SECONDS = 60.0
 

@@ -22,10 +22,10 @@ import psycopg2
 import pytest
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.persistence.embedded import EmbeddedPostgres
-from chatflow.persistence.unprivileged import Account, account_for, let_read
-from tests.support.postgres import execute
-from tests.support.threads import run_together
+from chatflow.postgres.embedded import EmbeddedPostgres
+from chatflow.postgres.unprivileged import Account, account_for, let_read
+from testbed.postgres import execute
+from testbed.threads import run_together
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what is special when root starts it")
 
@@ -130,7 +130,7 @@ def permissions(path: Path) -> int:
 def start_and_be_killed(directory: Path) -> None:
     """Let another process start a server, and kill that process."""
     program = (
-        "import os, sys; from chatflow.persistence.embedded import EmbeddedPostgres;"
+        "import os, sys; from chatflow.postgres.embedded import EmbeddedPostgres;"
         "EmbeddedPostgres(sys.argv[1]).start(); os.kill(os.getpid(), 9)"
     )
     result = subprocess.run(

@@ -28,15 +28,15 @@ import boto3
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from chatflow.persistence.embedded import EmbeddedPostgres
-from tests.support.crowd import Crowd
-from tests.support.daemon import Daemon, clean_environment
-from tests.support.emulator import Emulator, aws_environment
-from tests.support.fault_proxy import FaultProxy
-from tests.support.haproxy import HAProxy
-from tests.support.postgres import execute
-from tests.support.threads import run_together
-from tests.support.waiting import eventually
+from chatflow.postgres.embedded import EmbeddedPostgres
+from testbed.crowd import Crowd
+from testbed.daemon import Daemon, clean_environment
+from testbed.emulator import Emulator, aws_environment
+from testbed.fault_proxy import FaultProxy
+from testbed.haproxy import HAProxy
+from testbed.postgres import execute
+from testbed.threads import run_together
+from testbed.waiting import eventually
 
 ADMIN = Path(sysconfig.get_path("scripts")) / "chatflow-admin"
 

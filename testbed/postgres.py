@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psycopg2
 
 from chatflow.persistence import migrations
-from chatflow.persistence.embedded import EmbeddedPostgres
+from chatflow.postgres.embedded import EmbeddedPostgres
 
 _serial = itertools.count(1)
 

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.http import request
-from tests.support.waiting import eventually
+from testbed.http import request
+from testbed.waiting import eventually
 
 HOW_TO_INSTALL = "HAProxy is not installed: apt install haproxy"
 
