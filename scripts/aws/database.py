@@ -66,7 +66,8 @@ def make() -> Resources:
             },
         },
         "DatabaseWriter": _instance("writer", 0),
-        "DatabaseReader": _instance("reader", 1),
+        # After the writer: Aurora makes the first instance of a cluster its writer.
+        "DatabaseReader": {**_instance("reader", 1), "DependsOn": "DatabaseWriter"},
     }
 
 
