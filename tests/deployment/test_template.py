@@ -31,8 +31,8 @@ from tests.support.cloud import direct_client, shared_aws
 
 _CFN_LINT = Path(sys.executable).with_name("cfn-lint")
 
-# What SQS tells beside the attributes that a queue was made with; and that it is encrypted, which AWS does with every new
-# queue, but the emulator only with those of CloudFormation.
+# What SQS tells beside the attributes that a queue was made with; and that it is encrypted: AWS does that with every
+# new queue, the emulator only with those of CloudFormation.
 _NOT_OURS = re.compile("Approximate.*|.*Timestamp|QueueArn|SqsManagedSseEnabled")
 
 
@@ -71,11 +71,9 @@ def launch_template(stacks: Stacks, stack: Stack) -> dict[str, Any]:
 class TestText:
     def test_the_linter_finds_nothing_but_a_fault_that_is_planted(self, tmp_path: Path) -> None:
         """Few rooms: each further one adds the same again, and time."""
-        wrong = render(1)
-        wrong["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["MetadataOptions"]["HttpTokens"] = (
-            "yes"
-        )
-        made = {"stack": render(2), "shared": render(5, 2), "artefacts": artefacts.render(), "wrong": wrong}
+        wrong = artefacts.render()
+        wrong["Resources"]["Bucket"]["Properties"]["VersioningConfiguration"]["Status"] = "yes"
+        made = {"stack": render(2), "artefacts": artefacts.render(), "wrong": wrong}
         for name, template in made.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(template))
         command = [_CFN_LINT, "--format", "parseable", *(f"{name}.json" for name in made)]
