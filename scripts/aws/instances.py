@@ -5,7 +5,7 @@ from __future__ import annotations
 from scripts.aws import database
 from scripts.aws.balancer import SETTLE_SECONDS
 from scripts.aws.intrinsics import Resources, Value, attribute, ref, sub, tags
-from scripts.aws.network import LISTEN_PORT, endpoint_names, subnets
+from scripts.aws.network import LISTEN_PORT, ways_out, subnets
 
 HOOK = "drain"
 
@@ -71,7 +71,7 @@ def make(*, rooms: int, room_queues: int, drain_seconds: int, room_queue_ids: li
         },
         "AutoScalingGroup": {
             "Type": "AWS::AutoScaling::AutoScalingGroup",
-            "DependsOn": [*endpoint_names(), "DatabaseWriter", "DeadLetterQueue", "FanoutTopic", *room_queue_ids],
+            "DependsOn": [*ways_out(), "DatabaseWriter", "DeadLetterQueue", "FanoutTopic", *room_queue_ids],
             "Properties": {
                 "AutoScalingGroupName": ref("AWS::StackName"),
                 "VPCZoneIdentifier": subnets("Private"),

@@ -45,9 +45,10 @@ def subnets(kind: str) -> list[Value]:
     return [ref(f"{kind}Subnet{letter}") for letter in ZONES]
 
 
-def endpoint_names() -> list[str]:
-    """The endpoints without which an instance cannot start."""
-    return [f"{name}Endpoint" for name in ("S3", *_ENDPOINTS)]
+def ways_out() -> list[str]:
+    """The endpoints and routes without which an instance cannot start."""
+    endpoints = [f"{name}Endpoint" for name in ("S3", *_ENDPOINTS)]
+    return [*endpoints, *(f"PrivateSubnet{letter}Routes" for letter in ZONES)]
 
 
 def make() -> Resources:
@@ -132,6 +133,7 @@ def _endpoints() -> Resources:
                         Principal="*",
                     )
                 ),
+                "Tags": tags("s3"),
             },
         }
     }
@@ -154,6 +156,7 @@ def _endpoints() -> Resources:
                         Condition={"StringEquals": {"aws:PrincipalAccount": ref("AWS::AccountId")}},
                     )
                 ),
+                "Tags": tags(service),
             },
         }
         if name in _MANAGEMENT_ENDPOINTS:

@@ -418,7 +418,6 @@ def test_everything_that_takes_tags_tells_whose_it_is() -> None:
         "AWS::EC2::VPCGatewayAttachment",
         "AWS::EC2::SubnetRouteTableAssociation",
         "AWS::EC2::Route",
-        "AWS::EC2::VPCEndpoint",
         "AWS::EC2::LaunchTemplate",  # by TagSpecifications
         "AWS::IAM::InstanceProfile",
         "AWS::ElasticLoadBalancingV2::Listener",
