@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from scripts.deployment.differences import Version, differences, inventory, with
 from scripts.deployment.errors import Stopped
 from scripts.deployment.group import GroupFleet, former_key
 from scripts.deployment.progress import Progress
-from scripts.deployment.releases import Bucket, key_of
+from scripts.deployment.releases import Bucket, key_of, version_of
 from scripts.deployment.roll import Patience, Roll
 from scripts.deployment.session import Session, explain
 from scripts.deployment.stack import Stack, parameters_of
 from scripts.deployment.status import as_lines, as_values, healthy
 
+_COLUMNS = 110
 _POLL_SECONDS = 5.0
 _READY_SECONDS, _LAG_SECONDS, _MAX_LAG_SECONDS = 900.0, 900.0, 60.0
 # To notice its end, to close, and to be terminated, beyond the drain itself.
@@ -76,6 +77,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 def add_shape(parser: argparse.ArgumentParser) -> None:
     """Options of what is made."""
     what = parser.add_argument_group("what is made")
+    add_archive(what)
     what.add_argument("--rooms", type=int, metavar="N", help="how many rooms (those that it has; 20)")
     what.add_argument("--room-queues", type=int, metavar="N", help="how many queues serve them (as it is; one each)")
     what.add_argument("--drain-seconds", type=int, metavar="S", help="how long an instance may drain (as it is; 60)")
@@ -85,9 +87,16 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_archive(parser: argparse._ActionsContainer) -> None:
+    """The option of those that bring a release."""
+    parser.add_argument(
+        "--archive", type=Path, metavar="FILE", help="this release, chatflow-VERSION.tar.gz, instead of this checkout's"
+    )
+
+
 def plan(arguments: argparse.Namespace, progress: Progress) -> int:
     """Say what :func:`up` would do. Reads, if it can, and changes nothing."""
-    say, version = progress.say, metadata.version("chatflow")
+    say, version = progress.say, version_of(arguments.archive)
     old, old_artefacts, uploaded, where, unknown = None, None, False, "", ""
     try:
         deployment = Deployment(Session(arguments.region, arguments.profile), arguments.stack, progress)
@@ -109,7 +118,7 @@ def plan(arguments: argparse.Namespace, progress: Progress) -> int:
     say()
     say(f"2. Release {version}: " + (
         f"is in the bucket already, as {key_of(version)}" if uploaded
-        else f"pack this checkout, its wheel and those that it needs, and upload it as {key_of(version)}"
+        else f"upload {arguments.archive or 'this checkout, packed with all that it needs,'} as {key_of(version)}"
     ))  # fmt: skip
     say()
     say(f"3. The stack {arguments.stack}" + ("" if old is not None else f", {len(new.resources)} resources"))
@@ -141,7 +150,7 @@ def up(arguments: argparse.Namespace, progress: Progress) -> int:
     deployment.artefacts.change({}, template={"TemplateBody": json.dumps(artefacts.render())})
     progress.say("2. The release")
     bucket = deployment.bucket
-    key = bucket.provide(metadata.version("chatflow"), _build)
+    key = bucket.provide(version_of(arguments.archive), arguments.archive)
     progress.say("3. The stack")
     ours = {"ArtefactBucket": bucket.name, "ReleaseKey": key}
     wanted = _wanted(arguments, old, ours)
@@ -166,7 +175,7 @@ def roll(arguments: argparse.Namespace, progress: Progress) -> int:
     elif arguments.release:
         key = deployment.bucket.require(key_of(arguments.release))
     else:
-        key = deployment.bucket.provide(metadata.version("chatflow"), _build)
+        key = deployment.bucket.provide(version_of(arguments.archive), arguments.archive)
     fleet.remember_way_back(key if arguments.rollback else "")
     if key != outputs["ReleaseKey"]:
         progress.say(f"New instances are to run {Path(key).name}")
@@ -282,13 +291,8 @@ def _settings(arguments: argparse.Namespace, template: Mapping[str, Any]) -> dic
 def _say_changes(progress: Progress, old: Version | None, new: Version) -> None:
     lines = inventory(new.template) if old is None else differences(old, new)
     for line in lines or ["no difference"]:
-        progress.say(f"   {line}")
-
-
-def _build(directory: Path) -> Path:
-    from scripts.aws import release
-
-    return release.build(directory)
+        for part in textwrap.wrap(line, _COLUMNS, subsequent_indent="     ", break_long_words=False):
+            progress.say(f"   {part}")
 
 
 def _confirm(name: str, yes: str | None) -> None:

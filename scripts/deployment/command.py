@@ -100,6 +100,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     which = roll.add_mutually_exclusive_group()
     which.add_argument("--wheel", type=Path, metavar="FILE", help="with --local: this wheel instead of the checkout")
     which.add_argument("--release", metavar="VERSION", help="on AWS: one that is in the bucket (this checkout's)")
+    aws.add_archive(which)
     which.add_argument("--rollback", action="store_true", help="back to the release that ran before")
     roll.add_argument("--max-lag-seconds", type=_seconds, metavar="S", help=manual.MAX_LAG)
     roll.add_argument("--ready-seconds", type=_seconds, metavar="S", help=manual.READY)
@@ -119,8 +120,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, optio
         return
     if arguments.wheel and not local:
         parser.error("--wheel is for --local; on AWS the release is packed from the checkout, or named by --release")
-    if arguments.release and local:
-        parser.error("--release is for AWS; with --local say --wheel")
+    if (arguments.release or arguments.archive) and local:
+        parser.error("--release and --archive are for AWS; with --local say --wheel")
     if arguments.rollback and options is not None:
         parser.error("--rollback brings back the former options, too: leave out those behind --")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from attrs import define
@@ -76,20 +76,21 @@ class Stack:
                 "it can only be deleted and made again: scripts/deploy down, then scripts/deploy up",
             )
         had = parameters_of(found) if found is not None else {}
-        kept: list[dict[str, Any]] = [
-            {"ParameterKey": key, "UsePreviousValue": True} for key in had if key not in parameters
-        ]
+        kept = had.keys() - parameters.keys()
         if template is not None:
-            declared = self._declared(template)
-            kept = [each for each in kept if each["ParameterKey"] in declared]
-        given = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+            kept &= self._declared(template)
+        given: list[dict[str, Any]] = [{"ParameterKey": key, "UsePreviousValue": True} for key in sorted(kept)]
+        given += [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
+        more: dict[str, Any] = dict(template) if template is not None else {"UsePreviousTemplate": True}
+        if found is None:
+            more["ImportExistingResources"] = True  # dead letters outlive their stack
         change_set = self.cloudformation.create_change_set(
             StackName=self.name,
             ChangeSetName=f"deploy-{uuid.uuid4().hex}",
             ChangeSetType="CREATE" if found is None else "UPDATE",
-            Parameters=[*given, *kept],
+            Parameters=given,
             Capabilities=["CAPABILITY_IAM"],
-            **(template or {"UsePreviousTemplate": True}),
+            **more,
         )["Id"]
         changes = self._changes(change_set)
         if changes is None:
@@ -105,7 +106,7 @@ class Stack:
                 f"this would delete or replace what holds data: {', '.join(lost)}",
                 "nothing was changed. If that is what you want, and it is empty or saved: --replace-data",
             )
-        before = set(self._events())
+        before = self._known()
         self.cloudformation.execute_change_set(ChangeSetName=change_set, StackName=self.name)
         self._follow(before, self.name)
         return True
@@ -115,7 +116,7 @@ class Stack:
         found = self.describe()
         if found is not None and found["StackStatus"].endswith("_IN_PROGRESS"):
             self.progress.say(f"  {self.name}: {found['StackStatus']}, waiting for its end")
-            self._follow(set(self._events()), found["StackId"], may_fail=True)
+            self._follow(self._known(), found["StackId"], may_fail=True)
 
     def delete(self) -> None:
         """Delete it; blocks until that is done.
@@ -126,7 +127,7 @@ class Stack:
         if found is None:
             return
         stack_id = found["StackId"]
-        before = set(self._events(stack_id))
+        before = self._known(stack_id)
         self.cloudformation.delete_stack(StackName=stack_id)
         self._follow(before, stack_id)
 
@@ -174,10 +175,8 @@ class Stack:
         with self.progress.step(self.name, "CloudFormation") as step:
             while True:
                 status = self._status(name)
-                for key, event in self._events(name).items():
-                    if key in seen:
-                        continue
-                    seen.add(key)
+                for event in self._events(name, seen):
+                    seen.add(event["EventId"])
                     line = f"{event['LogicalResourceId']} ({event['ResourceType']}) {event['ResourceStatus']}"
                     if event["ResourceStatus"].endswith("_FAILED"):
                         reasons.append(f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}")
@@ -199,15 +198,27 @@ class Stack:
                 return "DELETE_COMPLETE"
             raise
 
-    def _events(self, name: str = "") -> dict[str, dict[str, Any]]:
-        """The newest hundred or so, oldest first."""
+    def _events(self, name: str = "", since: Container[str] = ()) -> list[dict[str, Any]]:
+        """The newest, oldest first.
+
+        :param since: ids of those that are known; without any only the last hundred or so are given.
+        """
+        found: list[dict[str, Any]] = []
+        pages = self.cloudformation.get_paginator("describe_stack_events").paginate(StackName=name or self.name)
         try:
-            found = self.cloudformation.describe_stack_events(StackName=name or self.name)["StackEvents"]
+            for page in pages:
+                fresh = [event for event in page["StackEvents"] if event["EventId"] not in since]
+                found += fresh
+                if not since or len(fresh) < len(page["StackEvents"]):
+                    break
         except ClientError as error:
-            if "does not exist" in error.response["Error"].get("Message", ""):
-                return {}
-            raise
-        return {event["EventId"]: event for event in reversed(found)}
+            if "does not exist" not in error.response["Error"].get("Message", ""):
+                raise
+        return found[::-1]
+
+    def _known(self, name: str = "") -> set[str]:
+        # Never empty, so that "since" means something.
+        return {"", *(event["EventId"] for event in self._events(name))}
 
 
 def parameters_of(stack: Mapping[str, Any]) -> dict[str, str]:
