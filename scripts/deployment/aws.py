@@ -142,10 +142,10 @@ def plan(arguments: argparse.Namespace, progress: Progress) -> int:
 
 def up(arguments: argparse.Namespace, progress: Progress) -> int:
     """Make it so."""
+    _wanted(arguments, None, {})  # what is wrong with it is told before AWS is asked
     deployment = Deployment(Session(arguments.region, arguments.profile), arguments.stack, progress)
     progress.say(f"Stack {arguments.stack} in {deployment.session.check()}")
     old = deployment.stack.version()
-    _wanted(arguments, old, {})  # what is wrong with it is told before anything is made
     progress.say("1. The bucket of releases")
     deployment.artefacts.change({}, template={"TemplateBody": json.dumps(artefacts.render())})
     progress.say("2. The release")

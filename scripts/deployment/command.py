@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,6 @@ def main(words: Sequence[str]) -> int:
     """
     arguments = _parse(words)
     progress = Progress(Console(), time.monotonic)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status: int = arguments.run(arguments, progress)
     except Stopped as stopped:

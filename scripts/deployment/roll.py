@@ -59,8 +59,14 @@ class Roll:
         :return: how many instances were given the release.
         :raises Stopped: an instance does not get on. It is left as it is; the others serve.
         """
+        outdated = {one.name for one in self.fleet.instances() if not one.current}
         while (found := self._next()) is not None:
             take, instance = found
+            if not instance.current and instance.name not in outdated:
+                raise Stopped(
+                    f"{instance.name} is new, and yet it runs {instance.release}, not what all are to run",
+                    "is somebody else changing it? Look: scripts/deploy status",
+                )
             take(self, instance)
         self._await_lag()
         return len(self._touched)

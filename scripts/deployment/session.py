@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import boto3
@@ -44,11 +45,15 @@ class Session:
     """Clients of AWS' services, made when they are first needed.
 
     :param region: None for what boto3 finds: ``AWS_REGION``, the profile. :param profile: likewise.
-    :raises botocore.exceptions.BotoCoreError: there is no such profile.
+    :raises botocore.exceptions.BotoCoreError: there is no such profile, or no region.
     """
 
     def __init__(self, region: str | None = None, profile: str | None = None) -> None:
+        # boto3 itself knows AWS_DEFAULT_REGION only, unlike all other programs.
+        region = region or os.environ.get("AWS_REGION") or None
         self._session = boto3.session.Session(region_name=region, profile_name=profile)
+        if self._session.region_name is None:
+            raise exceptions.NoRegionError  # some services would go on without
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
@@ -79,7 +84,7 @@ def explain(error: exceptions.BotoCoreError | exceptions.ClientError) -> Stopped
         return Stopped("no credentials for AWS were found", _LOG_IN)
     if isinstance(error, (exceptions.TokenRetrievalError, exceptions.SSOError, exceptions.CredentialRetrievalError)):
         return Stopped(f"the credentials for AWS cannot be had: {error}", _LOG_IN)
-    if isinstance(error, exceptions.HTTPClientError):
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
         return Stopped(
             f"AWS cannot be reached: {error}",
             "mend the network, or the endpoint if one is set; then repeat the command",

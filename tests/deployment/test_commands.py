@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -19,9 +17,9 @@ from scripts.deployment.errors import Stopped
 from scripts.deployment.progress import Progress
 from scripts.deployment.releases import Bucket
 from scripts.deployment.stack import Stack
-from testbed.daemon import clean_environment
 from testbed.emulator import Emulator, aws_environment
 from testbed.stack import SERVICES, Stacks, emulable
+from tests.deployment.running import deploy
 
 _KEY = "releases/chatflow-0.3.0.tar.gz"
 
@@ -42,20 +40,14 @@ class Account:
         self.stacks = Stacks(emulator)
         self.said = io.StringIO()
         self.progress = Progress(Console(file=self.said, width=200), time.monotonic)
-        self._environment = clean_environment() | aws_environment(emulator.url)
+        self._environment = aws_environment(emulator.url)
 
     def stack(self, name: str) -> Stack:
         return Stack(self.stacks.client("cloudformation"), name, self.progress, time.sleep)
 
     def deploy(self, *words: str, status: int = 0) -> str:
-        ended = subprocess.run(
-            [sys.executable, "-m", "scripts.deployment", *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        """What it says on both streams, once it has ended with that status."""
+        ended = deploy(*words, environment=self._environment)
         assert ended.returncode == status, ended.stdout + ended.stderr
         return ended.stdout + ended.stderr
 

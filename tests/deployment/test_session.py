@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Mapping
-
 import pytest
 from botocore import exceptions
 
 from scripts.deployment.session import explain
-from testbed.daemon import clean_environment
-
-
-def deploy(*words: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """``scripts/deploy`` where nothing is found that is not given."""
-    alone = {name: value for name, value in clean_environment().items() if not name.startswith("AWS_")}
-    nothing = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.deployment", *words],
-        env={**alone, **nothing, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
+from tests.deployment.running import deploy
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
