@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, GCCollector, Histogram, Process
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from twisted.internet.interfaces import IReactorTime
 
 from chatflow.broker.consumer import Consumer
 from chatflow.edge.connections import ChatFactory
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
 from chatflow.persistence.writer import BatchWriter
 from chatflow.readings import Reading
@@ -88,7 +88,7 @@ class Instance:
     def __init__(
         self,
         *,
-        clock: IReactorTime,
+        now: WallTime,
         server_id: str,
         edge: ChatFactory,
         ingress: Ingress,
@@ -100,7 +100,7 @@ class Instance:
         databases: Iterable[Database],
         hears: Callable[[], bool],
     ) -> None:
-        self._clock = clock
+        self._now = now
         self._server_id = server_id
         self._edge = edge
         self._ingress = ingress
@@ -216,7 +216,7 @@ class Instance:
         ]
 
     def _who(self) -> dict[str, object]:
-        return {"serverId": self._server_id, "timestamp": int(self._clock.seconds() * 1000)}
+        return {"serverId": self._server_id, "timestamp": int(self._now() * 1000)}
 
     def _retries(self) -> int:
         return sum(database.retries for database in self._databases)

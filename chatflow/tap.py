@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
+from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
 from chatflow.lifecycle.step import Step
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
@@ -70,8 +72,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
+
+        make_monotonic(reactor)
     config: Config = options.config
     metrics = Metrics()
+    now = StampClock(reactor, time.time)
 
     # PostgreSQL: one connection commits, the others read.
     postgres = EmbeddedPostgres(config.data_dir) if config.database == "embedded" else None
@@ -94,7 +99,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=lambda: broker.patience_seconds(),
     )
     if config.broker == "sqs":
-        broker = _one_of_many(config, reactor, metrics, hub, commits, database("beats", 1))
+        broker = _one_of_many(config, reactor, now, metrics, hub, commits, database("beats", 1))
     else:
         broker = _alone(config, commits)
     writer = BatchWriter(
@@ -108,6 +113,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     consumer = Consumer(clock=reactor, queue=broker.queue, writer=writer, hub=hub, fanout=broker.fanout)
     ingress = Ingress(
         clock=reactor,
+        now=now,
         queue=broker.queue,
         server_id=config.server_id,
         max_pending_messages=config.max_pending_messages,
@@ -119,6 +125,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     stored = StoredTracker(clock=reactor, hub=hub, places=history.places)
     edge = ChatFactory(
         clock=reactor,
+        now=now,
         rooms=config.rooms,
         server_id=config.server_id,
         ingress=ingress,
@@ -140,7 +147,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         return Step(each.start, each.stop)
 
     instance = Instance(
-        clock=reactor,
+        now=now,
         server_id=config.server_id,
         edge=edge,
         ingress=ingress,
@@ -185,7 +192,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             migrate=postgres is not None,
             rooms=config.rooms,
             ahead_days=config.partitions_ahead_days,
-            seconds=reactor.seconds,
+            seconds=time.time,
         )
         for room, seq in heads.items():
             hub.start_at(room, seq)
@@ -250,7 +257,7 @@ def _alone(config: Config, commits: Database) -> Broker:
 
 
 def _one_of_many(
-    config: Config, reactor: Any, metrics: Metrics, hub: Hub, commits: Database, beats: Database
+    config: Config, reactor: Any, now: WallTime, metrics: Metrics, hub: Hub, commits: Database, beats: Database
 ) -> Broker:
     """Room queues and dead letters on SQS, fan-out through SNS, instances in a table.
 
@@ -279,9 +286,10 @@ def _one_of_many(
         observe=pace.observe,
         on_failure=pace.failed,
     )
-    dead_letters = SqsDeadLetters(clock=reactor, aws=aws, names=names)
+    dead_letters = SqsDeadLetters(clock=reactor, now=now, aws=aws, names=names)
     queue = SqsRoomQueue(
         clock=reactor,
+        now=now,
         aws=aws,
         names=names,
         pace=pace,
@@ -306,6 +314,7 @@ def _one_of_many(
     )
     fanout = SnsFanout(
         clock=reactor,
+        now=now,
         aws=aws,
         names=names,
         pace=pace,
@@ -336,7 +345,7 @@ def _one_of_many(
         fanout=fanout,
         dead_letters=dead_letters,
         depths=SqsDepths(clock=reactor, calls=aws, names=names, urls=queue.urls),
-        presence=PresenceTable(beats, config.server_id, f"{int(reactor.seconds() * 1000):x}"),
+        presence=PresenceTable(beats, config.server_id, f"{int(now() * 1000):x}"),
         parts=[
             ("beats' connection", Step(beats.start, beats.stop)),
             ("AWS calls", Step(aws.start, aws.stop)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from attrs import define
 from twisted.internet.defer import Deferred, succeed
@@ -20,7 +21,6 @@ from chatflow.broker.interfaces import Calls
 from chatflow.broker.news import News
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Outstanding
-from chatflow.rooms.identifiers import uuid7
 from chatflow.rooms.messages import StoredMessage
 
 _MAX_ENTRIES = 10
@@ -131,7 +131,7 @@ class Publisher:
             "Id": entry_id,
             "Message": body,
             "MessageGroupId": group,
-            "MessageDeduplicationId": uuid7(int(self._clock.seconds() * 1000)),
+            "MessageDeduplicationId": str(uuid4()),
             "MessageAttributes": {FROM: {"DataType": "String", "StringValue": sender}},
         }
 
@@ -164,5 +164,4 @@ class Publisher:
         return len(left)
 
     def _is_quiet(self) -> bool:
-        # Never longer than that, even if the clock was set back meanwhile.
-        return self._failing and 0 < self._quiet_until - self._clock.seconds() <= _QUIET_SECONDS
+        return self._failing and self._clock.seconds() < self._quiet_until

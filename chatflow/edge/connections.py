@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from chatflow.edge import v2
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, CLOSE_RESTART, ChatProtocol
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.presence import Presence
@@ -56,6 +57,7 @@ class EdgeCounters:
 class ChatFactory(WebSocketServerFactory):
     """Makes the protocols and knows those that are open.
 
+    :param now: for the stamps of errors.
     :param rooms: rooms are numbered from 1 to this.
     """
 
@@ -66,6 +68,7 @@ class ChatFactory(WebSocketServerFactory):
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         rooms: int,
         server_id: str,
         ingress: Ingress,
@@ -78,6 +81,7 @@ class ChatFactory(WebSocketServerFactory):
     ) -> None:
         super().__init__(server="ChatFlow", reactor=clock)
         self.clock = clock
+        self.now = now
         self.rooms = rooms
         self.ingress = ingress
         self.hub = hub

@@ -336,7 +336,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _error(self, refused: Refused) -> None:
         if self.state == self.STATE_OPEN:
-            self._write(text_frame(encode_error(refused, int(self.factory.clock.seconds() * 1e6))))
+            self._write(text_frame(encode_error(refused, int(self.factory.now() * 1e6))))
 
     def _write(self, frames: bytes) -> None:
         if self.state != self.STATE_OPEN:

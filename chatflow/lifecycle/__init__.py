@@ -3,6 +3,7 @@
 - :mod:`~chatflow.lifecycle.services`: services that start in order and stop in reverse order, one by one
 - :mod:`~chatflow.lifecycle.process`: the service that twistd runs: signals, exit status, failures in one line
 - :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts
+- :mod:`~chatflow.lifecycle.clocks`: which clock is for what; the reactor's made monotonic
 - :mod:`~chatflow.lifecycle.threads`: threads of one's own
 """
 

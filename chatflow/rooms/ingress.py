@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from chatflow.errors import NotStored, Refused, Unavailable
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.interfaces import Accepted, IPublish, ISender
@@ -39,14 +40,18 @@ class _Room:
 class Ingress:
     """Where accepted messages enter. All of it runs on the reactor thread.
 
+    :param now: for stamps and identifiers.
     :param queue: where envelopes go.
     :param max_pending_messages: accepted but unanswered messages; beyond them clients are refused (``overloaded``).
     """
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, queue: IPublish, server_id: str, max_pending_messages: int) -> None:
+    def __init__(
+        self, *, clock: IReactorTime, now: WallTime, queue: IPublish, server_id: str, max_pending_messages: int
+    ) -> None:
         self._clock = clock
+        self._now = now
         self._queue = queue
         self._server_id = server_id
         self._max_pending = max_pending_messages
@@ -68,7 +73,7 @@ class Ingress:
             raise Refused("draining", _DRAINING)
         if self.pending >= self._max_pending:
             raise Refused("overloaded", _OVERLOADED)
-        now = self._clock.seconds()
+        now = self._now()
         user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
             # A message that its client may repeat has the same id each time, whichever instance it reaches.
@@ -128,7 +133,7 @@ class Ingress:
         state.gathering = None
 
     async def _publish(self, room: int, batch: Sequence[tuple[ISender, Accepted]]) -> None:
-        milliseconds = int(self._clock.seconds() * 1e3)
+        milliseconds = int(self._now() * 1e3)
         envelope = Envelope(
             uuid7(milliseconds), room, self._server_id, tuple(accepted.message for _, accepted in batch)
         )
