@@ -99,6 +99,7 @@ class Instance:
         writer: BatchWriter,
         databases: Iterable[Database],
         hears: Callable[[], bool],
+        clock_is_wrong: Callable[[], bool],
     ) -> None:
         self._now = now
         self._server_id = server_id
@@ -111,14 +112,16 @@ class Instance:
         self._writer = writer
         self._databases = tuple(databases)
         self._hears = hears
+        self._clock_is_wrong = clock_is_wrong
         self.started = False
 
     def ready(self) -> bool:
-        """Whether a load balancer should send clients here: it hears the other instances, and is not stopping.
+        """Whether a load balancer should send clients here: it hears the other instances, its clock is right, and
+        it is not stopping.
 
         The database's state is not part of it: a failover must not take every instance out at once.
         """
-        return self.started and self._hears() and not self._edge.draining
+        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.draining
 
     def health(self) -> dict[str, object]:
         """``/health`` in the reference's shape."""

@@ -16,7 +16,7 @@ from chatflow.broker.consumer import Consumer
 from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
-from chatflow.drain import Drain
+from chatflow.drain import Drain, WrongClock
 from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
@@ -34,6 +34,7 @@ from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
+from chatflow.persistence.clock import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
@@ -50,7 +51,7 @@ from chatflow.rooms.presence import BEAT_SECONDS, NoOthers, Presence
 from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
-_COMPARE_SECONDS = 10.0
+_HEADS_SECONDS = 10.0
 _BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
 _NEWS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 
@@ -89,6 +90,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     commits = database("writer", 1)
     reads = database("reader", config.database_connections)
+    watch = ClockWatch(
+        seconds=reactor.seconds,
+        database=reads,
+        stamps=now,
+        on_wrong=lambda: wrong_clock.begin(),
+        on_right=lambda: wrong_clock.end(),
+    )
 
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
     history = History(reads, text_frame)
@@ -99,7 +107,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=lambda: broker.patience_seconds(),
     )
     if config.broker == "sqs":
-        broker = _one_of_many(config, reactor, now, metrics, hub, commits, database("beats", 1))
+        broker = _one_of_many(config, reactor, now, watch, metrics, hub, commits, database("beats", 1))
     else:
         broker = _alone(config, commits)
     writer = BatchWriter(
@@ -158,8 +166,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         writer=writer,
         databases=(commits, reads),
         hears=broker.hears,
+        clock_is_wrong=lambda: now.is_wrong,
     )
-    metrics.add([*instance.readings(), *broker.readings()], hub)
+    wrong_clock = WrongClock(clock=reactor, ingress=ingress, edge=edge, has_others=config.broker == "sqs")
+    metrics.add([*instance.readings(), *watch.readings(), *broker.readings()], hub)
     report = QueueReport(broker.depths, config.rooms)
     api = Api(rooms=config.rooms, archive=Archive(reads), presence=presence)
     refresher = Refresher(
@@ -192,7 +202,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             migrate=postgres is not None,
             rooms=config.rooms,
             ahead_days=config.partitions_ahead_days,
-            seconds=time.time,
+            now=time.time,
         )
         for room, seq in heads.items():
             hub.start_at(room, seq)
@@ -202,7 +212,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             broker.missed()
 
     def keep_partitions() -> Any:
-        return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days)
+        return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days, watch.may_drop)
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     service = TopService(reactor, deadline_seconds=config.drain_seconds)
@@ -215,6 +225,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("writer's connection", Step(commits.start, commits.stop))
     for name, part in broker.parts:
         service.add(name, part)
+    service.add("clocks", Repeating(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True))
     service.add("batch writer", Step(stop=writer.stop))
     service.add("consumer", Step(consumer.start, consumer.stop))
     for name, part in broker.listeners:
@@ -223,7 +234,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if config.refresh_views_seconds:
         service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
     service.add("refresh of views", Step(stop=refresher.stop))
-    service.add("comparison", Repeating(reactor, "comparison of heads", _COMPARE_SECONDS, compare))
+    service.add("comparison", Repeating(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
     service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
@@ -257,7 +268,14 @@ def _alone(config: Config, commits: Database) -> Broker:
 
 
 def _one_of_many(
-    config: Config, reactor: Any, now: WallTime, metrics: Metrics, hub: Hub, commits: Database, beats: Database
+    config: Config,
+    reactor: Any,
+    now: WallTime,
+    watch: ClockWatch,
+    metrics: Metrics,
+    hub: Hub,
+    commits: Database,
+    beats: Database,
 ) -> Broker:
     """Room queues and dead letters on SQS, fan-out through SNS, instances in a table.
 
@@ -311,6 +329,7 @@ def _one_of_many(
         table=table,
         instances=instances,
         silent_seconds=config.reap_after_seconds,
+        is_steady=watch.is_steady,
     )
     fanout = SnsFanout(
         clock=reactor,

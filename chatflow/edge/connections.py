@@ -153,15 +153,19 @@ class ChatFactory(WebSocketServerFactory):
         for protocol in tuple(self.protocols):
             protocol.stop_reading()
 
-    async def close_all(self) -> None:
-        """Close every connection with 1012, in slices; done when all are gone. Silent ones are dropped by Autobahn."""
+    async def send_away(self, reason: str) -> None:
+        """Ask everyone who is here now to come back, elsewhere if there is a choice: close with 1012, in slices."""
         waiting = list(self.protocols)
         size = max(1, -(-len(waiting) // _DRAIN_SLICES))
         for begin in range(0, len(waiting), size):
             for protocol in waiting[begin : begin + size]:
                 protocol.say_goodbye(randint(v2.MIN_RETRY_AFTER_MS, v2.MAX_RETRY_AFTER_MS))
-                protocol.leave(CLOSE_RESTART, "the server restarts: reconnect and resume")
+                protocol.leave(CLOSE_RESTART, reason)
             await deferLater(self.clock, _DRAIN_PAUSE_SECONDS)
+
+    async def close_all(self) -> None:
+        """Close every connection; done when all are gone. Silent ones are dropped by Autobahn."""
+        await self.send_away("the server restarts: reconnect and resume")
         if self.protocols:
             empty: Deferred[None] = Deferred()
             self._empty.append(empty)

@@ -55,15 +55,61 @@ def make_monotonic(reactor: Any) -> Any:
 
 
 class StampClock:
-    """The time of day as it was when this was made, carried on by the clock of durations: a :data:`WallTime`.
+    """The database's time of day, carried on by the clock of durations: a :data:`WallTime`.
+
+    Until it is compared with the database for the first time, this machine's instead. So a clock that is set, here or
+    there, moves no stamp before a comparison has said which of them is to be believed; and the instances of a cluster
+    stamp by one clock.
 
     :param clock: the reactor, whose clock does not jump.
     :param wall: the machine's time of day, ``time.time``.
+    :ivar is_wrong: the machine's clock differs from the database's, which goes on as it did before.
+    :ivar off_seconds: by how much the machine's clock was ahead of the database's, by the last comparison.
+    :ivar jumps: how often a comparison found that a clock had been set, here or there.
     """
+
+    #: Clocks that are closer than this agree.
+    MAX_APART_SECONDS = 300.0
+    #: Stamps do not follow what may be the time that a question to the database takes.
+    _TOLERANCE_SECONDS = 1.0
+    #: A clock that is this far from where it was to be expected has been set.
+    _JUMP_SECONDS = 10.0
 
     def __init__(self, clock: IReactorTime, wall: WallTime) -> None:
         self._seconds = clock.seconds
+        self._wall = wall
         self._offset = wall() - clock.seconds()
+        self._here, self._there = self._offset, self._offset
+        self._steady_since = clock.seconds()
+        self.is_wrong = False
+        self.off_seconds = 0.0
+        self.jumps = 0
 
     def __call__(self) -> float:
         return self._seconds() + self._offset
+
+    def steady_seconds(self) -> float:
+        """For how long, by the clock of durations, no clock has jumped and both have agreed."""
+        return self._seconds() - self._steady_since
+
+    def compare(self, there: float, at_seconds: float) -> None:
+        """Judge both clocks.
+
+        Of two that differ the one that has jumped is wrong; if neither has, or both have, it is this machine's. Two
+        that agree are right.
+
+        :param there: the database's time of day at ``at_seconds`` of the clock of durations.
+        """
+        here_offset, there_offset = self._wall() - self._seconds(), there - at_seconds
+        self.off_seconds = here_offset - there_offset
+        agree = abs(self.off_seconds) <= self.MAX_APART_SECONDS
+        here_stayed = abs(here_offset - self._offset) <= self.MAX_APART_SECONDS
+        there_stayed = abs(there_offset - self._offset) <= self.MAX_APART_SECONDS
+        self.is_wrong = not agree and (there_stayed or not here_stayed)
+        has_jumped = max(abs(here_offset - self._here), abs(there_offset - self._there)) > self._JUMP_SECONDS
+        self._here, self._there = here_offset, there_offset
+        self.jumps += has_jumped
+        if has_jumped or not agree:
+            self._steady_since = self._seconds()
+        if (agree or there_stayed) and abs(there_offset - self._offset) > self._TOLERANCE_SECONDS:
+            self._offset = there_offset

@@ -246,8 +246,8 @@ class TestTheClock:
     ) -> None:
         ((now,),) = execute(database_url, "SELECT extract(epoch FROM now())::float8")
         with pytest.raises(StartupError, match=r"20\d\d-.* UTC here and 20\d\d-.* UTC on the database server"):
-            prepare(database_url, migrate=False, rooms=1, ahead_days=1, seconds=lambda: now + apart_seconds)
-        assert prepare(database_url, migrate=False, rooms=1, ahead_days=1, seconds=lambda: now + 60) == {}
+            prepare(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: now + apart_seconds)
+        assert prepare(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: now + 60) == {}
 
 
 def test_a_database_from_before_begins_behind_the_last_hole(empty_database_url: str) -> None:
