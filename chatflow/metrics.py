@@ -210,6 +210,7 @@ class Instance:
             Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
             Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
             Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),
+            Reading("chatflow_rooms_set_back", "Their seqs are given anew", lambda: hub.rooms_set_back, counter),
             Reading("chatflow_resumes", "Connections that asked for history", lambda: self._resumer.resumes, counter),
             Reading("chatflow_resuming", "Connections that are given history", lambda: self._resumer.resuming, gauge),
             Reading("chatflow_pages_read", "Pages of history read", lambda: self._pages.read, counter),

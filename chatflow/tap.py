@@ -51,7 +51,7 @@ from chatflow.rooms.presence import BEAT_SECONDS, NoOthers, Presence
 from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
-_HEADS_SECONDS = 10.0
+_HEADS_SECONDS = 5.0
 _BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
 _NEWS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 
@@ -149,6 +149,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         ),
         ping_interval_seconds=config.ping_interval_seconds,
     )
+
+    def set_back(room: int, first: int) -> None:
+        pages.forget(room)
+        edge.set_back(room, first)
+
+    hub.on_set_back = set_back
 
     def rounds(interval_seconds: float, visit: Callable[[ChatProtocol], object]) -> Step:
         each = Rounds(clock=reactor, factory=edge, interval_seconds=interval_seconds, visit=visit)

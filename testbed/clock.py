@@ -13,9 +13,6 @@ from pathlib import Path
 
 HOW_TO_INSTALL = "libfaketime is not installed: apt install faketime"
 
-#: A process looks at the file again after so long.
-NOTICED_SECONDS = 1.0
-
 
 def find_libfaketime() -> Path | None:
     """The library to preload, if there is one."""
@@ -40,11 +37,11 @@ class SteppedClock:
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_CACHE_DURATION": f"{NOTICED_SECONDS:.0f}",
+            "FAKETIME_NO_CACHE": "1",  # or some processes would notice later than others, as no clock does
         }
 
     def set(self, seconds: float) -> None:
-        """So far ahead of the machine's clock, or behind it; noticed within :data:`NOTICED_SECONDS`."""
+        """So far ahead of the machine's clock, or behind it, from now on."""
         written = self._file.with_suffix(".new")
         written.write_text(f"{seconds:+.0f}\n")
         written.chmod(0o644)

@@ -147,6 +147,11 @@ class ChatFactory(WebSocketServerFactory):
             for deferred in waiting:
                 deferred.callback(None)
 
+    def set_back(self, room: int, first: int) -> None:
+        """A room has other messages from ``first`` on: tell everyone who is in it."""
+        for protocol in tuple(self.protocols):
+            protocol.set_back(room, first)
+
     def stop_reading(self) -> None:
         """Take no more connections, and leave what clients still send in their sockets."""
         self.draining = True
