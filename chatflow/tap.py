@@ -51,7 +51,7 @@ from chatflow.rooms.presence import BEAT_SECONDS, NoOthers, Presence
 from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
-_HEADS_SECONDS = 5.0
+_HEADS_SECONDS = 8.0
 _BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
 _NEWS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 

@@ -64,7 +64,7 @@ def test_within_ten_seconds_clients_are_told_and_the_room_goes_on(
     before = daemon.counter("chatflow_rooms_set_back_total")
     with ChatClient(daemon.chat_url(room)) as plain:
         restore(daemon, room)
-        reset = until(speaker, lambda frame: frame.get("type") == "reset", 10)
+        reset = until(speaker, lambda frame: frame.get("type") == "reset")
         assert reset == {"type": "reset", "reason": "restored", "from": 11}
         with pytest.raises(ConnectionClosed):
             while True:
@@ -95,5 +95,5 @@ def test_who_speaks_before_anybody_has_noticed_is_heard_by_all(daemon: Daemon, r
 
 def test_a_room_that_is_lost_begins_anew(daemon: Daemon, room: int, speaker: ChatClient) -> None:
     restore(daemon, room, _LOSE)
-    assert until(speaker, lambda frame: frame.get("type") == "reset", 10)["from"] == 1
+    assert until(speaker, lambda frame: frame.get("type") == "reset")["from"] == 1
     assert say(speaker, 2) == [1, 2]
