@@ -47,7 +47,7 @@ class Stepped:
 
     def compare(self) -> StampClock:
         self.clock.advance(5)
-        self.stamps.compare(self._true() + self.there, self.clock.seconds())
+        self.stamps.compare(self.stamps.here_offset(), 1e9 + self.there)
         return self.stamps
 
     def off(self) -> float:

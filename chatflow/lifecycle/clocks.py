@@ -92,15 +92,19 @@ class StampClock:
         """For how long, by the clock of durations, no clock has jumped and both have agreed."""
         return self._seconds() - self._steady_since
 
-    def compare(self, there: float, at_seconds: float) -> None:
+    def here_offset(self) -> float:
+        """What is to be added to the clock of durations for this machine's time of day. May be called in any thread."""
+        return self._wall() - self._seconds()
+
+    def compare(self, here_offset: float, there_offset: float) -> None:
         """Judge both clocks.
 
         Of two that differ the one that has jumped is wrong; if neither has, or both have, it is this machine's. Two
         that agree are right.
 
-        :param there: the database's time of day at ``at_seconds`` of the clock of durations.
+        :param here_offset: of this machine, as :meth:`here_offset` gave it when the database was asked.
+        :param there_offset: the same of the database.
         """
-        here_offset, there_offset = self._wall() - self._seconds(), there - at_seconds
         self.off_seconds = here_offset - there_offset
         agree = abs(self.off_seconds) <= self.MAX_APART_SECONDS
         here_stayed = abs(here_offset - self._offset) <= self.MAX_APART_SECONDS

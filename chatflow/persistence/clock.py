@@ -17,6 +17,8 @@ from chatflow.readings import Reading
 COMPARE_SECONDS = 5.0
 #: An answer that took longer says too little.
 _MAX_ROUND_TRIP_SECONDS = 2.0
+#: By so much nothing but a hand moves a clock meanwhile.
+_SET_SECONDS = 1.0
 
 #: Since the start, before retention drops anything: a machine without a battery learns the time after it has started.
 _STEADY_SECONDS = 3000.0
@@ -53,14 +55,15 @@ class ClockWatch:
     async def compare(self) -> bool:
         """Whether there was an answer to compare with. While there is none, what was found last counts."""
         try:
-            there, began, ended = await self._database.run_once("compare clocks", read_in_thread, self._seconds)
+            reading = await self._database.run_once("compare clocks", read_in_thread, self._seconds, self._stamps)
         except Unavailable:
             return False
-        if ended - began > _MAX_ROUND_TRIP_SECONDS:
+        if reading is None:
             return False
+        there, here_offset, there_offset = reading
         stamps = self._stamps
         was_wrong, jumps = stamps.is_wrong, stamps.jumps
-        stamps.compare(there, (began + ended) / 2)
+        stamps.compare(here_offset, there_offset)
         if stamps.jumps != jumps:
             self._log.warn(
                 "a clock has been set: it is {here} here and {there} on the database server",
@@ -96,12 +99,24 @@ class ClockWatch:
         ]
 
 
-def read_in_thread(cursor: Any, seconds: Callable[[], float]) -> tuple[float, float, float]:
-    """The database's time of day, and the time by ``seconds`` before and after it was asked."""
-    began = seconds()
+def read_in_thread(cursor: Any, seconds: Callable[[], float], stamps: StampClock) -> tuple[float, float, float] | None:
+    """The database's time of day, and what is to be added to ``seconds`` for the time here and there.
+
+    None if that took too long to be compared, or if the clock here was set meanwhile: one that is set here and there at
+    once, as on one machine, differs from itself only between two looks.
+    """
+    before, began = stamps.here_offset(), seconds()
+    there = _read(cursor)
+    ended, after = seconds(), stamps.here_offset()
+    if ended - began > _MAX_ROUND_TRIP_SECONDS or abs(after - before) > _SET_SECONDS:
+        return None
+    return there, after, there - (began + ended) / 2
+
+
+def _read(cursor: Any) -> float:
     cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
     ((there,),) = cursor.fetchall()
-    return there, began, seconds()
+    return float(there)
 
 
 def require_agreement(cursor: Any, wall: WallTime) -> None:
@@ -109,7 +124,7 @@ def require_agreement(cursor: Any, wall: WallTime) -> None:
 
     :raises StartupError: the clocks are too far apart.
     """
-    there, here, _ = read_in_thread(cursor, wall)
+    there, here = _read(cursor), wall()
     if abs(here - there) > StampClock.MAX_APART_SECONDS:
         raise StartupError(
             f"the clocks differ by more than {StampClock.MAX_APART_SECONDS / 60:.0f} minutes: it is {as_text(here)} "

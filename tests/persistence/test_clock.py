@@ -56,18 +56,25 @@ async def test_it_is_told_once_when_the_clock_here_is_wrong_and_once_when_it_is_
 
 
 class Server:
-    """A database whose clock may be set; an answer may take long, or not come."""
+    """A database whose clock may be set; an answer may take long, or not come, or something may happen meanwhile."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.step = self.takes_seconds = 0.0
+        self.meanwhile: Callable[[], object] = lambda: None
         self.away = False
 
-    async def run_once(self, name: str, function: object, *arguments: object) -> tuple[float, float, float]:
+    async def run_once(self, name: str, transaction_in_thread: Callable[..., Any], *arguments: Any) -> Any:
         if self.away:
             raise Unavailable(name)
-        began = self.clock.seconds()
-        return 1e9 + began + self.step + self.takes_seconds / 2, began, began + self.takes_seconds
+        return transaction_in_thread(self, *arguments)
+
+    def execute(self, sql: str) -> None:
+        self.clock.advance(self.takes_seconds)
+        self.meanwhile()
+
+    def fetchall(self) -> list[tuple[float]]:
+        return [(1e9 + self.clock.seconds() + self.step,)]
 
 
 class Retention:
@@ -77,10 +84,11 @@ class Retention:
         self.clock = Clock()
         self.server: Any = Server(self.clock)
         self.step = 0.0
+        self.stamps = StampClock(self.clock, lambda: 1e9 + self.clock.seconds() + self.step)
         self.watch = ClockWatch(
             seconds=self.clock.seconds,
             database=self.server,
-            stamps=StampClock(self.clock, lambda: 1e9 + self.clock.seconds() + self.step),
+            stamps=self.stamps,
             on_wrong=lambda: None,
             on_right=lambda: None,
         )
@@ -111,6 +119,20 @@ async def test_retention_waits_for_a_day_after_a_jump_even_one_that_nobody_has_s
     assert not await machine.watch.may_drop()
     await machine.hours_pass(2)
     assert await machine.watch.may_drop() == both, "while the clocks differ nothing is certain"
+
+
+@on_reactor
+async def test_a_clock_that_is_set_on_both_sides_during_a_comparison_is_not_wrong() -> None:
+    machine = Retention()
+
+    def set_both() -> None:
+        machine.step = machine.server.step = 3600.0
+
+    machine.server.meanwhile = set_both
+    assert not await machine.watch.compare()
+    machine.server.meanwhile = lambda: None
+    assert await machine.watch.compare()
+    assert not machine.stamps.is_wrong
 
 
 @on_reactor
