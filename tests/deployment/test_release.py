@@ -36,7 +36,7 @@ def test_it_holds_the_wheel_the_scripts_and_the_certificates_and_nothing_that_wa
         members = {member.name: member for member in tar.getmembers()}
     version = release.name.removeprefix("chatflow-").removesuffix(".tar.gz")
     top = f"chatflow-{version}"
-    assert f"{top}/wheels/chatflow-{version}-py3-none-any.whl" in members
+    assert {f"{top}/chatflow-{version}-py3-none-any.whl", f"{top}/wheels", f"{top}/docs/cluster.rst"} <= members.keys()
     assert f"{top}/rds-ca.pem" in members
     for script in ("bootstrap", "refresh-password", "watch-termination"):
         assert members[f"{top}/scripts/aws/instance/{script}"].mode & 0o111
