@@ -1,6 +1,6 @@
 """Packs what an instance installs: one archive that needs nothing from the internet.
 
-It holds, below ``chatflow-VERSION/``: ChatFlow's wheel; ``wheels/``, those of all that it needs, for the instances' Python
+It holds, below ``chatflow-VERSION/``: the wheel; ``wheels/``, those of all that it needs, for the instances' Python
 and processor; ``scripts/`` and ``docs/``; and ``rds-ca.pem``, the certificates by which Aurora proves who it is.
 """
 
