@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -52,7 +53,8 @@ def test_its_scripts_are_such_that_bash_takes(release: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: apt install systemd)"
+    not shutil.which("systemd-analyze") and os.environ.get("CI") != "true",
+    reason="needs systemd-analyze (Debian: apt install systemd)",
 )
 def test_its_units_are_such_that_systemd_takes(release: Path, tmp_path: Path) -> None:
     instance = unpack(release, tmp_path) / "scripts" / "aws" / "instance"

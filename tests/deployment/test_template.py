@@ -201,13 +201,15 @@ def _fixed(sqs: Any, name: str) -> dict[str, str]:
     return {key: value for key, value in attributes.items() if not _NOT_OURS.fullmatch(key)}
 
 
+def target_group_attributes(stacks: Stacks, stack: Stack) -> dict[str, str]:
+    """How clients are spread over the instances."""
+    found = stacks.client("elbv2").describe_target_group_attributes(TargetGroupArn=stack.outputs["TargetGroupArn"])
+    return by_key(found["Attributes"])
+
+
 class TestLoadBalancer:
     def test_clients_are_kept_and_spread_as_the_daemon_expects(self, stacks: Stacks, stack: Stack) -> None:
-        attributes = by_key(
-            stacks.client("elbv2").describe_target_group_attributes(TargetGroupArn=stack.outputs["TargetGroupArn"])[
-                "Attributes"
-            ]
-        )
+        attributes = target_group_attributes(stacks, stack)
         assert attributes["stickiness.enabled"] == "true"
         assert attributes["stickiness.type"] == "lb_cookie"
         assert attributes["load_balancing.algorithm.type"] == "least_outstanding_requests"
@@ -215,11 +217,7 @@ class TestLoadBalancer:
     def test_an_instance_that_is_taken_out_has_the_time_that_its_drain_may_take(
         self, stacks: Stacks, stack: Stack, settings: dict[str, str]
     ) -> None:
-        attributes = by_key(
-            stacks.client("elbv2").describe_target_group_attributes(TargetGroupArn=stack.outputs["TargetGroupArn"])[
-                "Attributes"
-            ]
-        )
+        attributes = target_group_attributes(stacks, stack)
         drain_seconds = config(daemon_environment(settings)).drain_seconds
         assert int(attributes["deregistration_delay.timeout_seconds"]) == drain_seconds + SETTLE_SECONDS
         assert int(settings["SETTLE_SECONDS"]) == SETTLE_SECONDS
