@@ -8,11 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from psycopg2.errors import LockNotAvailable
+from twisted.logger import Logger
 
 from chatflow.errors import StartupError
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.database import Database, connect
 from chatflow.persistence.history import heads_in_thread
+from chatflow.persistence.server import check_in_thread, unlogged_in_thread
+from chatflow.persistence.sessions import set_up_in_thread
+
+_log = Logger()
 
 #: Messages are stored, and dropped, by the clocks of the instances that accepted them.
 MAX_APART_SECONDS = 300.0
@@ -28,15 +33,20 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, seconds: Ca
     """
     with closing(connect(url, "chatflow-start")) as connection:
         with connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             _check_clock(cursor, seconds)
+            for warning in check_in_thread(cursor):
+                _log.warn("{warning}", warning=warning)
         if migrate:
             migrations.apply_in_thread(connection)
         else:
             migrations.require_current(connection)
         # Several instances that start together wait for each other only so long; the timer does it again.
         with suppress(LockNotAvailable), connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             create_ahead_in_thread(cursor, ahead_days)
         with connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             cursor.execute("INSERT INTO rooms (room_id) SELECT generate_series(1, %s) ON CONFLICT DO NOTHING", (rooms,))
             return heads_in_thread(cursor)
 
@@ -44,6 +54,9 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, seconds: Ca
 async def maintain_partitions(database: Database, ahead_days: int, retention_days: int) -> None:
     """Create the partitions of the coming days, and drop those that retention ends (0 keeps all)."""
     await database.run_once("create partitions", create_ahead_in_thread, ahead_days)
+    unlogged = await database.run_once("look for unlogged tables", unlogged_in_thread)
+    if unlogged is not None:
+        _log.error("{unlogged}", unlogged=unlogged)
     if retention_days:
         await database.run_once("drop partitions", drop_expired_in_thread, retention_days)
 
