@@ -58,7 +58,9 @@ async def maintain_partitions(database: Database, ahead_days: int, retention_day
     if unlogged is not None:
         _log.error("{unlogged}", unlogged=unlogged)
     if retention_days:
-        await database.run_once("drop partitions", drop_expired_in_thread, retention_days)
+        dropped = partitions.MOST_DROPPED
+        while dropped >= partitions.MOST_DROPPED:
+            dropped = len(await database.run_once("drop partitions", drop_expired_in_thread, retention_days))
 
 
 def create_ahead_in_thread(cursor: Any, days: int) -> list[str]:

@@ -26,12 +26,17 @@ ADVISORY_LOCK = 0x43465256
 _LIMITS = SessionLimits(300, 60, 60)
 #: Anybody may ask for a refresh, and it costs the database seconds when there are many users.
 MIN_AGE_SECONDS = 5.0
+_QUICK_SECONDS = 0.25
 
 #: Two sums that grow with everything that is stored or dropped, so nothing was while they are the same.
 WHAT_IS_HELD = "SELECT coalesce(sum(first_seq), 0)::bigint, coalesce(sum(last_seq), 0)::bigint FROM rooms"
 
+#: Nor is a refresh begun before so many times its last duration has passed: what users there are, anybody can make up.
+_TIMES_ITS_DURATION = 20
+
 _AGE = """
-SELECT extract(epoch FROM now() - min(refreshed_at))::float8 FROM view_refreshes WHERE view_name = ANY(%s)
+SELECT extract(epoch FROM now() - min(refreshed_at))::float8, sum(seconds)::float8
+FROM view_refreshes WHERE view_name = ANY(%s)
 HAVING count(*) = %s
 """
 
@@ -47,7 +52,7 @@ ON CONFLICT (view_name) DO UPDATE SET
 def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0.0) -> float | None:
     """Refresh all views. Blocks.
 
-    :param unless_within_seconds: not if all of them are younger.
+    :param unless_within_seconds: not if all of them are younger, or than 20 times what the last refresh took.
     :returns: how many seconds ago they were refreshed, 0 for now; None if another instance does so now.
     :raises Unavailable: the database does not answer, or it took too long.
     """
@@ -72,8 +77,10 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
 def _age_in_thread(cursor: Any, unless_within_seconds: float) -> float | None:
     """The age of the oldest view in seconds, if they are young enough."""
     cursor.execute(_AGE, (list(VIEWS), len(VIEWS)))
-    for (age_seconds,) in cursor.fetchall():
-        if age_seconds < unless_within_seconds:
+    for age_seconds, took_seconds in cursor.fetchall():
+        # Quick ones are not held up: what somebody asks for is there.
+        least_seconds = _TIMES_ITS_DURATION * took_seconds if took_seconds > _QUICK_SECONDS else 0.0
+        if age_seconds < max(unless_within_seconds, least_seconds):
             return max(0.001, float(age_seconds))  # 0 is now
     return None
 
