@@ -115,6 +115,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         database=commits,
         dead_letters=broker.dead_letters,
         batch_messages=config.batch_size,
+        refuse_conflicts=config.broker == "embedded",
         linger_seconds=config.linger_ms / 1000,
         observe=metrics.observe_batch,
     )

@@ -15,6 +15,7 @@ from chatflow.errors import StartupError
 from chatflow.options import load, mask_password, read_file
 from chatflow.options.kinds import Kind
 from chatflow.options.table import CONFIG, Option
+from chatflow.postgres.environment import forget_variables
 
 _OPTIONS = {option.name: option for option in TABLE.options}
 
@@ -59,9 +60,15 @@ class Settings:
         """
         if self.database != "embedded":
             return self.database
+        forget_variables()
         try:
-            return (self.data_dir / "database.url").read_text().strip()
-        except OSError:
+            url = (self.data_dir / "database.url").read_text().strip()
+            if url.startswith("postgresql://"):
+                return url
+            raise StartupError(
+                f"{self.data_dir / 'database.url'} holds no address: the daemon writes it when it starts"
+            )
+        except (OSError, UnicodeDecodeError):
             raise StartupError(
                 f"no daemon runs its database in {self.data_dir}: give its --data-dir, or another --database"
             ) from None

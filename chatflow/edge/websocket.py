@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatflow.edge import v2
+from chatflow.edge.addresses import client_ip
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, text_frame
 from chatflow.edge.wishes import Wish, parse_wish
 from chatflow.errors import ErrorCode, Refused
@@ -101,7 +102,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._wish = parse_wish(self.http_request_uri)
         except Refused as refused:
             raise ConnectionDeny(400, str(refused)) from None
-        self._ip = getattr(self.transport.getPeer(), "host", None)
+        self._ip = client_ip(self.transport.getPeer())
         self._speaks_v2 = v2.SUBPROTOCOL in request.protocols
         return v2.SUBPROTOCOL if self._speaks_v2 else None
 

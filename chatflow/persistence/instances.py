@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 import psycopg2
 from zope.interface import implementer
 
-from chatflow.errors import Unavailable
-from chatflow.persistence.database import CONNECT_OPTIONS
+from chatflow.errors import StartupError, Unavailable
+from chatflow.persistence.sessions import connect, set_up_in_thread
 from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
 
 T = TypeVar("T")
@@ -115,12 +115,13 @@ def register_now(url: str, instance: InstanceStart) -> None:
     """
     try:
         with (
-            closing(psycopg2.connect(url, **CONNECT_OPTIONS)) as connection,
+            closing(connect(url, "chatflow-start")) as connection,
             connection,
             connection.cursor() as cursor,
         ):
+            set_up_in_thread(cursor)
             register_in_thread(cursor, instance)
-    except psycopg2.Error as error:
+    except (psycopg2.Error, StartupError) as error:
         raise Unavailable(f"register an instance: {' '.join(str(error).split())}") from error
 
 

@@ -20,6 +20,9 @@ from psycopg2.sql import SQL, Identifier, Literal
 #: deadlock_timeout of 1 s, after which it ends an autovacuum that is in the way.
 LOCK_SECONDS = 2.0
 
+MOST_DROPPED = 32
+_NEAR_DAYS = 64
+
 _NAME = re.compile(r"messages_(\d{8})")
 _ADVISORY_LOCK = 0x43465041
 
@@ -60,6 +63,7 @@ FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit'
 _DELETE_BEFORE_FIRST = """
 WITH gone AS (
     DELETE FROM messages USING rooms WHERE messages.room_id = rooms.room_id AND messages.seq < rooms.first_seq
+           AND created_at < %(near)s
     RETURNING messages.room_id, created_at, message_type
 ), minutes AS (
     SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
@@ -158,6 +162,9 @@ def create_ahead(cursor: Any, today: date, days: int) -> list[str]:
 def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
     """Drop what is older than ``retention_days`` days before today; the names of the partitions dropped.
 
+    At most ``MOST_DROPPED`` at a time, the oldest: a transaction's locks have to fit into the server's table of them.
+    If it was as many, call it again, in another transaction.
+
     Partitions go by time, but a room's order by seq; around midnight the two interleave, and for longer if a clock was
     wrong. So each room begins anew with its first message that is young enough, at ``rooms.first_seq``: what is before
     that goes, and what follows is kept, in the default partition if its own one is dropped.
@@ -171,16 +178,24 @@ def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
     # Against writers, and before the tables, as they do.
     cursor.execute("SELECT FROM rooms ORDER BY room_id FOR UPDATE")
     kept_from, _ = bounds(first_kept_day(today, retention_days))
-    names = [partition_name(day) for day in expired_days(_existing(cursor), today, retention_days)]
+    existing = _existing(cursor)
+    expired = expired_days(existing, today, retention_days)
+    if len(expired) > MOST_DROPPED:
+        # As if it were the day on which these are all: the rest is for the next time.
+        expired = expired[:MOST_DROPPED]
+        kept_from, _ = bounds(expired[-1] + timedelta(days=1))
+    names = [partition_name(day) for day in expired]
+    # What came later than that is not looked at where there are many days: nothing waits so long before it is stored.
+    near = kept_from + timedelta(days=_NEAR_DAYS) if len(existing) > _NEAR_DAYS else datetime.max.replace(tzinfo=UTC)
     if names:
         # What DROP locks, in the order of readers and writers: first the whole, then its parts.
         cursor.execute("LOCK TABLE ONLY messages IN ACCESS EXCLUSIVE MODE")
     _, future = bounds(today + timedelta(days=1))
-    cursor.execute(_RAISE_FIRST_SEQ, {"kept_from": kept_from, "future": future})
+    cursor.execute(_RAISE_FIRST_SEQ, {"kept_from": kept_from, "future": min(future, near)})
     cursor.execute(_BY_INDEX)
     for name in names:
         cursor.execute(SQL(_DROP).format(part=Identifier(name)))
-    cursor.execute(_DELETE_BEFORE_FIRST, {"kept_from": kept_from})
+    cursor.execute(_DELETE_BEFORE_FIRST, {"kept_from": kept_from, "near": near})
     cursor.execute(_RECOUNT_EXPIRED, {"kept_from": kept_from})
     return names
 

@@ -7,12 +7,17 @@ from contextlib import closing, suppress
 from typing import Any
 
 from psycopg2.errors import LockNotAvailable
+from twisted.logger import Logger
 
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.clock import require_agreement
 from chatflow.persistence.database import Database, connect
 from chatflow.persistence.history import heads_in_thread
+from chatflow.persistence.server import check_in_thread, unlogged_in_thread
+from chatflow.persistence.sessions import set_up_in_thread
+
+_log = Logger()
 
 
 def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
@@ -25,15 +30,20 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTi
     """
     with closing(connect(url, "chatflow-start")) as connection:
         with connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             require_agreement(cursor, now)
+            for warning in check_in_thread(cursor):
+                _log.warn("{warning}", warning=warning)
         if migrate:
             migrations.apply_in_thread(connection)
         else:
             migrations.require_current(connection)
         # Several instances that start together wait for each other only so long; the timer does it again.
         with suppress(LockNotAvailable), connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             create_ahead_in_thread(cursor, ahead_days)
         with connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             cursor.execute("INSERT INTO rooms (room_id) SELECT generate_series(1, %s) ON CONFLICT DO NOTHING", (rooms,))
             return heads_in_thread(cursor)
 
@@ -46,8 +56,13 @@ async def maintain_partitions(
     :param may_drop: whether it is certain enough which day it is.
     """
     await database.run_once("create partitions", create_ahead_in_thread, ahead_days)
+    unlogged = await database.run_once("look for unlogged tables", unlogged_in_thread)
+    if unlogged is not None:
+        _log.error("{unlogged}", unlogged=unlogged)
     if retention_days and await may_drop():
-        await database.run_once("drop partitions", drop_expired_in_thread, retention_days)
+        dropped = partitions.MOST_DROPPED
+        while dropped >= partitions.MOST_DROPPED:
+            dropped = len(await database.run_once("drop partitions", drop_expired_in_thread, retention_days))
 
 
 def create_ahead_in_thread(cursor: Any, days: int) -> list[str]:

@@ -20,9 +20,10 @@ from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.interfaces import Accepted, IPublish, ISender
-from chatflow.rooms.messages import ClientMessage, Message
+from chatflow.rooms.messages import ClientMessage, Message, content
 
 _OVERLOADED = "the server has too many messages under way: send this one again later"
+_ID_CONFLICT = "this user has sent another message to this room under the same clientMessageId: use another one"
 _DRAINING: tuple[ErrorCode, str] = "draining", "the server is stopping: reconnect and send this message again"
 
 
@@ -78,7 +79,7 @@ class Ingress:
         user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
             # A message that its client may repeat has the same id each time, whichever instance it reaches.
-            derived_id(room, user_id, own_id) if own_id else uuid7(int(now * 1e3)),
+            _named_id(room, user_id, own_id, original) if own_id else uuid7(int(now * 1e3)),
             int(now * 1e6),
             user_id,
             original.username,
@@ -150,8 +151,9 @@ class Ingress:
         )
         self.envelopes += 1
         refused: Refused | None = None
+        conflicts: Sequence[int] | None = None
         try:
-            await self._queue.publish(envelope)
+            conflicts = await self._queue.publish(envelope)
         except NotStored:
             refused = Refused("not_stored", "the database refused this message: it was set aside for the operator")
         except Unavailable:
@@ -159,6 +161,10 @@ class Ingress:
         except Exception:
             self._log.failure("envelope {envelope_id} was not published", envelope_id=envelope.envelope_id)
             refused = Refused("internal_error", "the server failed on this message")
+        if conflicts:
+            of_conflicts = [batch[at] for at in conflicts]
+            self._answer(of_conflicts, Refused("id_conflict", _ID_CONFLICT, "clientMessageId"))
+            batch = [one for at, one in enumerate(batch) if at not in conflicts]
         self._answer(batch, refused)
 
     def _answer(self, batch: Sequence[tuple[ISender, Accepted]], refused: Refused | None) -> None:
@@ -179,6 +185,10 @@ class Ingress:
             drained, self._drained = self._drained, []
             for deferred in drained:
                 deferred.callback(None)
+
+
+def _named_id(room: int, user_id: int, own_id: str, original: ClientMessage) -> str:
+    return derived_id(room, user_id, own_id, content(original.username, original.messageType, original.message))
 
 
 def _take(state: _Room) -> list[tuple[ISender, Accepted]]:

@@ -76,8 +76,8 @@ class IResumingMember(IMember):
 class IPublish(Interface):
     """Where ingress puts its envelopes; a part of :class:`chatflow.broker.interfaces.IRoomQueue`."""
 
-    def publish(envelope: Envelope) -> Deferred[None]:
-        """Fires when the envelope is durable. See ``IRoomQueue``."""
+    def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
+        """Fires when the envelope is durable, with the positions of messages that were refused. See ``IRoomQueue``."""
 
     def wait_seconds(room: int) -> float:
         """How long to gather messages before the room's next envelope is made; 0 when publishing costs nothing."""
@@ -85,10 +85,15 @@ class IPublish(Interface):
 
 @frozen
 class Stored:
-    """An envelope's messages are committed, numbered from ``first_seq`` on."""
+    """An envelope's messages are committed, numbered from ``first_seq`` on.
+
+    :ivar conflicts: positions, in the envelope as it was written, of messages that are not stored because their
+        clientMessageId stands for another one.
+    """
 
     envelope: Envelope
     first_seq: int
+    conflicts: Sequence[int] = ()
 
     def messages(self) -> list[StoredMessage]:
         """The messages with their places."""
@@ -101,10 +106,15 @@ class Stored:
 
 @frozen
 class StoredBefore:
-    """The room's head remembers this envelope: a redelivery. ``head``: the room's last committed seq."""
+    """Nothing of this envelope was stored now, as in a redelivery.
+
+    :ivar head: the room's last committed seq.
+    :ivar conflicts: as in :class:`Stored`.
+    """
 
     room: int
     head: int
+    conflicts: Sequence[int] = ()
 
 
 @frozen

@@ -64,6 +64,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     client_message_id: str | None = None
 
 
+def content(username: str, message_type: str, text: str) -> str:
+    """What makes a message with a clientMessageId the same when it is sent again; its timestamp may differ."""
+    return f"{username}\0{message_type}\0{text}"
+
+
 class StoredMessage(msgspec.Struct, frozen=True, array_like=True):
     """A committed message with its place in the room's order. ``server_id``: the instance that accepted it."""
 
