@@ -10,11 +10,11 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.endpoints import serverFromString
 
+from chatflow.authority import parse_origin
 from chatflow.errors import ConfigError
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
@@ -45,19 +45,16 @@ class Endpoint(Plain):
 
 @attrs.frozen
 class Origin(Plain):
-    """The ASCII form of a web origin (RFC 6454, section 6.2), or ``*``."""
+    """A web origin (RFC 6454) in its one form, ``null``, or ``*``. An app's own scheme is as good as the web's."""
 
     placeholder: str = "ORIGIN"
-    allowed: str = "* or an origin such as https://chat.example.com or http://localhost:3000, without a path"
+    allowed: str = (
+        "*, null or an origin such as https://chat.example.com, http://localhost:3000 or capacitor://localhost, "
+        "without a path"
+    )
 
     def parse(self, text: str) -> str:
-        if text == "*":
-            return text
-        text = text.lower()
-        if not re.fullmatch(r"https?://[a-z0-9._:\[\]-]+", text) or not urlsplit(text).hostname:
-            raise ValueError
-        _port = urlsplit(text).port  # raises ValueError beyond 65535
-        return text
+        return text if text == "*" else str(parse_origin(text) or "null")
 
 
 def default_server_id(host_name: str) -> str:
@@ -120,7 +117,9 @@ TABLE = Table(
             group=_NETWORK,
             help="The web pages that may connect besides those of the same host, by the Origin header that "
             "browsers send; * allows all. Others are refused with HTTP 403. Programs send no Origin and may "
-            "always connect.",
+            "always connect. These pages may also read what HTTP answers (CORS), without cookies. Apps have origins "
+            "of their own, such as capacitor://localhost or tauri://localhost; null is that of files and of sandboxed "
+            "frames, so of anybody's.",
         ),
         Option(
             name="ping-interval-seconds",
@@ -348,6 +347,15 @@ TABLE = Table(
             "closed with code 1013; it can connect again and resume where it was. Others do not notice.",
         ),
         Option(
+            name="send-timeout-seconds",
+            kind=Number(1, 3600, "seconds"),
+            default=60.0,
+            group=_LIMITS,
+            help="How long a client may take nothing of what waits to be sent to it, beyond what the system holds for "
+            "it. Then a WebSocket client is closed with code 1013, and the answer to an HTTP request is given up. A "
+            "slow client that goes on reading may take as long as it needs.",
+        ),
+        Option(
             name="drain-seconds",
             kind=Number(0, 3600, "seconds"),
             default=30.0,
@@ -394,6 +402,7 @@ class Config:
     max_pending_messages: int
     max_pending_per_connection: int
     max_client_buffer_bytes: int
+    send_timeout_seconds: float
     drain_seconds: float
 
     @classmethod

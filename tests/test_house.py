@@ -14,17 +14,18 @@ _MAX_LINES = 500
 
 #: What each package may import of the others; a package may always import itself.
 _MAY_IMPORT = {
+    "authority": set(),
     "errors": set(),
     "readings": set(),
     "process": set(),
     "options": {"errors"},
     "lifecycle": {"errors"},
-    "config": {"errors", "options"},
+    "config": {"authority", "errors", "options"},
     "rooms": {"errors", "lifecycle"},
     "broker": {"errors", "lifecycle", "readings", "rooms"},
     "persistence": {"errors", "lifecycle", "readings", "rooms"},
     "postgres": {"errors"},
-    "edge": {"errors", "lifecycle", "readings", "rooms"},
+    "edge": {"authority", "errors", "lifecycle", "readings", "rooms"},
     "client": {"errors", "rooms"},
     "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
 }

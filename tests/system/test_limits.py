@@ -13,7 +13,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from chatflow.edge.site import MAX_UNREAD_ANSWERS, SPARE_CONNECTIONS
+from chatflow.edge.site import SPARE_CONNECTIONS
 from testbed.client import CLOSE, PING, PONG, TEXT, ChatClient, Frame, RawClient, client_frame, kind
 from testbed.daemon import Daemon, running_daemon
 from testbed.waiting import eventually
@@ -141,7 +141,7 @@ def test_of_those_who_do_not_read_a_large_answer_only_so_many_are_kept(module_da
 
         first = ask()
         first.recv(1, socket.MSG_PEEK)
-        for _ in range(MAX_UNREAD_ANSWERS):
+        for _ in range(32):
             ask()
         eventually(lambda: daemon.counter("chatflow_slow_clients_closed_total") == 1, "one is too many")
         with pytest.raises(ConnectionError):
