@@ -84,11 +84,11 @@ def parse_origin(text: str | bytes) -> Origin | None:
         return None
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()
-    if not separator or not _SCHEME.fullmatch(scheme):
+    if not separator or not _SCHEME.fullmatch(scheme) or scheme in ("ws", "wss"):  # pages come by http
         raise ValueError("not an origin")
     authority = parse_authority(rest)
-    if not authority.host:
-        raise ValueError("an origin has a host")
+    if not authority.host or "*" in authority.host:  # no pattern, though a name may hold anything (RFC 3986, 3.2.2)
+        raise ValueError("an origin has one host")
     port = None if authority.port == _DEFAULT_PORTS.get(scheme) else authority.port
     return Origin(scheme, authority.host, port)
 

@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.endpoints import serverFromString
 
 from chatflow.authority import parse_origin
+from chatflow.dualstack import parse_both
 from chatflow.errors import ConfigError
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
@@ -25,12 +26,17 @@ SERVER_ID_CHARACTERS = 20
 
 @attrs.frozen
 class Endpoint(Plain):
-    """A Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
+    """A port number, or a Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
 
     placeholder: str = "ENDPOINT"
-    allowed: str = "a Twisted server endpoint such as tcp:8080, tcp:8080:interface=127.0.0.1 or unix:/run/chatflow"
+    allowed: str = (
+        "a port such as 8080 or localhost:8080, or a Twisted server endpoint such as tcp:8080:interface=127.0.0.1 "
+        "or unix:/run/chatflow"
+    )
 
     def parse(self, text: str) -> str:
+        if parse_both(text):
+            return text
         if text.startswith("ssl:"):  # to make this one means to read its certificate
             return text
         try:
@@ -102,11 +108,13 @@ TABLE = Table(
         Option(
             name="listen",
             kind=Endpoint(),
-            default=("tcp:8080",),
+            default=("8080",),
             repeatable=True,
             group=_NETWORK,
-            help="Where clients connect, for WebSocket and HTTP alike. Port 0 takes a free port, which is "
-            "logged. An address in use ends the start.",
+            help="Where clients connect, for WebSocket and HTTP alike. A port number alone is that port of all "
+            "addresses of this machine, of IPv6 and IPv4; with `localhost:` before it nobody else reaches it. Where "
+            "the system has only one of the two, the log says so. A Twisted endpoint means what it says: `tcp:8080` "
+            "is IPv4 alone. Port 0 takes a free port, which is logged. An address in use ends the start.",
         ),
         Option(
             name="allowed-origins",

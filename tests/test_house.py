@@ -15,17 +15,18 @@ _MAX_LINES = 500
 #: What each package may import of the others; a package may always import itself.
 _MAY_IMPORT = {
     "authority": set(),
+    "dualstack": set(),
     "errors": set(),
     "readings": set(),
     "process": set(),
     "options": {"errors"},
     "lifecycle": {"errors"},
-    "config": {"authority", "errors", "options"},
+    "config": {"authority", "dualstack", "errors", "options"},
     "rooms": {"errors", "lifecycle"},
     "broker": {"errors", "lifecycle", "readings", "rooms"},
     "persistence": {"errors", "lifecycle", "readings", "rooms"},
     "postgres": {"errors"},
-    "edge": {"authority", "errors", "lifecycle", "readings", "rooms"},
+    "edge": {"authority", "dualstack", "errors", "lifecycle", "readings", "rooms"},
     "client": {"errors", "rooms"},
     "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
 }
