@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from chatflow.authority import split_target
 from chatflow.edge.connections import ChatFactory
-from chatflow.edge.outgoing import waiting_bytes
+from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
 _MAX_BODY_BYTES = 64 * 1024
@@ -174,15 +174,18 @@ class _BoundedChannel(HTTPChannel):
 
 @define
 class _Unread:
-    """What waits for a channel, and since when it is no less."""
+    """What waits for a channel, here and with what the system has; and since when the latter is no less."""
 
-    waiting_bytes: int
     moved_at: float
+    waiting_bytes: int = 0
+    untaken_bytes: int = 0
 
-    def look(self, waiting_bytes: int, now: float) -> None:
-        if waiting_bytes < self.waiting_bytes:
+    def look(self, transport: Any, now: float) -> None:
+        untaken = untaken_bytes(transport)
+        if untaken < self.untaken_bytes:
             self.moved_at = now
-        self.waiting_bytes = waiting_bytes
+        self.untaken_bytes = untaken
+        self.waiting_bytes = waiting_bytes(transport)
 
 
 class ChatSite(Site):
@@ -221,7 +224,7 @@ class ChatSite(Site):
     def does_not_read(self, channel: _BoundedChannel) -> None:
         """More waits for it than the system takes."""
         if channel not in self._unread:
-            self._unread[channel] = _Unread(0, self._edge.clock.seconds())
+            self._unread[channel] = _Unread(self._edge.clock.seconds())
         self.end_stalled()
 
     def has_read(self, channel: _BoundedChannel) -> None:
@@ -235,7 +238,7 @@ class ChatSite(Site):
         """
         now = self._edge.clock.seconds()
         for channel, unread in self._unread.items():
-            unread.look(waiting_bytes(channel.transport), now)
+            unread.look(channel.transport, now)
         total = sum(unread.waiting_bytes for unread in self._unread.values())
         for channel, unread in sorted(self._unread.items(), key=lambda item: item[1].moved_at):
             if now - unread.moved_at < self._edge.limits.send_timeout_seconds and total <= MAX_UNREAD_BYTES:

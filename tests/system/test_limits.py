@@ -126,16 +126,17 @@ def _ends(connection: socket.socket) -> bool:
         return True
 
 
+@pytest.fixture(scope="module")
+def hasty(module_database_url: str) -> Iterator[Daemon]:
+    options = ("--send-timeout-seconds", "2", "--max-client-buffer-bytes", "2000000")
+    with running_daemon(*options, database=module_database_url) as hasty:
+        with ChatClient(hasty.chat_url(3)) as talker:
+            talker.talk(["\x01" * 500] * 1000)  # 3.2 MB of JSON
+        yield hasty
+
+
 class TestStandingStill:
     """What waits is beyond the system's own buffers (3 MB on Linux's loopback); what counts is when some was taken."""
-
-    @pytest.fixture(scope="class")
-    def hasty(self, module_database_url: str) -> Iterator[Daemon]:
-        options = ("--send-timeout-seconds", "1", "--max-client-buffer-bytes", "2000000")
-        with running_daemon(*options, database=module_database_url) as hasty:
-            with ChatClient(hasty.chat_url(3)) as talker:
-                talker.talk(["\x01" * 500] * 1000)  # 3.2 MB of JSON
-            yield hasty
 
     def ask(self, daemon: Daemon) -> socket.socket:
         connection = socket.socket()
@@ -166,9 +167,10 @@ class TestStandingStill:
             RawClient(hasty.port, "/chat/4", receive_buffer_bytes=4096) as still,
             RawClient(hasty.port, "/chat/4", receive_buffer_bytes=4096) as behind,
         ):
-            said = seqs(talker.talk([_LARGE] * 1800))  # 4 MB
+            said: list[int] = []
             received: list[int] = []
             while hasty.counter("chatflow_slow_clients_closed_total") == before:
+                said += seqs(talker.talk([_LARGE] * (100 if len(said) < 1800 else 1)))  # 4 MB at once
                 received.append(json.loads(behind.receive().payload)["seq"])
             while len(received) < len(said):
                 received.append(json.loads(behind.receive().payload)["seq"])
@@ -179,7 +181,7 @@ class TestStandingStill:
 
 def test_who_never_lets_its_buffer_run_empty_and_keeps_up_on_the_whole_is_not_closed(module_database_url: str) -> None:
     with (
-        running_daemon("--max-client-buffer-bytes", "1500000", database=module_database_url) as daemon,
+        running_daemon("--max-client-buffer-bytes", "3000000", database=module_database_url) as daemon,
         ChatClient(daemon.chat_url(5)) as talker,
         RawClient(daemon.port, "/chat/5", receive_buffer_bytes=4096) as behind,
     ):
