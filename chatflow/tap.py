@@ -147,6 +147,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             max_connections=config.max_connections,
             max_pending_per_connection=config.max_pending_per_connection,
             max_client_buffer_bytes=config.max_client_buffer_bytes,
+            send_timeout_seconds=config.send_timeout_seconds,
         ),
         ping_interval_seconds=config.ping_interval_seconds,
     )
@@ -201,7 +202,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         analytics=analytics.operations(),
         refreshing=analytics.refreshing(),
     )
-    site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app), edge, reactor)
+    site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app, config.allowed_origins), edge, reactor)
 
     def prepare_database() -> None:
         heads = prepare(
@@ -217,6 +218,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     async def compare() -> None:
         if await hub.compare_with_database():
             broker.missed()
+
+    async def look_for_stalled_answers() -> None:
+        site.end_stalled()
 
     def keep_partitions() -> Any:
         return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days, watch.may_drop)
@@ -247,6 +251,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
     service.add("pings", rounds(config.ping_interval_seconds, ping_or_drop))
     service.add("heads", rounds(HEARTBEAT_SECONDS, ChatProtocol.tell_head))
+    # Often enough that nobody stands still for much longer than allowed.
+    looks_seconds = config.send_timeout_seconds / 4
+    service.add("stalled clients", rounds(looks_seconds, ChatProtocol.leave_if_stalled))
+    service.add("stalled answers", Repeating(reactor, "stalled answers", looks_seconds, look_for_stalled_answers))
     for endpoint in config.listen:
         service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
     drain = Drain(

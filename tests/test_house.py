@@ -14,17 +14,19 @@ _MAX_LINES = 500
 
 #: What each package may import of the others; a package may always import itself.
 _MAY_IMPORT = {
+    "authority": set(),
+    "dualstack": set(),
     "errors": set(),
     "readings": set(),
     "process": set(),
     "options": {"errors"},
     "lifecycle": {"errors"},
-    "config": {"errors", "options"},
+    "config": {"authority", "dualstack", "errors", "options"},
     "rooms": {"errors", "lifecycle"},
     "broker": {"errors", "lifecycle", "readings", "rooms"},
     "persistence": {"errors", "lifecycle", "readings", "rooms"},
     "postgres": {"errors"},
-    "edge": {"errors", "lifecycle", "readings", "rooms"},
+    "edge": {"authority", "dualstack", "errors", "lifecycle", "readings", "rooms"},
     "client": {"errors", "lifecycle", "rooms"},
     "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
 }

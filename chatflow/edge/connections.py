@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from chatflow.edge import v2
+from chatflow.edge.handshake import Handshake
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, CLOSE_RESTART, ChatProtocol
 from chatflow.lifecycle.clocks import WallTime
@@ -38,6 +39,7 @@ class EdgeLimits:
     max_connections: int
     max_pending_per_connection: int
     max_client_buffer_bytes: int
+    send_timeout_seconds: float
 
 
 @define
@@ -61,7 +63,6 @@ class ChatFactory(WebSocketServerFactory):
     :param rooms: rooms are numbered from 1 to this.
     """
 
-    protocol = ChatProtocol  # type: ignore[assignment]
     _log = Logger()
 
     def __init__(
@@ -111,10 +112,16 @@ class ChatFactory(WebSocketServerFactory):
             tcpNoDelay=True,
             autoPingInterval=0,  # ping_or_drop
             perMessageCompressionAccept=lambda offers: None,
-            allowedOrigins=["*"],  # chatflow.edge.http knows which host was asked for
+            allowedOrigins=["*"],  # it is shown none: see chatflow.edge.handshake
             allowNullOrigin=True,
             trustXForwardedFor=0,
         )
+
+    def build_connection(self, handshake: Handshake) -> ChatProtocol:
+        """A protocol for a client that may have this."""
+        protocol = ChatProtocol(handshake)
+        protocol.factory = self
+        return protocol
 
     @property
     def full(self) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 from attrs import frozen
 from klein import Klein
-from twisted.web.http import CACHED
+
+from chatflow.edge.negotiation import has_newest
 
 #: Path, file below ``pages/``, type.
 _FILES = (
@@ -39,7 +40,7 @@ _CONTENT_SECURITY_POLICY = b"; ".join(
 
 @frozen
 class _File:
-    """``tag``: for the header ETag, with its quotes."""
+    """``tag``: for the header ETag, without its quotes."""
 
     content: bytes
     content_type: bytes
@@ -52,7 +53,11 @@ class _File:
         request.setHeader(b"content-security-policy", _CONTENT_SECURITY_POLICY)
         # Kept, but asked for each time: after an upgrade no page runs with yesterday's script.
         request.setHeader(b"cache-control", b"no-cache")
-        return b"" if request.setETag(self.tag) is CACHED else self.content
+        request.setHeader(b"etag", b'"' + self.tag + b'"')
+        if has_newest(request.getHeader("if-none-match"), self.tag.decode()):
+            request.setResponseCode(304)
+            return b""
+        return self.content
 
 
 def add_pages(app: Klein) -> None:
@@ -63,6 +68,6 @@ def add_pages(app: Klein) -> None:
     directory = files("chatflow.edge").joinpath("pages")
     for path, name, content_type in _FILES:
         content = directory.joinpath(name).read_bytes()
-        tag = b'"' + hashlib.sha256(content).hexdigest()[:32].encode() + b'"'
+        tag = hashlib.sha256(content).hexdigest()[:32].encode()
         # Klein names a route after its function, and each route needs a name of its own.
         app.route(path, methods=["GET", "HEAD"], endpoint=f"page {name}")(_File(content, content_type, tag).answer)
