@@ -16,6 +16,7 @@ _MAX_LINES = 500
 _MAY_IMPORT = {
     "errors": set(),
     "readings": set(),
+    "text": set(),
     "process": set(),
     "options": {"errors"},
     "lifecycle": {"errors"},
@@ -28,6 +29,9 @@ _MAY_IMPORT = {
     "client": {"errors", "rooms"},
     "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
 }
+
+#: What every package may import.
+_FOR_ALL = {"text"}
 
 #: The only packages that may import a library.
 _HOME = {
@@ -67,7 +71,7 @@ def test_imports_run_one_way(module: Path) -> None:
         assert package in {"__init__", "tap", "drain", "metrics", "admin"}
         return
     imported = {name.split(".")[1] for name in _imports(module) if name.startswith("chatflow.")}
-    assert imported <= _MAY_IMPORT[package] | {package}
+    assert imported <= _MAY_IMPORT[package] | {package} | _FOR_ALL
 
 
 @pytest.mark.parametrize("module", _MODULES, ids=_name)
