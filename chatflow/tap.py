@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
@@ -26,8 +28,9 @@ from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
 from chatflow.edge.websocket import ChatProtocol
-from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
+from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, TopService, run_in_own_thread
 from chatflow.lifecycle.step import Step
+from chatflow.logs import LogSettings, log_for
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
@@ -198,7 +201,22 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days)
 
     # Started in this order, stopped in reverse: first the clients, last the database.
-    service = TopService(reactor, deadline_seconds=config.drain_seconds)
+    manager = ServiceManager.from_environment(os.environ)
+    log_file = Path(config.log_file) if config.log_file != "-" else None
+    log_settings = LogSettings(
+        config.log_level, config.log_format, log_file, config.log_file_bytes, config.log_files_kept
+    )
+    log = log_for(log_settings, options.parent)
+    reloads = Reloads(TABLE, options.settings, options.read_again)
+    if log is not None:
+        reloads.add("log-level", log.set_level)
+    service = TopService(
+        reactor,
+        deadline_seconds=config.drain_seconds,
+        supervision=Supervision(reactor, manager, instance.summary),
+        log=log,
+        reloads=reloads if options.settings["config"].value else None,
+    )
     service.add("process", Step(start=process.prepare))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
