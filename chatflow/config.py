@@ -33,6 +33,8 @@ class Endpoint(Plain):
     def parse(self, text: str) -> str:
         if text.startswith("ssl:"):  # to make this one means to read its certificate
             return text
+        if text.partition(":")[0] == "systemd":  # which sockets there are is known when they are taken over
+            return text
         try:
             serverFromString(None, text)
         except Exception:  # of any kind: RuntimeError for a lone backslash, whatever a plugin's parser raises
@@ -110,7 +112,8 @@ TABLE = Table(
             repeatable=True,
             group=_NETWORK,
             help="Where clients connect, for WebSocket and HTTP alike. Port 0 takes a free port, which is "
-            "logged. An address in use ends the start.",
+            "logged. An address in use ends the start. `systemd` takes every socket that systemd hands over, and "
+            "`systemd:NAME` those of this FileDescriptorName=: see docs/systemd.rst.",
         ),
         Option(
             name="allowed-origins",
@@ -381,9 +384,9 @@ TABLE = Table(
             kind=Text("the path of a file, or -", placeholder="FILE"),
             default="-",
             group=_LOG,
-            help="Logs into this file, which is rotated as --log-file-bytes says; SIGUSR1 begins it anew, for a rotation "
-            "from outside. - is what twistd's --logfile names, else standard output, or in the background ./twistd.log. "
-            "Where standard output is systemd's journal, each line says how important it is.",
+            help="Logs into this file, which is rotated as --log-file-bytes says; SIGUSR1 begins it anew, for a "
+            "rotation from outside. - is what twistd's --logfile names, else standard output, or in the background "
+            "./twistd.log. Where standard output is systemd's journal, each line says how important it is.",
         ),
         Option(
             name="log-file-bytes",

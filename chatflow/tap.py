@@ -23,6 +23,7 @@ from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, Root, Status, routes
+from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
@@ -240,8 +241,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
     service.add("pings", rounds(config.ping_interval_seconds, ping_or_drop))
     service.add("heads", rounds(HEARTBEAT_SECONDS, ChatProtocol.tell_head))
+    inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
-        service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
+        if endpoint not in inherited:
+            service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
     drain = Drain(
         clock=reactor,
         edge=edge,
@@ -251,6 +254,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=config.drain_seconds / 3,
     )
     service.add("clients", drain)
+    # After the clients, so that these are left alone before a drain begins: who comes then waits for the next process.
+    for endpoint in inherited:
+        service.add(f"sockets of {endpoint}", InheritedListener(reactor, endpoint, site))
     return service
 
 

@@ -49,7 +49,7 @@ class Listener(Service):
                 raise StartupError(f"cannot listen on {self._description}: this kind of endpoint is not bound at once")
         super().startService()
         address = self._port.getHost()  # type: ignore[union-attr]
-        self._log.info("listening on {address}, the page is {page}", address=address, page=_page(address))
+        self._log.info("listening on {address}, the page is {page}", address=address, page=page(address))
 
     def stopService(self) -> Deferred[Any] | None:
         """Take no further connections; those that are open stay."""
@@ -58,7 +58,7 @@ class Listener(Service):
         return port.stopListening() if port is not None else None
 
 
-def _page(address: Any) -> str:
+def page(address: Any) -> str:
     """Where a person on this machine finds the page, if the address is one of TCP."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None or port is None:
