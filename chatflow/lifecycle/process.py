@@ -13,7 +13,6 @@ What twistd does by itself (Twisted 24.3 to 26.10, ``twisted/scripts/_twistd_uni
   :meth:`TopService.fatal`.
 - It does nothing about other signals, which kill at once and leave children behind. Here, each that would is an
   orderly end, but for SIGHUP when there are settings to read again, and SIGUSR1, which begins the log file anew.
-- It prints what escapes from the reactor's loop, and ends without stopping anything. Here, that is fatal.
 - It makes the log's observer, unless the application has one. Here, it has.
 """
 
@@ -26,7 +25,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import Thread
 from types import FrameType, TracebackType
 from typing import Any
@@ -160,7 +159,6 @@ class TopService(OrderedServices):
         # The reactor leaves our SIGINT handler in place, but sets its own for SIGTERM when it begins to run. It must be
         # this one from the first moment on: to replace it afterwards leaves a gap that signals have been seen to hit.
         self._reactor.sigTerm = self._on_signal
-        self._reactor.mainLoop = functools.partial(self._main_loop, self._reactor.mainLoop)
         self._reactor.callWhenRunning(self._is_up)
 
     def stopService(self) -> Deferred[None]:
@@ -183,20 +181,6 @@ class TopService(OrderedServices):
     def _has_stopped(self, nothing: None) -> None:
         if self._log_observer is not None:
             self._log_observer.close()
-
-    def _main_loop(self, loop: Callable[[], None]) -> None:
-        """The reactor's own; when something escapes from it (SystemExit, or a fault in the reactor), an ordered end.
-
-        :raises BaseException: of that kind, when it happens while ending.
-        """
-        try:
-            loop()
-        except BaseException as error:
-            if self._is_ending:
-                raise
-            _log.failure("the reactor's loop failed")
-            self.fatal(f"the reactor's loop failed: {type(error).__name__}: {error}")
-            loop()
 
     def _on_signal_while_starting(self, number: int, frame: FrameType | None) -> None:
         """Ends the start in an orderly way, or is put off."""

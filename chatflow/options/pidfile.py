@@ -36,7 +36,7 @@ def forget_stale_pid_file(name: str | None) -> None:
 
 def _why_stale(text: str) -> str:
     """Empty if it may be right."""
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and int(text)):
         return "it holds no number"
     pid = int(text)
     if pid == os.getpid():
