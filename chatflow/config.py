@@ -16,6 +16,7 @@ import attrs
 from twisted.internet.endpoints import serverFromString
 
 from chatflow.errors import ConfigError
+from chatflow.logs.options import LOG_OPTIONS
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
 
@@ -77,7 +78,6 @@ _DATABASE = "Database"
 _AWS = "Many instances: --broker sqs"
 _LIMITS = "Limits: what happens when something is too much"
 _STOP = "Starting and stopping"
-_LOG = "Log"
 
 #: Of the time for stopping, what is not spent on waiting for a receive that was just begun.
 _STOP_SECONDS = 10
@@ -363,45 +363,7 @@ TABLE = Table(
             "already. With --broker sqs at least 10 seconds more than --long-poll-seconds, since a receive under way "
             "has to be waited for.",
         ),
-        Option(
-            name="log-level",
-            kind=Choice(("debug", "info", "warn", "error", "critical")),
-            default="info",
-            group=_LOG,
-            help="The least important events that are logged. Can be changed while the daemon runs: SIGHUP reads the "
-            "file of --config again.",
-        ),
-        Option(
-            name="log-format",
-            kind=Choice(("text", "json")),
-            default="text",
-            group=_LOG,
-            help="`text` is for people. `json` writes each event as one object on one line, with its named fields: see "
-            "docs/logging.rst.",
-        ),
-        Option(
-            name="log-file",
-            kind=Text("the path of a file, or -", placeholder="FILE"),
-            default="-",
-            group=_LOG,
-            help="Logs into this file, which is rotated as --log-file-bytes says; SIGUSR1 begins it anew, for a "
-            "rotation from outside. - is what twistd's --logfile names, else standard output, or in the background "
-            "./twistd.log. Where standard output is systemd's journal, each line says how important it is.",
-        ),
-        Option(
-            name="log-file-bytes",
-            kind=Integer(10_000, 1_000_000_000_000, "bytes"),
-            default=10_000_000,
-            group=_LOG,
-            help="When the log file is as large as this it becomes FILE.1, and a new one is begun.",
-        ),
-        Option(
-            name="log-files-kept",
-            kind=Integer(1, 1000, "files"),
-            default=5,
-            group=_LOG,
-            help="How many full log files are kept, from FILE.1 to FILE.5; the oldest is removed.",
-        ),
+        *LOG_OPTIONS,
     ),
 )
 

@@ -26,6 +26,7 @@ class _Given:
 
     texts: tuple[str, ...]
     source: str
+    may_quote: bool = True
 
 
 def load(
@@ -86,22 +87,22 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def _value(option: Option, given: _Given) -> Any:
     if not option.repeatable:
-        return _parse(option, given.texts[-1], given.source)
+        return _parse(option, given.texts[-1], given)
     texts = list(given.texts)
     if given.source != COMMAND_LINE:
         texts = [each.strip() for text in texts for each in re.split(r"[,\n]", text) if each.strip()]
-    return tuple(_parse(option, text, given.source) for text in texts)
+    return tuple(_parse(option, text, given) for text in texts)
 
 
-def _parse(option: Option, text: str, source: str) -> Any:
+def _parse(option: Option, text: str, given: _Given) -> Any:
     try:
         return option.kind.parse(text)
     except ValueError as error:
         quoted = ""
-        if not option.secret and option.kind.may_quote(text):
+        if given.may_quote and not option.secret and option.kind.may_quote(text):
             quoted = f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
         detail = "".join(f"; {argument}" for argument in error.args[:1])
-        raise ConfigError(f"{option.name}{quoted} ({source}): must be {option.kind.allowed}{detail}") from None
+        raise ConfigError(f"{option.name}{quoted} ({given.source}): must be {option.kind.allowed}{detail}") from None
 
 
 def _read_environment(table: Table, environ: Mapping[str, str]) -> dict[str, _Given]:
@@ -125,7 +126,7 @@ def _read_credentials(table: Table, directory: str | None, read_file: Callable[[
     for option in table.kept_in_file().values() if directory else ():
         path, name = f"{directory}/{table.credential(option)}", table.credential(option)
         try:
-            given[option.name] = _Given((read_file(path).strip(),), f"credential {name}")
+            given[option.name] = _Given((read_file(path).strip(),), f"credential {name}", may_quote=False)
         except FileNotFoundError:
             continue
         except (OSError, UnicodeError) as error:
@@ -144,7 +145,9 @@ def _with_files(table: Table, given: Mapping[str, _Given], read_file: Callable[[
         if option.name in given:
             raise ConfigError(f"{name} ({source}): cannot stand beside {option.name} ({given[option.name].source})")
         try:
-            whole[option.name] = _Given((read_file(path).strip(),), f"file {path}, named by {name} ({source})")
+            whole[option.name] = _Given(
+                (read_file(path).strip(),), f"file {path}, named by {name} ({source})", may_quote=False
+            )
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"{name} ({source}): {_unreadable(path, error)}") from None
     return whole
