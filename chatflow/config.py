@@ -17,6 +17,7 @@ from twisted.internet.endpoints import serverFromString
 from chatflow.authority import parse_origin
 from chatflow.dualstack import parse_both
 from chatflow.errors import ConfigError
+from chatflow.logs.options import LOG_OPTIONS
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
 
@@ -38,6 +39,8 @@ class Endpoint(Plain):
         if parse_both(text):
             return text
         if text.startswith("ssl:"):  # to make this one means to read its certificate
+            return text
+        if text.partition(":")[0] == "systemd":  # which sockets there are is known when they are taken over
             return text
         try:
             serverFromString(None, text)
@@ -114,7 +117,9 @@ TABLE = Table(
             help="Where clients connect, for WebSocket and HTTP alike. A port number alone is that port of all "
             "addresses of this machine, of IPv6 and IPv4; with `localhost:` before it nobody else reaches it. Where "
             "the system has only one of the two, the log says so. A Twisted endpoint means what it says: `tcp:8080` "
-            "is IPv4 alone. Port 0 takes a free port, which is logged. An address in use ends the start.",
+            "is IPv4 alone. Port 0 takes a free port, which is logged. An address in use ends the start. `systemd` "
+            "takes every socket that systemd hands over, and `systemd:NAME` those of this FileDescriptorName=: see "
+            "docs/systemd.rst.",
         ),
         Option(
             name="allowed-origins",
@@ -177,6 +182,7 @@ TABLE = Table(
                 needs_host=False,
             ),
             default="embedded",
+            may_hold_secret=True,
             group=_DATABASE,
             help="Where messages are stored. `embedded` starts a PostgreSQL of its own in --data-dir (needs "
             "the extra chatflow[embedded]). A URL names a PostgreSQL 15 or newer whose schema "
@@ -374,6 +380,7 @@ TABLE = Table(
             "already. With --broker sqs at least 10 seconds more than --long-poll-seconds, since a receive under way "
             "has to be waited for.",
         ),
+        *LOG_OPTIONS,
     ),
 )
 
@@ -412,6 +419,11 @@ class Config:
     max_client_buffer_bytes: int
     send_timeout_seconds: float
     drain_seconds: float
+    log_level: str
+    log_format: str
+    log_file: str
+    log_file_bytes: int
+    log_files_kept: int
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> Config:

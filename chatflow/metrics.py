@@ -123,6 +123,12 @@ class Instance:
         """
         return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.draining
 
+    def summary(self) -> str:
+        """A line for ``systemctl status``."""
+        database = "" if self._database_available() else ", the database is away"
+        deaf = "" if self._hears() else ", does not hear the other instances"
+        return f"{len(self._edge.protocols)} clients, {self._ingress.pending} messages unanswered{database}{deaf}"
+
     def health(self) -> dict[str, object]:
         """``/health`` in the reference's shape."""
         running = self._consumer.running

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
@@ -22,14 +24,16 @@ from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, Root, Status, routes
+from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
 from chatflow.edge.websocket import ChatProtocol
-from chatflow.lifecycle import Repeating, TopService, run_in_own_thread
+from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, TopService, run_in_own_thread
 from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
 from chatflow.lifecycle.step import Step
+from chatflow.logs import LogSettings, log_for
 from chatflow.metrics import Instance, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
@@ -226,7 +230,22 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days, watch.may_drop)
 
     # Started in this order, stopped in reverse: first the clients, last the database.
-    service = TopService(reactor, deadline_seconds=config.drain_seconds)
+    manager = ServiceManager.from_environment(os.environ)
+    log_file = Path(config.log_file) if config.log_file != "-" else None
+    log_settings = LogSettings(
+        config.log_level, config.log_format, log_file, config.log_file_bytes, config.log_files_kept
+    )
+    log = log_for(log_settings, options.parent)
+    reloads = Reloads(TABLE, options.settings, options.read_again)
+    if log is not None:
+        reloads.add("log-level", log.set_level)
+    service = TopService(
+        reactor,
+        deadline_seconds=config.drain_seconds,
+        supervision=Supervision(reactor, manager, instance.summary),
+        log=log,
+        reloads=reloads if options.settings["config"].value else None,
+    )
     service.add("process", Step(start=process.prepare))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
@@ -255,8 +274,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     looks_seconds = config.send_timeout_seconds / 4
     service.add("stalled clients", rounds(looks_seconds, ChatProtocol.leave_if_stalled))
     service.add("stalled answers", Repeating(reactor, "stalled answers", looks_seconds, look_for_stalled_answers))
+    inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
-        service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
+        if endpoint not in inherited:
+            service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
     drain = Drain(
         clock=reactor,
         edge=edge,
@@ -266,6 +287,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=config.drain_seconds / 3,
     )
     service.add("clients", drain)
+    # After the clients, so that these are left alone before a drain begins: who comes then waits for the next process.
+    for endpoint in inherited:
+        service.add(f"sockets of {endpoint}", InheritedListener(reactor, endpoint, site))
     return service
 
 

@@ -66,7 +66,7 @@ class TestConfig:
 
     def test_every_option_of_the_table_is_a_field_and_every_field_an_option(self) -> None:
         fields = {field.name.replace("_", "-") for field in attrs.fields(Config)}
-        assert fields == {option.name for option in TABLE.options if FILE in option.sources}
+        assert fields == {option.name for option in TABLE.own_options if FILE in option.sources}
 
     def test_no_option_would_be_taken_for_one_of_a_sibling(self) -> None:
         assert all(TABLE.owns_variable(TABLE.variable(option)) for option in TABLE.options)

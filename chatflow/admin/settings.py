@@ -25,7 +25,9 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
     group = parser.add_argument_group(
         "settings of the daemon, also read from its environment variables (CHATFLOW_...) and file"
     )
-    for name in (*names, CONFIG.name):
+    in_files = [name for name, option in TABLE.kept_in_file().items() if option.name in names]
+    names = (*names, *in_files, CONFIG.name)
+    for name in names:
         option = _OPTIONS[name]
         group.add_argument(
             f"--{name}",
@@ -33,7 +35,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
             type=_checked(option.kind),
             help=_help(option),
         )
-    parser.set_defaults(settings=(*names, CONFIG.name))
+    parser.set_defaults(settings=names)
 
 
 @frozen(kw_only=True)

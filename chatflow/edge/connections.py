@@ -248,7 +248,7 @@ def ping_or_drop(protocol: ChatProtocol) -> None:
         protocol.heard = protocol.pinged = False
     elif protocol.pinged:
         protocol.factory.counters.silent_clients_dropped += 1
-        protocol.drop()
+        protocol.drop("silent: it answered no ping")
     else:
         protocol.pinged = True
         protocol.sendPing()

@@ -43,7 +43,7 @@ class Listener(Service):
         self._log.info(
             "listening on {addresses}, the page is {page}",
             addresses=" and ".join(map(str, addresses)),
-            page=_page(addresses),
+            page=page(addresses),
         )
 
     def stopService(self) -> Deferred[Any] | None:
@@ -83,7 +83,7 @@ class Listener(Service):
         return StartupError(f"cannot listen on {self._description}: {reason}; choose another with --listen")
 
 
-def _page(addresses: Sequence[Any]) -> str:
+def page(addresses: Sequence[Any]) -> str:
     """Where a person on this machine finds the page, if the addresses are of TCP."""
     host, port = getattr(addresses[0], "host", None), getattr(addresses[0], "port", None)
     if host is None or port is None:

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from chatflow.edge import v2
 from chatflow.edge.addresses import client_ip
+from chatflow.edge.ending import Tally
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, text_frame
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.outgoing import Outgoing
@@ -83,6 +84,7 @@ class ChatProtocol(WebSocketServerProtocol):
         self._end: IDelayedCall | None = None
         self._oversized = False
         self._fragments = 0
+        self._tally = Tally()
         #: Whether anything came since the heartbeat looked last.
         self.heard = True
         #: Whether the heartbeat sent a ping since then.
@@ -107,6 +109,7 @@ class ChatProtocol(WebSocketServerProtocol):
         factory.presence.joined(self._room, self._wish.who)
         self._outgoing.start()
         self._forget_handshake()
+        self._tally.opened_at = factory.clock.seconds()
         # Before the welcome, whose head is of this moment: all that is beyond it follows.
         self._head = factory.hub.head(self._room)
         if not self._wish.resumes:
@@ -123,13 +126,17 @@ class ChatProtocol(WebSocketServerProtocol):
         if self._end is not None and self._end.active():
             self._end.cancel()
         self.factory.closed(self)
+        if self._tally.opened_at is not None:
+            self._tally.log_end(self._room, self._ip, self.factory.clock.seconds(), code, reason)
 
     def leave(self, code: int, reason: str) -> None:
         """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
+        self._tally.ended_by_us(f"{code}, {reason}")
         self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
 
-    def drop(self) -> None:
+    def drop(self, why: str = "dropped") -> None:
         """End the connection at once."""
+        self._tally.ended_by_us(why)
         self.dropConnection(abort=True)
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
@@ -202,6 +209,7 @@ class ChatProtocol(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         # Autobahn's own formats a log line for each chunk, whether or not it is logged.
         self.heard = True
+        self._tally.bytes_in += len(data)
         if self.state != self.STATE_OPEN or self.current_frame is not None or self.inside_message:
             self._dataReceived(data)
             return
@@ -260,6 +268,7 @@ class ChatProtocol(WebSocketServerProtocol):
             return
         factory = self.factory
         factory.counters.messages_received += 1
+        self._tally.messages += 1
         if not payload.isascii():
             try:
                 payload.decode()
@@ -324,8 +333,10 @@ class ChatProtocol(WebSocketServerProtocol):
             self._write(text_frame(encode_error(refused, int(self.factory.now() * 1e6))))
 
     def _write(self, frames: bytes) -> None:
-        if self.state == self.STATE_OPEN and not self._outgoing.write(frames):
-            self._leave_as_slow()
+        if self.state == self.STATE_OPEN:
+            self._tally.bytes_out += len(frames)
+            if not self._outgoing.write(frames):
+                self._leave_as_slow()
 
     def _leave_as_slow(self) -> None:
         self.factory.counters.slow_clients_closed += 1

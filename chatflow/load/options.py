@@ -196,6 +196,7 @@ TABLE = Table(
             ),
             default="",
             default_text="do not check",
+            may_hold_secret=True,
             group=_PROOF,
             help="At the end, look up every acknowledged message in this database: each must be there once, and the "
             "rooms' seq without a hole.",
