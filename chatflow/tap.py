@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from chatflow.drain import Drain
 from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
+from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, Root, Status, routes
 from chatflow.edge.listeners import Listener
@@ -35,7 +37,7 @@ from chatflow.persistence.archive import Archive
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
-from chatflow.persistence.instances import InstanceTable, register_now
+from chatflow.persistence.instances import InstanceTable, read_census, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.presence import PresenceTable
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
@@ -111,6 +113,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=broker.queue,
         server_id=config.server_id,
         max_pending_messages=config.max_pending_messages,
+        observe=metrics.observe_ack,
     )
     # And the way of who comes back: history → tail of the hub → hub.
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
@@ -171,11 +174,23 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=report.room,
         queues=report.all,
     )
+    dashboard = Dashboard(
+        clock=reactor,
+        now=time.time,
+        server_id=config.server_id,
+        cluster=config.broker == "sqs",
+        snapshot=metrics.snapshot,
+        census=lambda: read_census(reads),
+        silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # more than two heartbeats
+        away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
+        ready=instance.ready,
+    )
     app = routes(
         status,
         history=api.operations(),
         analytics=analytics.operations(),
         refreshing=analytics.refreshing(),
+        dashboard=dashboard,
     )
     site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app), edge, reactor)
 
@@ -233,6 +248,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=config.drain_seconds / 3,
     )
     service.add("clients", drain)
+    service.add("dashboard", Step(stop=dashboard.close))
     return service
 
 
