@@ -29,7 +29,10 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A row of the table of instances. ``state``: ``up``, ``silent``, ``lost`` (taken for dead) or ``left``."""
+    """A row of the table of instances.
+
+    :ivar state: ``up``, ``silent``, ``lost`` (taken for dead), ``left``, or ``unknown`` (the table cannot be read).
+    """
 
     id: str
     state: str
@@ -118,26 +121,26 @@ class Roster:
 
     _silent_seconds: float
     _seen: dict[str, tuple[float, InstanceState]] = field(factory=dict, init=False)
+    _noted_at: float = field(default=0.0, init=False)
 
     def note(self, now: float, census: Iterable[InstanceState]) -> None:
         """What the table says now."""
+        self._noted_at = now
         for state in census:
             self._seen[state.server_id] = now, state
-        self._noted_at = now
-
-    _noted_at: float = field(default=0.0, init=False)
 
     def servers(self, now: float) -> list[Server]:
-        """All of them, by id. Heartbeats are as old as when the table was read: who cannot read it blames nobody."""
+        """All of them, by id. Who has not been able to read the table for long blames nobody who was up then."""
         found = []
         for server_id, (at, state) in sorted(self._seen.items()):
+            silent_seconds = round(now - at + state.silent_seconds, 1)
+            was_up = state.silent_seconds < self._silent_seconds
             if at == self._noted_at:
-                name = "up" if state.silent_seconds < self._silent_seconds else "silent"
-                found.append(Server(server_id, name, round(state.up_seconds), round(state.silent_seconds, 1)))
+                name = "silent" if not was_up else "up" if now - at < self._silent_seconds else "unknown"
+                found.append(Server(server_id, name, round(now - at + state.up_seconds), silent_seconds))
             elif now - at < _REMEMBER_SECONDS:
                 # In order it leaves in the middle of its heartbeats; otherwise others removed it.
-                name = "left" if state.silent_seconds < self._silent_seconds else "lost"
-                found.append(Server(server_id, name, None, round(now - at + state.silent_seconds, 1)))
+                found.append(Server(server_id, "left" if was_up else "lost", None, silent_seconds))
             else:
                 del self._seen[server_id]
         return found

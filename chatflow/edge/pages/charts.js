@@ -68,7 +68,8 @@ export class Chart {
     this.samples = samples;
     const width = this.svg.clientWidth || WIDTH, height = this.svg.clientHeight || HEIGHT;
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const begin = now - this.seconds * 1000;
+    // Until there is more to be shown, the beginning is at the left.
+    const begin = Math.max(now - this.seconds * 1000, Math.min(samples[0]?.at ?? now, now - 60000));
     const shown = samples.filter((sample) => sample.at >= begin - 1000);
     const lines = this.series.map(([, read]) => shown.map((sample) => [sample.at, read(sample)]));
     const highest = ceiling(Math.max(this.least, ...lines.flat().map(([, value]) => value ?? 0)));

@@ -12,7 +12,9 @@ const percentiles = (name) => [["p50", latency(name, 0)], ["p95", latency(name, 
 
 const charts = {
   throughput: new Chart({ title: "Throughput", unit: "messages/s", seconds: SECONDS, least: 5, series: [
-    ["acknowledged", (s) => s.rates.acknowledged], ["stored", (s) => s.rates.stored], ["delivered", (s) => s.rates.delivered]] }),
+    ["received", (s) => s.rates.received], ["acknowledged", (s) => s.rates.acknowledged], ["stored", (s) => s.rates.stored]] }),
+  deliveries: new Chart({ title: "Deliveries", unit: "messages to members/s", seconds: SECONDS, least: 5, series: [
+    ["delivered", (s) => s.rates.delivered]] }),
   ack: new Chart({ title: "Latency of acks", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("ack") }),
   commit: new Chart({ title: "Latency of commits", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("commit") }),
   fanout: new Chart({ title: "Latency of news between instances", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("fanout") }),
@@ -121,7 +123,7 @@ function troublesNow(sample) {
 
 function renderAlarms(sample) {
   const alarms = troublesNow(sample);
-  $("list").replaceChildren(...alarms.map((alarm) => element("li", { class: `alarm ${alarm.level}` }, element("span", {}, alarm.text),
+  $("list").replaceChildren(...alarms.map((alarm) => element("li", { class: `alarm ${alarm.level}` }, element("span", {}, alarm.text), " ",
     element("span", {}, `since ${clock(Date.now() - alarm.since_seconds * 1000)}, ${ago(alarm.since_seconds)}`))));
   $("fine").hidden = alarms.length > 0 || !sample;
   const bad = alarms.filter((alarm) => alarm.level === "bad");
@@ -144,7 +146,7 @@ function renderLink(sample) {
 
 function renderServers(sample) {
   $("instances").hidden = !sample.servers.length;
-  const states = { up: "up", silent: "silent", lost: "taken for dead", left: "stopped in order" };
+  const states = { up: "up", silent: "silent", lost: "taken for dead", left: "stopped in order", unknown: "not known now" };
   $("instances").querySelector("tbody").replaceChildren(...sample.servers.map((server) => element("tr", { "data-state": server.state },
     element("td", {}, server.id, ...(server.id === sample.server ? [" ", element("span", { class: "hint" }, "answers")] : [])),
     element("td", { class: "state" }, states[server.state]),
