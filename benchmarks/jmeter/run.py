@@ -189,7 +189,9 @@ def _command(jmeter: Path, plan: Path, output: Path, given: dict[str, str]) -> l
         "-Jwebsocket.thread.stop.policy=wsClose",
         # Broadcasts that were passed over would be samples of their own.
         "-Jjmeter.save.saveservice.subresults=false",
-        # Several runs at once need no port to be stopped by.
+        # By default in the working directory, where several runs at once would spoil each other's.
+        f"-Jjmeter.reportgenerator.temp_dir={output.resolve() / 'temp'}",
+        # Nor need they a port to be stopped by.
         "-Jjmeterengine.nongui.port=0",
         *(f"-J{name}={value}" for name, value in given.items()),
     ]
