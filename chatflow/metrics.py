@@ -24,6 +24,8 @@ from chatflow.rooms.pages import Pages
 from chatflow.rooms.resume import Resumer
 
 _COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Close together, so that percentiles can be told from them.
+_ACK_SECONDS = tuple(round(digit * 10**power, 4) for power in range(-3, 2) for digit in (1, 1.5, 2, 3, 5, 7))
 _BATCH_MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -47,7 +49,10 @@ class _Readings(Collector):
 
 
 class Metrics:
-    """The figures of one daemon. ``observe_batch`` is given to the batch writer."""
+    """The figures of one daemon. ``observe_batch`` is given to the batch writer.
+
+    :ivar observe_ack: takes the seconds from the acceptance of an envelope's oldest message to its acknowledgement.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -59,6 +64,9 @@ class Metrics:
         )
         self._batch_messages = Histogram(
             "chatflow_batch_messages", "Messages per commit", buckets=_BATCH_MESSAGES, registry=self._registry
+        )
+        self.observe_ack = self.histogram(
+            "chatflow_ack_seconds", "Of each envelope's oldest message: from its acceptance until durable", _ACK_SECONDS
         )
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -75,6 +83,14 @@ class Metrics:
     def add(self, readings: Iterable[Reading], hub: Hub) -> None:
         """Show these figures too."""
         self._registry.register(_Readings(readings, hub))
+
+    def snapshot(self) -> dict[str, dict[str, float]]:
+        """Every sample by name and label, as Prometheus would get it; without a label it is ``""``."""
+        found: dict[str, dict[str, float]] = {}
+        for family in self._registry.collect():
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[",".join(sample.labels.values())] = sample.value
+        return found
 
     def prometheus(self) -> tuple[bytes, str]:
         """The text and its content type."""

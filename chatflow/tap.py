@@ -22,6 +22,7 @@ from chatflow.drain import Drain, WrongClock
 from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
+from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, Root, Status, routes
 from chatflow.edge.inherited import InheritedListener, is_inherited
@@ -42,7 +43,7 @@ from chatflow.persistence.clock import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
-from chatflow.persistence.instances import InstanceTable, register_now
+from chatflow.persistence.instances import InstanceTable, read_census, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.presence import PresenceTable
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
@@ -130,6 +131,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=broker.queue,
         server_id=config.server_id,
         max_pending_messages=config.max_pending_messages,
+        observe=metrics.observe_ack,
     )
     # And the way of who comes back: history → tail of the hub → hub.
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
@@ -200,11 +202,23 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         queue=report.room,
         queues=report.all,
     )
+    dashboard = Dashboard(
+        clock=reactor,
+        now=time.time,
+        server_id=config.server_id,
+        cluster=config.broker == "sqs",
+        snapshot=metrics.snapshot,
+        census=lambda: read_census(reads),
+        silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # more than two heartbeats
+        away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
+        ready=instance.ready,
+    )
     app = routes(
         status,
         history=api.operations(),
         analytics=analytics.operations(),
         refreshing=analytics.refreshing(),
+        dashboard=dashboard,
     )
     site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app, config.allowed_origins), edge, reactor)
 
@@ -287,6 +301,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=config.drain_seconds / 3,
     )
     service.add("clients", drain)
+    service.add("dashboard", Step(stop=dashboard.close))
     # After the clients, so that these are left alone before a drain begins: who comes then waits for the next process.
     for endpoint in inherited:
         service.add(f"sockets of {endpoint}", InheritedListener(reactor, endpoint, site))

@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from chatflow.authority import Authority, parse_authority
 from chatflow.edge.connections import ChatFactory
 from chatflow.edge.cors import Cors
+from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.handshake import Handshake, judge
 from chatflow.edge.negotiation import prefers_prometheus
 from chatflow.edge.operations import (
@@ -187,15 +188,19 @@ def routes(
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
+    dashboard: Dashboard | None = None,
 ) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
 
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
+    :param dashboard: what ``/dashboard`` shows, if there is to be one.
     """
     app = Klein()
     add_pages(app)
+    if dashboard is not None:
+        add_dashboard(app, dashboard)
     add_operations(app, history, Gate(running=_PAGES_AT_ONCE, waiting=_WAITING))
     add_operations(app, analytics, Gate(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
     add_operations(app, refreshing, Gate(running=_REFRESHES_AT_ONCE, waiting=0))

@@ -298,9 +298,9 @@ class ChatProtocol(WebSocketServerProtocol):
             self._maybe_resume()
         if self.state == self.STATE_OPEN:
             self.factory.counters.acks_sent += len(accepted)
-            self._write(b"".join([text_frame(encode_ack(message, original)) for message, original in accepted]))
+            self._write(b"".join([text_frame(encode_ack(message, original)) for message, original, _ in accepted]))
             if self._speaks_v2:
-                for message, _ in accepted:
+                for message, _, _ in accepted:
                     self.factory.stored.acknowledged(message, self)
 
     def refuse(self, refused: Refused, count: int) -> None:

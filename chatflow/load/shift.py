@@ -89,7 +89,8 @@ class Shift:
             losses=dict(counts.losses),
             acked_in_second=dict(counts.acked_in_second),
             delivered_in_second=dict(counts.delivered_in_second),
-            ack_ticks=dict(counts.ack_ticks),
+            ack_buckets=counts.acks.buckets(),
+            ack_ticks=counts.acks.ticks,
             delivery_ticks=dict(counts.delivery_ticks),
             causes=counts.causes,
         )

@@ -8,7 +8,7 @@ keeps the order in which messages were accepted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
@@ -44,15 +44,25 @@ class Ingress:
     :param now: for stamps and identifiers.
     :param queue: where envelopes go.
     :param max_pending_messages: accepted but unanswered messages; beyond them clients are refused (``overloaded``).
+    :param observe: called once for each acknowledged envelope, with the seconds that its oldest message had waited for
+        that.
     """
 
     _log = Logger()
 
     def __init__(
-        self, *, clock: IReactorTime, now: WallTime, queue: IPublish, server_id: str, max_pending_messages: int
+        self,
+        *,
+        clock: IReactorTime,
+        now: WallTime,
+        queue: IPublish,
+        server_id: str,
+        max_pending_messages: int,
+        observe: Callable[[float], object] = lambda seconds: None,
     ) -> None:
         self._clock = clock
         self._now = now
+        self._observe = observe
         self._queue = queue
         self._server_id = server_id
         self._max_pending = max_pending_messages
@@ -94,7 +104,7 @@ class Ingress:
         state = self._rooms.get(room)
         if state is None:
             state = self._rooms[room] = _Room()
-        state.waiting.append((sender, Accepted(message, original)))
+        state.waiting.append((sender, Accepted(message, original, self._clock.seconds())))
         state.waiting_bytes += content_bytes(message)
         if not state.publishing:
             state.publishing = True
@@ -179,6 +189,7 @@ class Ingress:
         self.pending -= len(batch)
         if refused is None:
             self.acknowledged += len(batch)
+            self._observe(self._clock.seconds() - batch[0][1].at)
         else:
             self.failed += len(batch)
         if not self.pending:

@@ -16,10 +16,14 @@ from chatflow.rooms.messages import ClientMessage, Message, StoredMessage
 
 
 class Accepted(NamedTuple):
-    """A message on its way, with the client's original of it for the acknowledgement."""
+    """A message on its way, with the client's original of it for the acknowledgement.
+
+    :ivar at: when it was accepted, in seconds of the ingress's clock.
+    """
 
     message: Message
     original: ClientMessage
+    at: float = 0.0
 
 
 class ISender(Interface):
@@ -244,6 +248,18 @@ class InstanceStart:
     server_id: str
     start: str
     fanout_queue: str
+
+
+@frozen
+class InstanceState:
+    """How one server's newest heartbeat is, by the database's clock.
+
+    :ivar up_seconds: since it registered. :ivar silent_seconds: since its last heartbeat.
+    """
+
+    server_id: str
+    up_seconds: float
+    silent_seconds: float
 
 
 class IInstanceTable(Interface):
