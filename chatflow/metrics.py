@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, GCCollector, Histogram, Process
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from twisted.internet.interfaces import IReactorTime
 
 from chatflow.broker.consumer import Consumer
 from chatflow.edge.connections import ChatFactory
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
 from chatflow.persistence.writer import BatchWriter
 from chatflow.readings import Reading
@@ -88,7 +88,7 @@ class Instance:
     def __init__(
         self,
         *,
-        clock: IReactorTime,
+        now: WallTime,
         server_id: str,
         edge: ChatFactory,
         ingress: Ingress,
@@ -99,8 +99,9 @@ class Instance:
         writer: BatchWriter,
         databases: Iterable[Database],
         hears: Callable[[], bool],
+        clock_is_wrong: Callable[[], bool],
     ) -> None:
-        self._clock = clock
+        self._now = now
         self._server_id = server_id
         self._edge = edge
         self._ingress = ingress
@@ -111,14 +112,16 @@ class Instance:
         self._writer = writer
         self._databases = tuple(databases)
         self._hears = hears
+        self._clock_is_wrong = clock_is_wrong
         self.started = False
 
     def ready(self) -> bool:
-        """Whether a load balancer should send clients here: it hears the other instances, and is not stopping.
+        """Whether a load balancer should send clients here: it hears the other instances, its clock is right, and
+        it is not stopping.
 
         The database's state is not part of it: a failover must not take every instance out at once.
         """
-        return self.started and self._hears() and not self._edge.draining
+        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.draining
 
     def summary(self) -> str:
         """A line for ``systemctl status``."""
@@ -213,6 +216,7 @@ class Instance:
             Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
             Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
             Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),
+            Reading("chatflow_rooms_set_back", "Their seqs are given anew", lambda: hub.rooms_set_back, counter),
             Reading("chatflow_resumes", "Connections that asked for history", lambda: self._resumer.resumes, counter),
             Reading("chatflow_resuming", "Connections that are given history", lambda: self._resumer.resuming, gauge),
             Reading("chatflow_pages_read", "Pages of history read", lambda: self._pages.read, counter),
@@ -222,7 +226,7 @@ class Instance:
         ]
 
     def _who(self) -> dict[str, object]:
-        return {"serverId": self._server_id, "timestamp": int(self._clock.seconds() * 1000)}
+        return {"serverId": self._server_id, "timestamp": int(self._now() * 1000)}
 
     def _retries(self) -> int:
         return sum(database.retries for database in self._databases)

@@ -27,7 +27,7 @@ _MAY_IMPORT = {
     "persistence": {"errors", "lifecycle", "readings", "rooms"},
     "postgres": {"errors"},
     "edge": {"errors", "lifecycle", "readings", "rooms"},
-    "client": {"errors", "rooms"},
+    "client": {"errors", "lifecycle", "rooms"},
     "load": {"errors", "lifecycle", "options", "persistence", "process", "rooms"},
 }
 

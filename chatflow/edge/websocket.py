@@ -345,7 +345,7 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _error(self, refused: Refused) -> None:
         if self.state == self.STATE_OPEN:
-            self._write(text_frame(encode_error(refused, int(self.factory.clock.seconds() * 1e6))))
+            self._write(text_frame(encode_error(refused, int(self.factory.now() * 1e6))))
 
     def _write(self, frames: bytes) -> None:
         if self.state != self.STATE_OPEN:
@@ -403,6 +403,19 @@ class ChatProtocol(WebSocketServerProtocol):
         """If it speaks ``chatflow.v2``: what was delivered in its room, up to where it has everything."""
         if self._speaks_v2 and self._joined and self._held is None and (self._resume is None or self._resume.called):
             self._write(v2.encode(v2.Heartbeat(self.factory.hub.last_seq(self._room))))
+
+    def set_back(self, room: int, first: int) -> None:
+        """The room, if it is this one's, has other messages from ``first`` on: begin anew there.
+
+        A client that is told so nowhere else, or is given history just now, has to come back for it.
+        """
+        if room != self._room or not self._joined:
+            return
+        self._head = min(self._head, first - 1)
+        if self._speaks_v2 and (self._resume is None or self._resume.called):
+            self._write(v2.encode(v2.resume_frame(Reset("restored", first))))
+        else:
+            self.leave(CLOSE_RESTART, "the room was set back to an earlier state: reconnect")
 
     def say_goodbye(self, retry_after_ms: int) -> None:
         """If it speaks ``chatflow.v2``: when to come back. Call it before :meth:`leave`."""

@@ -5,6 +5,7 @@
 - :mod:`~chatflow.lifecycle.manager`, :mod:`~chatflow.lifecycle.supervision`: what systemd is told meanwhile
 - :mod:`~chatflow.lifecycle.reload`: what can change without a restart
 - :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts
+- :mod:`~chatflow.lifecycle.clocks`: which clock is for what; the reactor's made monotonic
 - :mod:`~chatflow.lifecycle.threads`: threads of one's own
 """
 

@@ -15,14 +15,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from chatflow.errors import NotStored, Refused, Unavailable
+from chatflow.errors import ErrorCode, NotStored, Refused, Unavailable
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.interfaces import Accepted, IPublish, ISender
 from chatflow.rooms.messages import ClientMessage, Message
 
 _OVERLOADED = "the server has too many messages under way: send this one again later"
-_DRAINING = "the server is stopping: reconnect and send this message again"
+_DRAINING: tuple[ErrorCode, str] = "draining", "the server is stopping: reconnect and send this message again"
 
 
 @define
@@ -39,19 +40,24 @@ class _Room:
 class Ingress:
     """Where accepted messages enter. All of it runs on the reactor thread.
 
+    :param now: for stamps and identifiers.
     :param queue: where envelopes go.
     :param max_pending_messages: accepted but unanswered messages; beyond them clients are refused (``overloaded``).
     """
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, queue: IPublish, server_id: str, max_pending_messages: int) -> None:
+    def __init__(
+        self, *, clock: IReactorTime, now: WallTime, queue: IPublish, server_id: str, max_pending_messages: int
+    ) -> None:
         self._clock = clock
+        self._now = now
         self._queue = queue
         self._server_id = server_id
         self._max_pending = max_pending_messages
         self._rooms: dict[int, _Room] = {}
-        self._draining = False
+        #: Why nothing is accepted.
+        self._closed: tuple[ErrorCode, str] | None = None
         self._drained: list[Deferred[None]] = []
         self.pending = 0
         self.accepted = 0
@@ -62,13 +68,13 @@ class Ingress:
     def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> Message:
         """Take a message, which gets its id; its sender is answered through :class:`ISender` later.
 
-        :raises Refused: ``overloaded`` or ``draining``; then the sender is not called.
+        :raises Refused: ``overloaded``, or why nothing is accepted; then the sender is not called.
         """
-        if self._draining:
-            raise Refused("draining", _DRAINING)
+        if self._closed is not None:
+            raise Refused(*self._closed)
         if self.pending >= self._max_pending:
             raise Refused("overloaded", _OVERLOADED)
-        now = self._clock.seconds()
+        now = self._now()
         user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
             # A message that its client may repeat has the same id each time, whichever instance it reaches.
@@ -96,9 +102,19 @@ class Ingress:
             state.gathering.reset(0)
         return message
 
+    def close(self, reason: str) -> None:
+        """Accept nothing until :meth:`reopen`; what was accepted goes on."""
+        if self._closed is None:
+            self._closed = "unavailable", reason
+
+    def reopen(self) -> None:
+        """Accept messages again, unless this is draining."""
+        if self._closed is not _DRAINING:
+            self._closed = None
+
     def drain(self) -> Deferred[None]:
         """Accept nothing more. Fires when every accepted message is answered. May be cancelled."""
-        self._draining = True
+        self._closed = _DRAINING
         drained: Deferred[None] = Deferred(self._drained.remove)
         if self.pending:
             self._drained.append(drained)
@@ -128,7 +144,7 @@ class Ingress:
         state.gathering = None
 
     async def _publish(self, room: int, batch: Sequence[tuple[ISender, Accepted]]) -> None:
-        milliseconds = int(self._clock.seconds() * 1e3)
+        milliseconds = int(self._now() * 1e3)
         envelope = Envelope(
             uuid7(milliseconds), room, self._server_id, tuple(accepted.message for _, accepted in batch)
         )

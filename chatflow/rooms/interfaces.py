@@ -59,7 +59,7 @@ class Reset:
     before ``first``; a :class:`Resumed` from there on follows.
     """
 
-    reason: Literal["beyond_head", "expired"]
+    reason: Literal["beyond_head", "expired", "restored"]
     first: int
 
 

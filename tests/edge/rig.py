@@ -103,9 +103,12 @@ class Rig:
         self.stored = StoredTracker(clock=self.clock, hub=self.hub, places=self._places)
         self.edge = ChatFactory(
             clock=self.clock,
+            now=self.clock.seconds,
             rooms=1,
             server_id="s1",
-            ingress=Ingress(clock=self.clock, queue=self.queue, server_id="s1", max_pending_messages=100),
+            ingress=Ingress(
+                clock=self.clock, now=self.clock.seconds, queue=self.queue, server_id="s1", max_pending_messages=100
+            ),
             hub=self.hub,
             resumer=self.resumer,
             presence=self.presence,

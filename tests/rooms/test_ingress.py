@@ -86,7 +86,11 @@ class Rig:
         self.clock.advance(NOW_US / 1e6)
         self.queue = HeldQueue()
         self.ingress = Ingress(
-            clock=self.clock, queue=self.queue, server_id="s1", max_pending_messages=max_pending_messages
+            clock=self.clock,
+            now=self.clock.seconds,
+            queue=self.queue,
+            server_id="s1",
+            max_pending_messages=max_pending_messages,
         )
         self.sender = Sender()
 

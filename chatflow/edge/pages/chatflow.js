@@ -24,7 +24,8 @@
  *               retryAt: when the next attempt is, in milliseconds since 1970, or null
  *     presence  {members, users: [{userId, username, connections}], truncated}    members: connections, named or not
  *     reset     {reason, from}    messages are missing here, or what was seen is not this room's;
- *               reason: "expired" (retention dropped them), "beyond_head" (the room never had so many) or "gap";
+ *               reason: "expired" (retention dropped them), "beyond_head" (the room never had so many), "restored"
+ *               (the room was set back to an earlier state) or "gap";
  *               from: the seq that comes next, or null where the server does not say
  */
 
@@ -308,6 +309,7 @@ export class ChatFlow extends EventTarget {
         break;
       case "reset":
         this.#seq = frame.from - 1;
+        this.#behindSince = null;
         this.#emit("reset", { reason: frame.reason, from: frame.from });
         break;
       case "heartbeat":

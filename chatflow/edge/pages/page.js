@@ -214,7 +214,8 @@ function showMessage(frame) {
 
 function showReset({ reason }) {
   if (reason === "beyond_head") messages.replaceChildren();
-  const text = reason === "beyond_head" ? "This room began anew." : "Older messages are no longer kept.";
+  const texts = { beyond_head: "This room began anew.", restored: "This room was set back to an earlier state." };
+  const text = texts[reason] ?? "Older messages are no longer kept.";
   messages.append(element("li", { className: "note" }, element("p", { className: "text" }, text)));
   arranged();
 }
