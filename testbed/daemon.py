@@ -60,9 +60,9 @@ class Daemon:
         self.database = database
         self.options = options
         self._listen = listen
-        self._environment = {**clean_environment(), **(environment or {})}
+        self.environment = {**clean_environment(), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = 0  # where it listens, or listened last
 
     def __enter__(self) -> Daemon:
         return self
@@ -84,7 +84,7 @@ class Daemon:
             self._process = subprocess.Popen(
                 self.command(),
                 cwd=self.directory,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -99,9 +99,17 @@ class Daemon:
 
     def restart(self) -> Daemon:
         """Start again after an end, however it was, on the same data."""
+        self._make_way()
+        return self.start()
+
+    def launch_again(self) -> None:
+        """The same, without waiting for anything but the end."""
+        self._make_way()
+        self.launch()
+
+    def _make_way(self) -> None:
         self.process.wait(_STOP_SECONDS)
         (self.directory / "twistd.pid").unlink(missing_ok=True)  # a killed one leaves it
-        return self.start()
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
@@ -208,10 +216,14 @@ class Daemon:
 
     def _is_listening(self) -> bool:
         assert self.runs, f"the daemon ended with status {self.process.returncode}: {self.errors()}"
+        return self.find_port() != 0
+
+    def find_port(self) -> int:
+        """Where it has said that it listens, 0 as long as it has not."""
         found = re.search(r"listening on .*port=(\d+)", self.output())
         if found:
             self.port = int(found[1])
-        return found is not None
+        return self.port if found else 0
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ class Counts:
     lost: int = 0
     returns: int = 0
     resent: int = 0
+    returns_refused: int = 0
     losses: Counter[str] = attrs.Factory(Counter)  # see PhaseTally
     causes: list[str] = attrs.Factory(list)
     start_us: int = 0
@@ -46,6 +47,7 @@ class Counts:
     kinds: Counter[int] = attrs.Factory(Counter)
     acks: TicksOverTime = attrs.Factory(TicksOverTime)
     delivery_ticks: Counter[int] = attrs.Factory(Counter)
+    away_ticks: Counter[int] = attrs.Factory(Counter)
     acked_in_second: Counter[int] = attrs.Factory(Counter)
     delivered_in_second: Counter[int] = attrs.Factory(Counter)
 

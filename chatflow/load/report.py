@@ -43,6 +43,8 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "unsent": whole.unsent,
         "reconnects": whole.returns,
         "connections_lost": whole.connections_lost,
+        "returns_refused": whole.returns_refused,
+        "away_ms": percentiles_ms(whole.away_ticks),
         "resent": whole.resent,
         "losses": whole.losses,
         "deliveries": {
@@ -186,6 +188,9 @@ def _comings_back(report: dict[str, Any]) -> Iterator[str]:
     if report["settings"]["reconnect"]:
         losses = ", ".join(f"{how} {count:,}" for how, count in sorted(report["losses"].items())) or "none"
         yield f"{_figures('Reconnects', report, 'reconnects', 'resent')}; losses by the server's doing: {losses}"
+        if longest_ms := report["away_ms"]["max"]:
+            refused = report["returns_refused"]
+            yield f"{'':<12}tries to come back refused {refused:,}; away for {longest_ms / 1000:.2f} s at most"
 
 
 def _latencies(title: str, figures: dict[str, float | None]) -> str:

@@ -133,6 +133,7 @@ class PhaseTally(msgspec.Struct):
 
     :ivar unsent: messages that were planned but never written, because a connection was lost or time was up.
     :ivar returns: how often connections that were cut came back. :ivar resent: messages that were sent again.
+    :ivar returns_refused: tries to come back that failed, for whichever reason; ``away_ticks``: how long each took.
     :ivar losses: of connections that come back, those that the client did not cut: how often, by close code or
         :data:`NO_CLOSE_FRAME`.
     :ivar expected, received: over connections, the messages of their room since they joined.
@@ -157,6 +158,7 @@ class PhaseTally(msgspec.Struct):
     connections_lost: int = 0
     returns: int = 0
     resent: int = 0
+    returns_refused: int = 0
     unexpected_frames: int = 0
     unexpected_acks: int = 0
     changed_ids: int = 0
@@ -184,6 +186,7 @@ class PhaseTally(msgspec.Struct):
     ack_buckets: dict[int, int] = {}
     ack_ticks: dict[int, int] = {}
     delivery_ticks: dict[int, int] = {}
+    away_ticks: dict[int, int] = {}
     causes: list[str] = []
 
     @property
