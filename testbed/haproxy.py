@@ -5,7 +5,9 @@ It comes from the system, not from pip: ``apt install haproxy``.
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
