@@ -29,6 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from chatflow.postgres.embedded import EmbeddedPostgres
+from testbed.clock import SteppedClock
 from testbed.crowd import Crowd
 from testbed.daemon import Daemon, clean_environment
 from testbed.emulator import Emulator, aws_environment
@@ -51,6 +52,7 @@ class Cluster:
     :param faults: rules of a :class:`FaultProxy` between daemons and emulator; None for no such proxy.
     :param haproxy: what to put in front; it is stopped with the cluster.
     :param data_directory: where PostgreSQL keeps its data over restarts; None for a temporary one.
+    :param clock: of daemons and PostgreSQL, but not of the emulator.
     :ivar instances: every one that was ever started, running or not. :ivar options: the daemons', as given.
     """
 
@@ -64,6 +66,7 @@ class Cluster:
         seed: int = 0,
         haproxy: HAProxy | None = None,
         data_directory: Path | None = None,
+        clock: SteppedClock | None = None,
     ) -> None:
         self.haproxy = haproxy
         self.emulator = Emulator()
@@ -71,6 +74,7 @@ class Cluster:
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-cluster-"))
         self._postgres = EmbeddedPostgres(data_directory or self._directory)
         self._faults, self._seed = faults, seed
+        self._clock = clock
         self._fault_proxy: FaultProxy | None = None
         self._first_instances = instances
         self._names = ("--rooms", str(rooms), "--room-queues", str(room_queues))
@@ -141,7 +145,8 @@ class Cluster:
         # Calls of the daemons may go through the fault proxy, those of ``admin`` never do.
         aws_url = self._fault_proxy.url if self._fault_proxy else self.emulator.url
         instance.options = ("--broker", "sqs", "--server-id", self.name_of(instance), *self._names, *options)
-        instance.environment = {**clean_environment(), **aws_environment(aws_url), **environment}
+        clock = self._clock.environment if self._clock else {}
+        instance.environment = {**clean_environment(), **aws_environment(aws_url), **clock, **environment}
 
     def _tell_haproxy(self) -> None:
         if self.haproxy is not None:
@@ -173,7 +178,8 @@ class Cluster:
 
     def start_database(self) -> None:
         """Start it, again if need be."""
-        self._postgres.start()
+        with self._clock.inherited() if self._clock else contextlib.nullcontext():
+            self._postgres.start()
 
     def sql(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement."""

@@ -45,13 +45,21 @@ class Daemon:
     :param options: of the daemon, behind those that every test needs.
     :param database: what ``--database`` says: a URL, or a PostgreSQL of the daemon's own.
     :param environment: variables beside those of the tests.
+    :param listen: what ``--listen`` says.
     """
 
-    def __init__(self, *options: str, database: str = "embedded", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        database: str = "embedded",
+        environment: Mapping[str, str] | None = None,
+        listen: str = LISTEN,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="chatflow-system-"))
         self.data_directory = self.directory / "data"
         self.database = database
         self.options = options
+        self._listen = listen
         self.environment = {**clean_environment(), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0  # where it listens, or listened last
@@ -68,7 +76,7 @@ class Daemon:
     def command(self) -> list[str]:
         """The whole command line."""
         where = ["--data-dir", str(self.data_directory), "--database", self.database]
-        return [str(TWISTD), "-n", "chatflow", "--listen", LISTEN, *where, *self.options]
+        return [str(TWISTD), "-n", "chatflow", "--listen", self._listen, *where, *self.options]
 
     def launch(self) -> None:
         """Start the process without waiting for anything."""

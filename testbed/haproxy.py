@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from chatflow.dualstack import Both, bind_both
 from testbed.http import request
 from testbed.waiting import eventually
 
@@ -43,7 +44,6 @@ defaults
     http-check expect status 200
     default-server check inter 500ms fall 2 rise 1
 listen chat
-    bind fd@${LISTENER}
     balance leastconn
     cookie AWSALB insert indirect nocache httponly
 """
@@ -63,10 +63,10 @@ class HAProxy:
     def __init__(self, port: int = 0) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-haproxy-"))
         # Ours and handed down, so that a reload never closes it, and no other process takes a free port first.
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self._listeners = bind_both(Both(port, loopback=True)).sockets
         self._processes: list[subprocess.Popen[bytes]] = []
         self._out: set[str] = set()
-        self.port: int = self._listener.getsockname()[1]
+        self.port: int = self._listeners[0].getsockname()[1]
 
     def serve(self, instances: Mapping[str, int]) -> None:
         """Send new connections to these instances from now on; open ones stay where they are.
@@ -78,7 +78,8 @@ class HAProxy:
             f"    server {name} 127.0.0.1:{port} cookie {name}{' disabled' if name in self._out else ''}\n"
             for name, port in instances.items()
         ]
-        configuration.write_text(_CONFIGURATION + "".join(servers))
+        binds = [f"    bind fd@{one.fileno()}\n" for one in self._listeners]
+        configuration.write_text(_CONFIGURATION + "".join(binds + servers))
         program = find_haproxy()
         if program is None:
             raise RuntimeError(HOW_TO_INSTALL)
@@ -88,11 +89,11 @@ class HAProxy:
         with (self._directory / "output").open("ab") as output:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, "LISTENER": str(self._listener.fileno()), "RUNTIME": str(self._runtime)},
+                env={**os.environ, "RUNTIME": str(self._runtime)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=[self._listener.fileno()],
+                pass_fds=[one.fileno() for one in self._listeners],
                 start_new_session=True,  # an interrupt from the terminal is for who started us
             )
         self._processes.append(process)
@@ -126,7 +127,8 @@ class HAProxy:
                 process.kill()
                 process.wait()
         self._processes.clear()
-        self._listener.close()
+        for one in self._listeners:
+            one.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     @property

@@ -117,7 +117,7 @@ def _make(arguments: argparse.Namespace) -> Cluster:
 
 def _tell(cluster: Cluster, arguments: argparse.Namespace) -> None:
     if cluster.haproxy is not None:
-        print(f"chat:      http://127.0.0.1:{cluster.haproxy.port}/  (ws://127.0.0.1:{cluster.haproxy.port}/chat/ROOM)")
+        print(f"chat:      http://localhost:{cluster.haproxy.port}/  (ws://localhost:{cluster.haproxy.port}/chat/ROOM)")
     for number, instance in enumerate(cluster.instances, 1):
         print(f"node-{number}:    http://127.0.0.1:{instance.port}/  log {instance.directory}/stdout")
     print(f"database:  {cluster.database_url}")

@@ -54,10 +54,16 @@ class Stacks:
 
     def __init__(self, emulator: Emulator) -> None:
         self.url = emulator.url
+        self._clients: dict[str, Any] = {}  # to make one takes longer than most calls
         self.client("s3").create_bucket(Bucket=_BUCKET)
 
     def client(self, service: str) -> Any:
         """boto3's client of a service of the emulator."""
+        if service not in self._clients:
+            self._clients[service] = self._make_client(service)
+        return self._clients[service]
+
+    def _make_client(self, service: str) -> Any:
         variables = aws_environment(self.url)
         session = boto3.session.Session(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
         return session.client(service, region_name=variables["AWS_REGION"], endpoint_url=self.url)
@@ -67,23 +73,11 @@ class Stacks:
 
         :raises AssertionError: it failed, with the reasons.
         """
-        self.client("cloudformation").create_stack(
-            StackName=name,
-            TemplateURL=self._upload(name, template),
-            Parameters=_parameters(parameters),
-            Capabilities=["CAPABILITY_IAM"],
-        )
-        return self._outcome(name, "CREATE_COMPLETE")
+        return self._apply("create_stack", "CREATE_COMPLETE", name, template, parameters)
 
     def update(self, name: str, template: Mapping[str, Any], **parameters: str) -> dict[str, str]:
         """Change a stack; as :meth:`create`."""
-        self.client("cloudformation").update_stack(
-            StackName=name,
-            TemplateURL=self._upload(name, template),
-            Parameters=_parameters(parameters),
-            Capabilities=["CAPABILITY_IAM"],
-        )
-        return self._outcome(name, "UPDATE_COMPLETE")
+        return self._apply("update_stack", "UPDATE_COMPLETE", name, template, parameters)
 
     def delete(self, name: str) -> None:
         """Remove a stack.
@@ -99,6 +93,17 @@ class Stacks:
         pages = self.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=name)
         summaries = [summary for page in pages for summary in page["StackResourceSummaries"]]
         return {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in summaries}
+
+    def _apply(
+        self, operation: str, wanted: str, name: str, template: Mapping[str, Any], parameters: Mapping[str, str]
+    ) -> dict[str, str]:
+        getattr(self.client("cloudformation"), operation)(
+            StackName=name,
+            TemplateURL=self._upload(name, template),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        return self._outcome(name, wanted)
 
     def _upload(self, name: str, template: Mapping[str, Any]) -> str:
         """From S3, as beyond 51,200 bytes it has to be."""
@@ -121,7 +126,3 @@ class Stacks:
             ]
             raise AssertionError(f"{stack['StackStatus']}: {'; '.join(reasons) or stack.get('StackStatusReason')}")
         return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
-
-
-def _parameters(values: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]

@@ -14,6 +14,7 @@ from twisted.protocols.basic import LineReceiver
 
 from chatflow.client import ChatClient, Message, Presence, Rejected, State
 from chatflow.errors import ChatFlowError
+from chatflow.lifecycle.clocks import make_monotonic
 
 
 class _Keyboard(LineReceiver):
@@ -86,4 +87,4 @@ async def _chat(reactor: Any) -> None:
 
 
 if __name__ == "__main__":
-    react(lambda reactor: Deferred.fromCoroutine(_chat(reactor)))
+    react(lambda reactor: Deferred.fromCoroutine(_chat(make_monotonic(reactor))))

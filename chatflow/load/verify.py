@@ -143,6 +143,7 @@ class PhaseTally(msgspec.Struct):
     :ivar conflicting: frames with the seq of another message, as other connections received it.
     :ivar foreign: messages of other senders; they count for order and completeness, not for latency.
     :ivar waited_seconds: how long the processes waited for a processor, 0 where the system does not tell.
+    :ivar ack_buckets: see :class:`chatflow.load.latency.TicksOverTime`.
     :ivar causes: why this phase cannot pass, beyond what the figures say.
     """
 
@@ -182,6 +183,7 @@ class PhaseTally(msgspec.Struct):
     types: dict[str, int] = {}
     acked_in_second: dict[int, int] = {}
     delivered_in_second: dict[int, int] = {}
+    ack_buckets: dict[int, int] = {}
     ack_ticks: dict[int, int] = {}
     delivery_ticks: dict[int, int] = {}
     away_ticks: dict[int, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scripts.aws import database
 from scripts.aws.balancer import SETTLE_SECONDS
 from scripts.aws.intrinsics import Resources, Value, attribute, ref, sub, tags
-from scripts.aws.network import LISTEN_PORT, ways_out, subnets
+from scripts.aws.network import LISTEN_PORT, subnets, ways_out
 
 HOOK = "drain"
 
@@ -128,10 +128,10 @@ def _user_data(rooms: int, room_queues: int, drain_seconds: int) -> Value:
         "CHATFLOW_ROOMS": rooms,
         "CHATFLOW_ROOM_QUEUES": room_queues,
         "CHATFLOW_DRAIN_SECONDS": drain_seconds,
-        "CHATFLOW_LISTEN": f"tcp:{LISTEN_PORT}",
         "AWS_REGION": "${AWS::Region}",
     }
     instance = {
+        "PORT": LISTEN_PORT,
         "DATABASE_SECRET_ARN": "${DatabaseSecretArn}",
         "GROUP": "${AWS::StackName}",
         "HOOK": HOOK,
@@ -142,7 +142,7 @@ def _user_data(rooms: int, room_queues: int, drain_seconds: int) -> Value:
         "PASSWORD_FILE": PASSWORD_FILE,
     }
     lines = [f"{key}={value}" for key, value in (chatflow | instance).items()]
-    lines.append("CHATFLOW_DATABASE='${DatabaseUrl}'")
+    lines.append("DATABASE_URL='${DatabaseUrl}'")
     return sub(
         _USER_DATA.replace("SETTINGS", "\n".join(lines)),
         DatabaseUrl=database.url(certificates=CERTIFICATES_FILE, password_file=PASSWORD_FILE),

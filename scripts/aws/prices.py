@@ -156,7 +156,7 @@ def total(load: Load) -> float:
 
 
 def _row(label: str, cells: list[str]) -> str:
-    return f"{label:<32}{''.join(f'{cell:>18}' for cell in cells)}".rstrip()
+    return f"{label:<31}{''.join(f' {cell:>17}' for cell in cells)}".rstrip()
 
 
 def table() -> str:

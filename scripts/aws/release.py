@@ -1,7 +1,7 @@
 """Packs what an instance installs: one archive that needs nothing from the internet.
 
-It holds, below ``chatflow-VERSION/``: ``wheels/``, ChatFlow's and those of everything that it needs, for the instances'
-Python and processor; ``scripts/``; and ``rds-ca.pem``, the certificates by which Aurora proves who it is.
+It holds, below ``chatflow-VERSION/``: the wheel; ``wheels/``, those of all that it needs, for the instances' Python
+and processor; ``scripts/`` and ``docs/``; and ``rds-ca.pem``, the certificates by which Aurora proves who it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -52,21 +53,26 @@ def build(directory: Path, *, certificates: Path | None = None, offline: bool = 
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="chatflow-release-") as scratch:
         wheels = Path(scratch) / "wheels"
-        wheel = _build_wheel(Path(scratch) / "source", wheels, isolated=not offline)
+        wheel = _build_wheel(Path(scratch) / "source", Path(scratch), isolated=not offline)
+        wheels.mkdir()
         if not offline:
             _download(wheel, wheels)
+            (wheels / wheel.name).unlink(missing_ok=True)  # pip copies what it is asked for, too
         bundle = certificates or _fetch_certificates(Path(scratch))
-        version = wheel.name.split("-")[1]
-        archive = directory / f"chatflow-{version}.tar.gz"
-        _pack(archive, f"chatflow-{version}", wheels, bundle)
+        name = "-".join(wheel.name.split("-")[:2])
+        archive = directory / f"{name}.tar.gz"
+        contents = {wheel.name: wheel, "wheels": wheels, "rds-ca.pem": bundle}
+        contents |= {path: _ROOT / path for path in ("scripts", "docs", "README.rst")}
+        _pack(archive, name, contents)
     return archive
 
 
-def _build_wheel(source: Path, wheels: Path, *, isolated: bool) -> Path:
+def _build_wheel(source: Path, directory: Path, *, isolated: bool) -> Path:
     """From a copy: a build leaves files beside its sources, and takes those of earlier builds for sources."""
     shutil.copytree(_ROOT, source, ignore=shutil.ignore_patterns(*_NOT_IN_THE_WHEEL))
-    _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), *([] if isolated else ["--no-build-isolation"]), str(source))
-    [wheel] = wheels.glob("chatflow-*.whl")
+    options = ["--no-deps", "--wheel-dir", str(directory), *([] if isolated else ["--no-build-isolation"])]
+    _pip("wheel", *options, str(source))
+    [wheel] = directory.glob("chatflow-*.whl")
     return wheel
 
 
@@ -91,9 +97,9 @@ def _fetch_certificates(directory: Path) -> Path:
     return path
 
 
-def _pack(archive: Path, top: str, wheels: Path, certificates: Path) -> None:
+def _pack(archive: Path, top: str, contents: Mapping[str, Path]) -> None:
     def only_what_runs(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if "__pycache__" in member.name:
+        if {"__pycache__", "_build"} & set(member.name.split("/")):
             return None
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
@@ -101,9 +107,8 @@ def _pack(archive: Path, top: str, wheels: Path, certificates: Path) -> None:
 
     fresh = archive.with_name(archive.name + ".new")
     with tarfile.open(fresh, "w:gz") as tar:
-        tar.add(wheels, f"{top}/wheels", filter=only_what_runs)
-        tar.add(_ROOT / "scripts", f"{top}/scripts", filter=only_what_runs)
-        tar.add(certificates, f"{top}/rds-ca.pem", filter=only_what_runs)
+        for name, path in contents.items():
+            tar.add(path, f"{top}/{name}", filter=only_what_runs)
     fresh.replace(archive)
 
 

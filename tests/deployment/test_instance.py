@@ -35,9 +35,10 @@ HOOK=drain
 SETTLE_SECONDS=10
 DRAIN_SECONDS=60
 MANAGEMENT=true
+PORT=8080
 CERTIFICATES_FILE=/etc/chatflow/rds-ca.pem
 PASSWORD_FILE=/etc/chatflow/pgpass
-CHATFLOW_DATABASE='{_DATABASE}'
+DATABASE_URL='{_DATABASE}'
 """
 
 
@@ -87,12 +88,13 @@ class TestFirstStart:
         assert programs.calls == [
             "dnf install -y -q python3.11 amazon-cloudwatch-agent",
             f"amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c file:{root}/etc/chatflow/cloudwatch-agent.json",
-            f"install --prefix {root}/opt/chatflow python3.11 1 {release}/wheels",
+            f"install --prefix {root}/opt/chatflow --etc {root}/etc/chatflow --units {root}/etc/systemd/system "
+            f"--instance 8080 --extras  python3.11 1 {release}/wheels",
             "systemctl daemon-reload",
             "systemctl start chatflow-password.service",
             "systemctl enable --now chatflow-password.timer chatflow-termination.service",
             "systemctl start chatflow-migrate.service",
-            "systemctl enable --now chatflow@1.service",
+            "systemctl enable --now chatflow@8080.socket chatflow@8080.service",
         ]
 
     def test_a_second_start_does_the_same_again(self, root: Path, programs: Programs) -> None:
@@ -105,15 +107,15 @@ class TestFirstStart:
         self, root: Path, programs: Programs
     ) -> None:
         self.start(root, programs)
-        path = root / "etc" / "chatflow" / "chatflow.env"
+        path = root / "etc" / "chatflow" / "8080.env"
         assert path.read_text().splitlines() == [
             "CHATFLOW_BROKER=sqs",
             "CHATFLOW_ROOMS=20",
             "AWS_REGION=eu-west-1",
-            f"CHATFLOW_DATABASE='{_DATABASE}'",
             "CHATFLOW_SERVER_ID=i-0123456789abcdef0",
         ]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert (root / "etc" / "chatflow" / "database.url").read_text() == _DATABASE + "\n"
         unit = root / "etc" / "systemd" / "system" / "chatflow@.service.d" / "aws.conf"
         assert "TimeoutStopSec=75" in unit.read_text()
 
@@ -152,7 +154,7 @@ class TestPassword:
                 **aws_environment(stacks.url),
                 "DATABASE_SECRET_ARN": secret,
                 "PASSWORD_FILE": str(path),
-                "CHATFLOW_DATABASE": _DATABASE,
+                "DATABASE_URL": _DATABASE,
             },
             capture_output=True,
             text=True,
@@ -233,7 +235,7 @@ class TestTermination:
             metadata.values["autoscaling/target-lifecycle-state"] = "Terminated"
             assert process.wait(20) == 0
         assert programs.calls == [
-            "systemctl stop chatflow@*.service",
+            "systemctl stop chatflow@*.socket chatflow@*.service",
             "aws autoscaling complete-lifecycle-action --region eu-west-1 --auto-scaling-group-name chat "
             "--lifecycle-hook-name drain --instance-id i-1 --lifecycle-action-result CONTINUE",
         ]
@@ -255,4 +257,4 @@ class TestTermination:
         state = {"instance-id": "i-1", "autoscaling/target-lifecycle-state": "Terminated"}
         with Metadata(state) as metadata, self.watching(programs, metadata, MANAGEMENT="false") as process:
             assert process.wait(20) == 0
-        assert programs.calls == ["systemctl stop chatflow@*.service"]
+        assert programs.calls == ["systemctl stop chatflow@*.socket chatflow@*.service"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ def topic(name: str) -> str:
     return f"arn:aws:sns:{ACCOUNT}:{name}"
 
 
+@functools.cache
 def operations_of_the_daemon() -> set[str]:
     """What the code calls, as actions of IAM: of batches, that of their entries."""
     return {
@@ -53,13 +55,18 @@ def operations_of_the_daemon() -> set[str]:
     }
 
 
-def _operations_in(path: Path) -> Iterator[tuple[str, str]]:
-    mappings = {
+@functools.cache
+def _methods() -> dict[str, dict[str, str]]:
+    """Names of operations by boto3's names of methods, of both services."""
+    return {
         service: dict(boto3.client(service, region_name="us-east-1").meta.method_to_api_mapping)
         for service in ("sqs", "sns")
     }
+
+
+def _operations_in(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for service, mapping in mappings.items():
+        for service, mapping in _methods().items():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "_" in node.value:
                 name = node.value  # calls.sqs("send_message", …)
             elif isinstance(node, ast.Constant) and node.value in ("subscribe", "unsubscribe"):

@@ -21,6 +21,7 @@ from chatflow.broker.setup import set_up
 from chatflow.config import TABLE, Config
 from chatflow.options import load
 from scripts.aws import artefacts
+from scripts.aws.__main__ import main as print_template
 from scripts.aws.balancer import IDLE_SECONDS, SETTLE_SECONDS
 from scripts.aws.parameters import PARAMETERS as DECLARED
 from scripts.aws.template import MAX_RESOURCES, render
@@ -70,10 +71,10 @@ def launch_template(stacks: Stacks, stack: Stack) -> dict[str, Any]:
 
 class TestText:
     def test_the_linter_finds_nothing_but_a_fault_that_is_planted(self, tmp_path: Path) -> None:
-        """Few rooms: each further one adds the same again, and time."""
+        """One room: each further one adds the same again, and time."""
         wrong = artefacts.render()
         wrong["Resources"]["Bucket"]["Properties"]["VersioningConfiguration"]["Status"] = "yes"
-        made = {"stack": render(2), "artefacts": artefacts.render(), "wrong": wrong}
+        made = {"stack": render(1), "artefacts": artefacts.render(), "wrong": wrong}
         for name, template in made.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(template))
         command = [_CFN_LINT, "--format", "parseable", *(f"{name}.json" for name in made)]
@@ -142,16 +143,15 @@ class TestText:
         with pytest.raises(ValueError, match=f"at most {most}$"):
             render(1000, most + 1)
 
-    def test_the_command_prints_what_is_rendered_or_says_why_not(self) -> None:
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "scripts.aws", *arguments]
-            return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-
-        assert json.loads(run("--rooms", "3").stdout) == json.loads(json.dumps(render(3)))
-        assert json.loads(run("--artefacts").stdout) == artefacts.render()
-        refused = run("--rooms", "0")
-        assert refused.returncode == 2
-        assert refused.stderr.endswith("error: rooms is 0: it must be at least 1\n")
+    def test_the_command_prints_what_is_rendered_or_says_why_not(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_template(["--rooms", "3", "--room-queues", "2"])
+        assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(render(3, 2)))
+        print_template(["--artefacts"])
+        assert json.loads(capsys.readouterr().out) == artefacts.render()
+        with pytest.raises(SystemExit) as caught:
+            print_template(["--rooms", "0"])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.endswith("error: rooms is 0: it must be at least 1\n")
 
 
 class TestQueues:
@@ -201,13 +201,15 @@ def _fixed(sqs: Any, name: str) -> dict[str, str]:
     return {key: value for key, value in attributes.items() if not _NOT_OURS.fullmatch(key)}
 
 
+def target_group_attributes(stacks: Stacks, stack: Stack) -> dict[str, str]:
+    """How clients are spread over the instances."""
+    found = stacks.client("elbv2").describe_target_group_attributes(TargetGroupArn=stack.outputs["TargetGroupArn"])
+    return by_key(found["Attributes"])
+
+
 class TestLoadBalancer:
     def test_clients_are_kept_and_spread_as_the_daemon_expects(self, stacks: Stacks, stack: Stack) -> None:
-        attributes = by_key(
-            stacks.client("elbv2").describe_target_group_attributes(TargetGroupArn=stack.outputs["TargetGroupArn"])[
-                "Attributes"
-            ]
-        )
+        attributes = target_group_attributes(stacks, stack)
         assert attributes["stickiness.enabled"] == "true"
         assert attributes["stickiness.type"] == "lb_cookie"
         assert attributes["load_balancing.algorithm.type"] == "least_outstanding_requests"
@@ -215,11 +217,7 @@ class TestLoadBalancer:
     def test_an_instance_that_is_taken_out_has_the_time_that_its_drain_may_take(
         self, stacks: Stacks, stack: Stack, settings: dict[str, str]
     ) -> None:
-        attributes = by_key(
-            stacks.client("elbv2").describe_target_group_attributes(TargetGroupArn=stack.outputs["TargetGroupArn"])[
-                "Attributes"
-            ]
-        )
+        attributes = target_group_attributes(stacks, stack)
         drain_seconds = config(daemon_environment(settings)).drain_seconds
         assert int(attributes["deregistration_delay.timeout_seconds"]) == drain_seconds + SETTLE_SECONDS
         assert int(settings["SETTLE_SECONDS"]) == SETTLE_SECONDS
@@ -263,8 +261,9 @@ class TestLoadBalancer:
 
 
 def daemon_environment(settings: dict[str, str]) -> dict[str, str]:
-    """Of an instance's settings, those that the daemon is started with."""
-    return {key: value for key, value in settings.items() if key.startswith(("CHATFLOW_", "AWS_"))}
+    """Of an instance's settings, those that the daemon is started with, and the database."""
+    ours = {key: value for key, value in settings.items() if key.startswith(("CHATFLOW_", "AWS_"))}
+    return {**ours, "CHATFLOW_DATABASE": settings["DATABASE_URL"]}
 
 
 class TestInstances:
@@ -274,15 +273,14 @@ class TestInstances:
         made = config({**daemon_environment(settings), "CHATFLOW_SERVER_ID": "i-0123456789abcdef0"})
         assert (made.broker, made.rooms, made.room_queues, made.queue_prefix) == ("sqs", ROOMS, 0, "chatflow")
         assert made.server_id == "i-0123456789abcdef0"
-        assert made.listen == ("tcp:8080",)
         assert f"@{stack.outputs['DatabaseEndpoint']}:5432/chatflow?" in made.database
 
     def test_the_database_is_told_apart_by_its_certificate_and_no_password_is_given(
         self, stacks: Stacks, stack: Stack, settings: dict[str, str]
     ) -> None:
-        assert "sslmode=verify-full&sslrootcert=/etc/chatflow/rds-ca.pem" in settings["CHATFLOW_DATABASE"]
-        assert settings["CHATFLOW_DATABASE"].startswith("postgresql://chatflow@")
-        assert "password" not in settings["CHATFLOW_DATABASE"]
+        assert "sslmode=verify-full&sslrootcert=/etc/chatflow/rds-ca.pem" in settings["DATABASE_URL"]
+        assert settings["DATABASE_URL"].startswith("postgresql://chatflow@")
+        assert "password" not in settings["DATABASE_URL"]
         secret = stacks.client("secretsmanager").get_secret_value(SecretId=settings["DATABASE_SECRET_ARN"])
         assert json.loads(secret["SecretString"])["password"] not in user_data(stacks, stack)
 
