@@ -58,7 +58,7 @@ class Origin(Plain):
 
     placeholder: str = "ORIGIN"
     allowed: str = (
-        "*, null or an origin such as https://chat.example.com, http://localhost:3000 or capacitor://localhost, "
+        "null, * or an origin such as https://chat.example.com, http://localhost:3000 or capacitor://localhost, "
         "without a path"
     )
 
