@@ -20,6 +20,7 @@ from chatflow.broker.depth import Depth, ask_depth
 from chatflow.broker.names import Names
 from chatflow.errors import ChatFlowError
 from chatflow.lifecycle.blocking import at_once
+from chatflow.text import visible
 
 _QUEUES = """\
 Shows for each queue how many envelopes (messages of a room that one instance sent together) wait in it, and
@@ -131,7 +132,7 @@ def _repeat(
         try:
             show(look())
         except ChatFlowError as error:
-            console.print(Text(str(error), "yellow"))  # AWS does not answer just now: keep on looking
+            console.print(Text(visible(str(error)), "yellow"))  # AWS does not answer just now: keep on looking
 
 
 def _ask(clients: Any, names: Names) -> Iterator[_Row]:
@@ -166,7 +167,7 @@ def _table(rows: list[tuple[_Row, float | None]], is_watching: bool) -> Table:
         health = _health(row, age_seconds)
         depth = row.depth or Depth()
         table.add_row(
-            row.queue,
+            visible(row.queue),
             row.purpose,
             str(depth.waiting),
             str(depth.in_flight),

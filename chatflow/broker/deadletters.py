@@ -18,10 +18,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
-from chatflow.broker.calls import call, queue_url
+from chatflow.broker.calls import call, find_queue
 from chatflow.broker.names import Names
 from chatflow.broker.sending import MAX_ENTRIES
-from chatflow.errors import StartupError, Unavailable
+from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms import deadletters as letters
 from chatflow.rooms.deadletters import DeadLetter
@@ -166,20 +166,6 @@ def _merge(letters: Sequence[DeadLetter]) -> DeadLetter:
         attempts[began] = max(letter.attempts, attempts.get(began, 0))
     latest = max(letters, key=lambda letter: (letter.last_failed_at, letter.attempts))
     return msgspec.structs.replace(latest, attempts=sum(attempts.values()), first_failed_at=min(attempts))
-
-
-def find_queue(client: Any, name: str) -> str:
-    """The URL of the dead letter queue. Blocks.
-
-    :raises StartupError: there is none, or AWS does not answer.
-    """
-    try:
-        url = queue_url(client, name)
-    except AwsError as error:
-        raise StartupError(f"cannot find queue {name}: {error}") from error
-    if url is None:
-        raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`")
-    return url
 
 
 def _message(url: str, letter: DeadLetter) -> dict[str, str]:

@@ -32,6 +32,8 @@ from twisted.logger import Logger
 
 from chatflow.errors import ChatFlowError, StartupError
 from chatflow.lifecycle.services import OrderedServices
+from chatflow.passwords import without_passwords
+from chatflow.text import visible
 
 _log = Logger()
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -129,7 +131,7 @@ class TopService(OrderedServices):
                 reason = str(error)
             else:
                 _log.failure("cannot start")
-                reason = f"{type(error).__name__}: {error}"
+                reason = without_passwords(f"{type(error).__name__}: {error}")
             _print_startup_errors(self._program)
             raise StartupError(" ".join(reason.split())) from error
 
@@ -163,4 +165,4 @@ def _print_startup_errors(program: str) -> None:
 def _print_line(program: str, text: str) -> None:
     # twistd has made sys.stderr a part of the log. In the background the real one is /dev/null.
     if sys.__stderr__ is not None:
-        print(f"{program}: {' '.join(text.split())}", file=sys.__stderr__, flush=True)
+        print(f"{program}: {visible(' '.join(text.split()))}", file=sys.__stderr__, flush=True)

@@ -10,6 +10,7 @@ from attrs import frozen
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import CONNECT_OPTIONS
+from chatflow.persistence.reasons import reason_of
 
 _ROWS_AT_ONCE = 10_000
 _UUID_BYTES = 16
@@ -59,7 +60,7 @@ def audit_in_thread(url: str, rooms: Sequence[Acknowledged]) -> Audit:
         finally:
             connection.close()
     except psycopg2.Error as error:
-        raise Unavailable(f"cannot check the database: {' '.join(str(error).split())}") from error
+        raise Unavailable(f"cannot check the database: {reason_of(error, url)}") from error
     return Audit(
         checked=sum(part.checked for part in parts),
         missing=sum(part.missing for part in parts),

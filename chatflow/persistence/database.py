@@ -23,6 +23,7 @@ from twisted.logger import Logger
 
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff, run_in_own_thread
+from chatflow.persistence.reasons import reason_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def connect(url: str, application_name: str = "chatflow-admin") -> Any:
     try:
         return psycopg2.connect(url, application_name=application_name, **CONNECT_OPTIONS)
     except psycopg2.Error as error:
-        raise StartupError(f"cannot connect to the database: {' '.join(str(error).split())}") from error
+        raise StartupError(f"cannot connect to the database: {reason_of(error, url)}") from None
 
 
 @frozen
@@ -131,6 +132,7 @@ class Database:
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._recover_in_thread = recover_in_thread
+        self._url = url
         self._pool = ConnectionPool(
             "psycopg2",
             url,
@@ -203,7 +205,7 @@ class Database:
                 if not is_transient(error):
                     self._note_answer(True)
                     raise
-                reason = str(error).strip()
+                reason = reason_of(error, self._url)
             else:
                 self.transactions += 1
                 self._note_answer(True)
@@ -230,7 +232,7 @@ class Database:
         except psycopg2.Error as error:
             self._note_answer(is_answer(error) or not is_transient(error))
             if is_transient(error):
-                raise Unavailable(f"{name}: {str(error).strip()}") from error
+                raise Unavailable(f"{name}: {reason_of(error, self._url)}") from error
             raise
         self.transactions += 1
         self._note_answer(True)

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import CONNECT_OPTIONS
+from chatflow.persistence.reasons import reason_of
 from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ def register_now(url: str, instance: InstanceStart) -> None:
         ):
             register_in_thread(cursor, instance)
     except psycopg2.Error as error:
-        raise Unavailable(f"register an instance: {' '.join(str(error).split())}") from error
+        raise Unavailable(f"register an instance: {reason_of(error, url)}") from error
 
 
 def register_in_thread(cursor: Any, instance: InstanceStart) -> None:

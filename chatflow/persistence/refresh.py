@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import CONNECT_OPTIONS
+from chatflow.persistence.reasons import reason_of
 
 VIEWS = ("mv_top_users", "mv_top_rooms", "mv_hourly_stats", "mv_user_participation")
 
@@ -72,7 +73,7 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
                     cursor.execute(_REFRESHED, (view, *as_of, time.perf_counter() - began, server_id))
                 return 0.0
     except psycopg2.Error as error:
-        raise Unavailable(f"refresh the views: {' '.join(str(error).split())}") from error
+        raise Unavailable(f"refresh the views: {reason_of(error, url)}") from error
 
 
 class Refresher:
