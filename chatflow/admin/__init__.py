@@ -3,7 +3,7 @@
 Each module in ``_MODULES`` brings commands: its ``add_to(add_command)`` calls ``add_command(name, help=...,
 description=...)``, adds arguments to the parser that this returns, and sets its ``run`` to a function of the
 parsed arguments, which prints to standard output and raises :class:`chatflow.errors.ChatFlowError` when it
-cannot do its work.
+cannot do its work. What it returns, if anything, is the exit status.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from chatflow.admin import deadletters, instances, migrate, queues, setup, verify
+from chatflow.admin import deadletters, instances, migrate, monitor, queues, setup, verify
 from chatflow.errors import ChatFlowError
 from chatflow.text import visible
 
-_MODULES = (migrate, setup, queues, deadletters, instances, verify)
+_MODULES = (migrate, setup, queues, deadletters, instances, monitor, verify)
 
 _DESCRIPTION = "Administers ChatFlow. `chatflow-admin COMMAND --help` explains a command."
 
@@ -40,11 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = make_parser().parse_args(arguments)
     try:
-        parsed.run(parsed)
+        return parsed.run(parsed) or 0
     except ChatFlowError as error:
         print(f"chatflow-admin: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
 from chatflow.broker.calls import call, find_queue
+from chatflow.broker.depth import ask_depth
 from chatflow.broker.names import Names
 from chatflow.broker.sending import MAX_ENTRIES
 from chatflow.errors import Unavailable
@@ -69,6 +70,14 @@ class SqsDeadLetters:
     def keep_body(self, body: str, reason: str) -> Deferred[None]:
         """The same for a body that is no envelope."""
         return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._clock.seconds())))
+
+    async def count(self) -> int:
+        """How many there are, about.
+
+        :raises AwsError: SQS does not answer.
+        """
+        depth = await ask_depth(self._aws, self._url)
+        return depth.waiting + depth.in_flight
 
     async def _send(self, letter: DeadLetter) -> None:
         backoff = self._backoff()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import Service
@@ -51,11 +52,26 @@ class Listener(Service):
         address = self._port.getHost()  # type: ignore[union-attr]
         self._log.info("listening on {address}, the page is {page}", address=address, page=_page(address))
 
+    @property
+    def address(self) -> str:
+        """``http://HOST:PORT`` while it listens on TCP, without HOST if on every interface; otherwise empty."""
+        where = self._port.getHost() if self._port is not None else None
+        host, port = getattr(where, "host", None), getattr(where, "port", None)
+        if host is None or port is None:
+            return ""
+        host = "" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        return f"{'https' if self._description.startswith('ssl:') else 'http'}://{host}:{port}"
+
     def stopService(self) -> Deferred[Any] | None:
         """Take no further connections; those that are open stay."""
         super().stopService()
         port, self._port = self._port, None
         return port.stopListening() if port is not None else None
+
+
+def address_of(listeners: Iterable[Listener]) -> str:
+    """Of the first that has one; see :attr:`Listener.address`."""
+    return next((listener.address for listener in listeners if listener.address), "")
 
 
 def _page(address: Any) -> str:

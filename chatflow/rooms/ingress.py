@@ -49,7 +49,7 @@ class Ingress:
         self._clock = clock
         self._queue = queue
         self._server_id = server_id
-        self._max_pending = max_pending_messages
+        self.max_pending_messages = max_pending_messages
         self._rooms: dict[int, _Room] = {}
         self._draining = False
         self._drained: list[Deferred[None]] = []
@@ -66,7 +66,7 @@ class Ingress:
         """
         if self._draining:
             raise Refused("draining", _DRAINING)
-        if self.pending >= self._max_pending:
+        if self.pending >= self.max_pending_messages:
             raise Refused("overloaded", _OVERLOADED)
         now = self._clock.seconds()
         user_id, own_id = int(original.userId), original.clientMessageId or None
