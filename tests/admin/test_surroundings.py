@@ -17,7 +17,7 @@ from tests.support.cloud import make_objects
 
 Fail = Callable[..., tuple[str, str]]
 
-COMMANDS = ["setup", "teardown", "queues", "reap", "dlq list --broker sqs"]
+COMMANDS = ["setup", "teardown", "queues", "reap", "dlq list --broker sqs", "monitor queues --once --broker sqs"]
 SECRET = "hunter2hunter2"
 
 

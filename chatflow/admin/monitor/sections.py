@@ -44,6 +44,8 @@ def writer_section(
         found = scrapes.get(place.url) if place.url else None
         if isinstance(found, Scrape):
             rows.append(_writer_row(name, place.url or "", found, rates, limits))
+            if not found.totals.get("chatflow_database_available", 1.0):
+                findings.append((Level.CRITICAL, f"{name} cannot reach the database: nothing is stored"))
         else:
             reason = f"{place.url} does not answer: {found}" if place.url else "it has no connection to the database"
             findings.append((Level.CRITICAL, visible(f"{name} is DOWN: {reason}")))
