@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, GCCollector, Histogram, Process
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from twisted.internet.interfaces import IReactorTime
 
 from chatflow.broker.consumer import Consumer
 from chatflow.edge.connections import ChatFactory
 from chatflow.errors import Unavailable
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
 from chatflow.persistence.migrations import load_migrations
 from chatflow.persistence.writer import BatchWriter
@@ -27,6 +27,8 @@ from chatflow.rooms.pages import Pages
 from chatflow.rooms.resume import Resumer
 
 _COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Close together, so that percentiles can be told from them.
+_ACK_SECONDS = tuple(round(digit * 10**power, 4) for power in range(-3, 2) for digit in (1, 1.5, 2, 3, 5, 7))
 _BATCH_MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -50,7 +52,10 @@ class _Readings(Collector):
 
 
 class Metrics:
-    """The figures of one daemon. ``observe_batch`` is given to the batch writer."""
+    """The figures of one daemon. ``observe_batch`` is given to the batch writer.
+
+    :ivar observe_ack: takes the seconds from the acceptance of an envelope's oldest message to its acknowledgement.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -62,6 +67,9 @@ class Metrics:
         )
         self._batch_messages = Histogram(
             "chatflow_batch_messages", "Messages per commit", buckets=_BATCH_MESSAGES, registry=self._registry
+        )
+        self.observe_ack = self.histogram(
+            "chatflow_ack_seconds", "Of each envelope's oldest message: from its acceptance until durable", _ACK_SECONDS
         )
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -78,6 +86,14 @@ class Metrics:
     def add(self, readings: Iterable[Reading], hub: Hub) -> None:
         """Show these figures too."""
         self._registry.register(_Readings(readings, hub))
+
+    def snapshot(self) -> dict[str, dict[str, float]]:
+        """Every sample by name and label, as Prometheus would get it; without a label it is ``""``."""
+        found: dict[str, dict[str, float]] = {}
+        for family in self._registry.collect():
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[",".join(sample.labels.values())] = sample.value
+        return found
 
     def prometheus(self) -> tuple[bytes, str]:
         """The text and its content type."""
@@ -106,7 +122,7 @@ class Instance:
     def __init__(
         self,
         *,
-        clock: IReactorTime,
+        now: WallTime,
         server_id: str,
         edge: ChatFactory,
         ingress: Ingress,
@@ -119,8 +135,9 @@ class Instance:
         hears: Callable[[], bool],
         views_age_seconds: Callable[[], float],
         dead_letters: Latest,
+        clock_is_wrong: Callable[[], bool],
     ) -> None:
-        self._clock = clock
+        self._now = now
         self._server_id = server_id
         self._edge = edge
         self._ingress = ingress
@@ -133,14 +150,22 @@ class Instance:
         self._hears = hears
         self._views_age_seconds = views_age_seconds
         self._dead_letters = dead_letters
+        self._clock_is_wrong = clock_is_wrong
         self.started = False
 
     def ready(self) -> bool:
-        """Whether a load balancer should send clients here: it hears the other instances, and is not stopping.
+        """Whether a load balancer should send clients here: it hears the other instances, its clock is right, and
+        it is not stopping.
 
         The database's state is not part of it: a failover must not take every instance out at once.
         """
-        return self.started and self._hears() and not self._edge.draining
+        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.draining
+
+    def summary(self) -> str:
+        """A line for ``systemctl status``."""
+        database = "" if self._database_available() else ", the database is away"
+        deaf = "" if self._hears() else ", does not hear the other instances"
+        return f"{len(self._edge.protocols)} clients, {self._ingress.pending} messages unanswered{database}{deaf}"
 
     def health(self) -> dict[str, object]:
         """``/health`` in the reference's shape."""
@@ -230,6 +255,7 @@ class Instance:
             Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
             Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
             Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),
+            Reading("chatflow_rooms_set_back", "Their seqs are given anew", lambda: hub.rooms_set_back, counter),
             Reading("chatflow_resumes", "Connections that asked for history", lambda: self._resumer.resumes, counter),
             Reading("chatflow_resuming", "Connections that are given history", lambda: self._resumer.resuming, gauge),
             Reading("chatflow_pages_read", "Pages of history read", lambda: self._pages.read, counter),
@@ -247,7 +273,7 @@ class Instance:
         ]
 
     def _who(self) -> dict[str, object]:
-        return {"serverId": self._server_id, "timestamp": int(self._clock.seconds() * 1000)}
+        return {"serverId": self._server_id, "timestamp": int(self._now() * 1000)}
 
     def _retries(self) -> int:
         return sum(database.retries for database in self._databases)

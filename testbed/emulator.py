@@ -41,10 +41,12 @@ _serial = itertools.count(1)
 class Emulator:
     """One server. ``start`` blocks until it answers.
 
+    :param services: what it plays, as ``SERVICES`` of ministack; none for all that it knows.
     :ivar url: where it listens, for ``AWS_ENDPOINT_URL``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, services: str = "sqs,sns") -> None:
+        self._services = services
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-emulator-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -87,7 +89,7 @@ class Emulator:
                     "TMPDIR": str(self._directory),
                     "BIND_HOST": "127.0.0.1",
                     "GATEWAY_PORT": str(port),
-                    "SERVICES": "sqs,sns",
+                    "SERVICES": self._services,
                     # An MQTT server that would listen on every interface.
                     "IOT_MTLS_ENABLED": "0",
                     "LOG_LEVEL": "WARNING",

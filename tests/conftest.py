@@ -15,6 +15,32 @@ settings.register_profile("chatflow", deadline=None, suppress_health_check=[Heal
 settings.load_profile("chatflow")
 
 
+#: Where tests wait longest: for a lease to run out, for a client to come back, for a whole cluster to start. They begin
+#: first, and all others fill the gaps; otherwise the last worker is alone with them for minutes.
+_LONGEST_FIRST = (
+    "tests/system/test_cluster.py",
+    "tests/test_benchmarks.py",
+    "tests/system/test_any_instance.py",
+    "tests/system/test_crashes.py",
+    "tests/system/test_lost_holders.py",
+    "tests/browser/",
+    "tests/system/",
+    "tests/load/",
+    "tests/client/",
+    "tests/broker/",
+)
+
+
+def _place(item: pytest.Item) -> int:
+    file = item.path.relative_to(item.config.rootpath).as_posix()
+    return next((place for place, begin in enumerate(_LONGEST_FIRST) if file.startswith(begin)), len(_LONGEST_FIRST))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put them into this order, which ``scripts/test`` tells pytest-xdist to keep."""
+    items.sort(key=_place)
+
+
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a fresh database with the schema, dropped after the test.

@@ -14,20 +14,23 @@ _MAX_LINES = 500
 
 #: What each package may import of the others; a package may always import itself.
 _MAY_IMPORT = {
+    "authority": set(),
+    "dualstack": set(),
     "errors": set(),
     "passwords": set(),
     "text": set(),
     "readings": set(),
     "process": set(),
     "options": {"errors", "passwords"},
-    "lifecycle": {"errors", "passwords"},
-    "config": {"errors", "options"},
+    "logs": {"options"},
+    "lifecycle": {"errors", "logs", "options", "passwords"},
+    "config": {"authority", "dualstack", "errors", "logs", "options"},
     "rooms": {"errors", "lifecycle"},
     "broker": {"errors", "lifecycle", "passwords", "readings", "rooms"},
     "persistence": {"errors", "lifecycle", "passwords", "readings", "rooms"},
     "postgres": {"errors"},
-    "edge": {"errors", "lifecycle", "readings", "rooms"},
-    "client": {"errors", "rooms"},
+    "edge": {"authority", "dualstack", "errors", "lifecycle", "readings", "rooms"},
+    "client": {"errors", "lifecycle", "rooms"},
     "load": {"errors", "lifecycle", "options", "passwords", "persistence", "process", "rooms"},
 }
 

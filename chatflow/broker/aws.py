@@ -36,18 +36,56 @@ _MISSING_QUEUE_CODES = {
     "NotFoundException",
 }
 
+#: Besides those that say so by their names, such as ThrottlingException, RequestThrottled or KMSThrottling. From
+#: "Common Errors" of the API references of SQS, SNS and KMS, and botocore's own list (``botocore.retries.standard``).
+_BUSY_CODES = {
+    "BandwidthLimitExceeded",
+    "LimitExceededException",
+    "OverLimit",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "SlowDown",
+    "TooManyRequestsException",
+}
+_TOO_MANY_REQUESTS = 429
+
+#: One request is wrong, and the next one need not be.
+_FAULTY_CODES = {
+    "BatchRequestTooLong",
+    "InvalidBatchEntryId",
+    "InvalidMessageContents",
+    "InvalidParameter",
+    "InvalidParameterValue",
+    "ValidationError",
+    "ValidationException",
+}
+
+
+def is_busy_code(code: str) -> bool:
+    """Whether AWS says by this that it is asked too often or too much, and would answer later."""
+    return "throttl" in code.lower() or code in _BUSY_CODES
+
 
 class AwsError(Unavailable):
     """A call failed.
 
     :ivar code: AWS's error code, or the name of the exception for what failed before an answer came.
     :ivar certain: the call was certainly not carried out. Otherwise its outcome is unknown.
+    :ivar is_busy: it was throttled: AWS answers, and takes the same call later.
     """
 
-    def __init__(self, operation: str, code: str, message: str, *, certain: bool) -> None:
+    def __init__(self, operation: str, code: str, message: str, *, certain: bool, is_busy: bool | None = None) -> None:
         super().__init__(f"{operation}: {code}: {message}")
         self.code = code
         self.certain = certain
+        self.is_busy = is_busy_code(code) if is_busy is None else is_busy
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether this one request is wrong: the same again will fail, and others need not."""
+        return self.code in _FAULTY_CODES
 
     @property
     def queue_is_missing(self) -> bool:
@@ -212,5 +250,12 @@ def as_aws_error(operation: str, error: Exception) -> AwsError:
         details = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
         # A server's own error says nothing of what it did before; a client's error means that it refused to.
-        return AwsError(operation, details.get("Code", "Unknown"), explain(error), certain=400 <= status < 500)
+        code = details.get("Code", "Unknown")
+        return AwsError(
+            operation,
+            code,
+            explain(error),
+            certain=400 <= status < 500,
+            is_busy=status == _TOO_MANY_REQUESTS or is_busy_code(code),
+        )
     return AwsError(operation, type(error).__name__, explain(error), certain=False)

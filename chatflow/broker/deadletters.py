@@ -24,6 +24,7 @@ from chatflow.broker.names import Names
 from chatflow.broker.sending import MAX_ENTRIES
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms import deadletters as letters
 from chatflow.rooms.deadletters import DeadLetter
 from chatflow.rooms.envelope import Envelope
@@ -37,6 +38,7 @@ HOLD_SECONDS = 300
 class SqsDeadLetters:
     """Keeps dead letters. Runs on the reactor thread; calls run in the threads of ``aws``.
 
+    :param now: for the stamps of letters.
     :param backoff: makes the pauses between the tries for one letter.
     """
 
@@ -46,11 +48,13 @@ class SqsDeadLetters:
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         aws: Aws,
         names: Names,
         backoff: Callable[[], Backoff] = lambda: Backoff(first_seconds=0.2, cap_seconds=10.0),
     ) -> None:
         self._clock = clock
+        self._now = now
         self._aws = aws
         self._name = names.dead_letters
         self._backoff = backoff
@@ -65,11 +69,11 @@ class SqsDeadLetters:
 
     def keep(self, envelope: Envelope, reason: str) -> Deferred[None]:
         """See :class:`IDeadLetters`. The same envelope within five minutes is one letter."""
-        return Deferred.fromCoroutine(self._send(letters.of_envelope(envelope, reason, self._clock.seconds())))
+        return Deferred.fromCoroutine(self._send(letters.of_envelope(envelope, reason, self._now())))
 
     def keep_body(self, body: str, reason: str) -> Deferred[None]:
         """The same for a body that is no envelope."""
-        return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._clock.seconds())))
+        return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._now())))
 
     async def count(self) -> int:
         """How many there are, about.

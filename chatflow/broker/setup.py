@@ -26,10 +26,11 @@ _HIGH_THROUGHPUT = {
     "ReceiveMessageWaitTimeSeconds": "20",
 }
 # What is acknowledged must not be forgotten: as long as SQS can.
-_QUEUE = _HIGH_THROUGHPUT | {"MessageRetentionPeriod": str(14 * 86_400)}
+QUEUE_ATTRIBUTES = _HIGH_THROUGHPUT | {"MessageRetentionPeriod": str(14 * 86_400)}
 
 _TOPIC = {"FifoTopic": "true", "ContentBasedDeduplication": "false"}
 _TOPIC_THROUGHPUT = {"FifoThroughputScope": "MessageGroup"}
+TOPIC_ATTRIBUTES = _TOPIC | _TOPIC_THROUGHPUT
 _FIXED = {"FifoQueue", "FifoTopic"}  # of a queue or topic for its whole life
 
 Say = Callable[[str], object]
@@ -42,9 +43,9 @@ def set_up(clients: Clients, names: Names, say: Say) -> None:
     :raises AwsError: a call failed; what was made before it stays.
     """
     sqs = clients.sqs_control
-    dead_letters_url = _make_queue(sqs, names.dead_letters, _QUEUE, names.tags, say)
+    dead_letters_url = _make_queue(sqs, names.dead_letters, QUEUE_ATTRIBUTES, names.tags, say)
     for lane in names.lanes:
-        _make_queue(sqs, names.room_queue(lane), _QUEUE, names.tags, say)
+        _make_queue(sqs, names.room_queue(lane), QUEUE_ATTRIBUTES, names.tags, say)
     # Asked last: a queue may be used a second after it was made. Its ARN tells partition, region and account.
     _make_topic(clients.sns_control, _attributes(sqs, dead_letters_url)["QueueArn"], names, say)
     for name, count in find_stranded(sqs, names).items():
@@ -100,7 +101,7 @@ def _make_topic(sns: Any, queue_arn: str, names: Names, say: Say) -> None:
             raise
         _create_topic(sns, names.topic, tags, say)
         return
-    changes = _differences(present, _TOPIC | _TOPIC_THROUGHPUT)
+    changes = _differences(present, TOPIC_ATTRIBUTES)
     for key, value in list(changes.items()):
         try:
             call(sns, "set_topic_attributes", TopicArn=arn, AttributeName=key, AttributeValue=value)
@@ -114,7 +115,7 @@ def _make_topic(sns: Any, queue_arn: str, names: Names, say: Say) -> None:
 
 def _create_topic(sns: Any, name: str, tags: list[dict[str, str]], say: Say) -> None:
     try:
-        call(sns, "create_topic", Name=name, Attributes=_TOPIC | _TOPIC_THROUGHPUT, Tags=tags)
+        call(sns, "create_topic", Name=name, Attributes=TOPIC_ATTRIBUTES, Tags=tags)
     except AwsError as error:
         if not _is_wrong_parameter(error):
             raise

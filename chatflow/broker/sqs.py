@@ -26,6 +26,7 @@ from chatflow.broker.pacing import Pace
 from chatflow.broker.sending import MAX_ENTRIES, SendCounters, Sender, is_final
 from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import BadEnvelope, Envelope
 from chatflow.rooms.interfaces import always
@@ -56,7 +57,7 @@ class _Receipt:
 
     :ivar visible_at: until then nobody else is given the message, unless that is put off. Rather too early than too
         late: SQS counts from its answer, this counts from the question.
-    :ivar sent_at: when it was published.
+    :ivar sent_at: when it was published, by the clock of durations.
     """
 
     lane: int
@@ -78,6 +79,7 @@ class QueueCounters(SendCounters):
 class SqsRoomQueue:
     """One lane per queue. Runs on the reactor thread; calls run in the threads of ``aws``.
 
+    :param now: is compared with the times that SQS gives.
     :param publish_seconds: see :class:`~chatflow.broker.sending.Sender`, like ``observe_bytes``.
     :param visibility_seconds: how long a room stays with a consumer that died.
     :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
@@ -92,6 +94,7 @@ class SqsRoomQueue:
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         aws: Aws,
         names: Names,
         pace: Pace,
@@ -103,6 +106,7 @@ class SqsRoomQueue:
         observe_bytes: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._clock = clock
+        self._now = now
         self._aws = aws
         self._names = names
         self._pace = pace
@@ -207,6 +211,7 @@ class SqsRoomQueue:
             raise
         state.attempt_id = str(uuid4())
         state.received_at = now = self._clock.seconds()
+        since_epoch = self._now()
         received = response.get("Messages", ())
         state.backlogged = len(received) == MAX_ENTRIES
         deliveries: list[Delivery] = []
@@ -214,7 +219,8 @@ class SqsRoomQueue:
         visible_at = began + self._visibility_seconds
         for message in received:
             attributes = message.get("Attributes", {})
-            sent_at = min(now, int(attributes.get("SentTimestamp", now * 1000)) / 1000)
+            sent_ms = int(attributes.get("SentTimestamp", since_epoch * 1000))
+            sent_at = now - max(0.0, since_epoch - sent_ms / 1000)
             receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, sent_at)
             self._held.add(receipt)
             try:

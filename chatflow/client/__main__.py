@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from chatflow.client.command import parse
+from chatflow.lifecycle.clocks import make_monotonic
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     from chatflow.client.terminal import chat
 
     async def run(reactor: Any) -> None:
-        raise SystemExit(await chat(reactor, wishes))
+        raise SystemExit(await chat(make_monotonic(reactor), wishes))
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
 

@@ -16,6 +16,7 @@ from twisted.python import usage
 from chatflow.errors import ConfigError
 from chatflow.options.load import load, unknown
 from chatflow.options.manual import as_config, as_help, can_be_negated
+from chatflow.options.pidfile import forget_stale_pid_file
 from chatflow.options.table import COMMAND_LINE, SHOW_CONFIG, Setting, Table
 from chatflow.text import visible
 
@@ -30,12 +31,16 @@ class CommandLine(usage.Options):
     So nothing here raises one: an error is one line on stderr and exit status 1.
 
     :ivar config: what :meth:`build` made of the settings; there once :meth:`parseOptions` has returned.
+    :ivar settings: each of them with its source; as :attr:`config`.
     """
 
     table: ClassVar[Table]
     optFlags: ClassVar[list[list[Any]]]
     optParameters: ClassVar[list[list[Any]]]
     config: Any
+    settings: Mapping[str, Setting]
+    _arguments: Mapping[str, Sequence[str]]
+    _directory: Path
 
     @staticmethod
     def build(settings: Mapping[str, Setting]) -> Any:
@@ -59,15 +64,28 @@ class CommandLine(usage.Options):
         :raises SystemExit: 1 after an error, 0 after ``--help``, ``--version`` and ``--show-config``.
         """
         try:
-            settings = load(self.table, self._given(list(options or ())), os.environ, read_file)
-            self.config = self.build(settings)
+            self._arguments = self._given(list(options or ()))
+            self._directory = Path.cwd()  # where the paths are meant that were typed
+            self.settings = self.read_again()
+            self.config = self.build(self.settings)
         except ConfigError as error:
             line = " ".join(str(error).split())  # what was typed may have had line ends
             print(f"{self.table.name}: {visible(line)}", file=sys.stderr)
             raise SystemExit(1) from None
-        if settings[SHOW_CONFIG.name].value:
-            sys.stdout.write(as_config(self.table, settings))
+        if self.settings[SHOW_CONFIG.name].value:
+            sys.stdout.write(as_config(self.table, self.settings))
             raise SystemExit(0)
+        if self.parent:  # twistd's own
+            forget_stale_pid_file(self.parent.get("pidfile"))
+
+    def read_again(self) -> Mapping[str, Setting]:
+        """Every source as it is now, but for the command line and the environment, which stay.
+
+        :raises ConfigError: a setting is wrong, by itself or beside others.
+        """
+        settings = load(self.table, self._arguments, os.environ, lambda path: read_file(self._directory / path))
+        self.build(settings)
+        return settings
 
     def _given(self, arguments: list[str]) -> dict[str, list[str]]:
         """The texts given for each option, in order."""
@@ -116,7 +134,7 @@ class CommandLine(usage.Options):
     __str__ = getUsage
 
 
-def read_file(path: str) -> str:
+def read_file(path: Path | str) -> str:
     """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark.
 
     :raises OSError: it cannot be read.

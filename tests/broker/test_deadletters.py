@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -44,6 +45,7 @@ def one_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_keeper(names: Names, aws: Any = None) -> SqsDeadLetters:
     keeper = SqsDeadLetters(
         clock=reactor,
+        now=time.time,
         aws=aws or shared_aws(),
         names=names,
         backoff=lambda: Backoff(first_seconds=0.001, cap_seconds=0.01),
