@@ -21,6 +21,7 @@ import tempfile
 from http.client import HTTPConnection
 from pathlib import Path
 
+from testbed.leftovers import marks
 from testbed.shared import shared
 from testbed.waiting import eventually
 
@@ -86,6 +87,7 @@ class Emulator:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCHER],
                 env={
+                    **marks(),
                     "PATH": os.environ.get("PATH", ""),
                     "HOME": str(self._directory),
                     "TMPDIR": str(self._directory),

@@ -68,6 +68,11 @@ def guard() -> Guard:
     return Guard(process, mark, directory)
 
 
+def marks() -> dict[str, str]:
+    """The mark of the run that we belong to, for a process that is not given our environment."""
+    return {MARK: os.environ[MARK]} if MARK in os.environ else {}
+
+
 def marked_processes(mark: str) -> list[psutil.Process]:
     """Those that have the mark, and all below them: some, as PostgreSQL's, overwrite their environment."""
     found: dict[int, psutil.Process] = {}

@@ -18,7 +18,7 @@ _running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 @pytest.hookimpl(trylast=True)  # so that tests.support.run ends it with everything else
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        output = tempfile.TemporaryFile()  # noqa: SIM115: closed with the summary
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the summary
         command = [sys.executable, "-m", "mypy"]
         process = subprocess.Popen(command, cwd=config.rootpath, stdout=output, stderr=subprocess.STDOUT)
         _running.append((process, output))
