@@ -10,6 +10,7 @@ import psycopg2
 from psycopg2.errors import LockNotAvailable
 from twisted.logger import Logger
 
+from chatflow.errors import StartupError
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.clock import require_agreement
@@ -31,7 +32,7 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTi
     :raises StartupError: in one line, what the operator has to do.
     """
     try:
-        return _prepare(url, migrate, rooms, ahead_days, seconds)
+        return _prepare(url, migrate, rooms, ahead_days, now)
     except psycopg2.Error as error:
         # The first, not that of a rollback on a connection that it has closed.
         first = error.__context__ if isinstance(error.__context__, psycopg2.Error) else error
@@ -41,7 +42,7 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTi
         raise StartupError(f"the database refuses to be prepared: {one_line(first)}{remedy}") from error
 
 
-def _prepare(url: str, migrate: bool, rooms: int, ahead_days: int, seconds: Callable[[], float]) -> dict[int, int]:
+def _prepare(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
     with closing(connect(url, "chatflow-start")) as connection:
         with connection, connection.cursor() as cursor:
             set_up_in_thread(cursor)
