@@ -10,12 +10,14 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.endpoints import serverFromString
 
+from chatflow.authority import parse_origin
+from chatflow.dualstack import parse_both
 from chatflow.errors import ConfigError
+from chatflow.logs.options import LOG_OPTIONS
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
 
@@ -25,13 +27,20 @@ SERVER_ID_CHARACTERS = 20
 
 @attrs.frozen
 class Endpoint(Plain):
-    """A Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
+    """A port number, or a Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
 
     placeholder: str = "ENDPOINT"
-    allowed: str = "a Twisted server endpoint such as tcp:8080, tcp:8080:interface=127.0.0.1 or unix:/run/chatflow"
+    allowed: str = (
+        "a port such as 8080 or localhost:8080, or a Twisted server endpoint such as tcp:8080:interface=127.0.0.1 "
+        "or unix:/run/chatflow"
+    )
 
     def parse(self, text: str) -> str:
+        if parse_both(text):
+            return text
         if text.startswith("ssl:"):  # to make this one means to read its certificate
+            return text
+        if text.partition(":")[0] == "systemd":  # which sockets there are is known when they are taken over
             return text
         try:
             serverFromString(None, text)
@@ -45,19 +54,16 @@ class Endpoint(Plain):
 
 @attrs.frozen
 class Origin(Plain):
-    """The ASCII form of a web origin (RFC 6454, section 6.2), or ``*``."""
+    """A web origin (RFC 6454) in its one form, ``null``, or ``*``. An app's own scheme is as good as the web's."""
 
     placeholder: str = "ORIGIN"
-    allowed: str = "* or an origin such as https://chat.example.com or http://localhost:3000, without a path"
+    allowed: str = (
+        "null, * or an origin such as https://chat.example.com, http://localhost:3000 or capacitor://localhost, "
+        "without a path"
+    )
 
     def parse(self, text: str) -> str:
-        if text == "*":
-            return text
-        text = text.lower()
-        if not re.fullmatch(r"https?://[a-z0-9._:\[\]-]+", text) or not urlsplit(text).hostname:
-            raise ValueError
-        _port = urlsplit(text).port  # raises ValueError beyond 65535
-        return text
+        return text if text == "*" else str(parse_origin(text) or "null")
 
 
 def default_server_id(host_name: str) -> str:
@@ -105,11 +111,15 @@ TABLE = Table(
         Option(
             name="listen",
             kind=Endpoint(),
-            default=("tcp:8080",),
+            default=("8080",),
             repeatable=True,
             group=_NETWORK,
-            help="Where clients connect, for WebSocket and HTTP alike. Port 0 takes a free port, which is "
-            "logged. An address in use ends the start.",
+            help="Where clients connect, for WebSocket and HTTP alike. A port number alone is that port of all "
+            "addresses of this machine, of IPv6 and IPv4; with `localhost:` before it nobody else reaches it. Where "
+            "the system has only one of the two, the log says so. A Twisted endpoint means what it says: `tcp:8080` "
+            "is IPv4 alone. Port 0 takes a free port, which is logged. An address in use ends the start. `systemd` "
+            "takes every socket that systemd hands over, and `systemd:NAME` those of this FileDescriptorName=: see "
+            "docs/systemd.rst.",
         ),
         Option(
             name="allowed-origins",
@@ -120,7 +130,9 @@ TABLE = Table(
             group=_NETWORK,
             help="The web pages that may connect besides those of the same host, by the Origin header that "
             "browsers send; * allows all. Others are refused with HTTP 403. Programs send no Origin and may "
-            "always connect.",
+            "always connect. These pages may also read what HTTP answers (CORS), without cookies. Apps have origins "
+            "of their own, such as capacitor://localhost or tauri://localhost; null is that of files and of sandboxed "
+            "frames, so of anybody's.",
         ),
         Option(
             name="ping-interval-seconds",
@@ -170,6 +182,7 @@ TABLE = Table(
                 needs_host=False,
             ),
             default="embedded",
+            may_hold_secret=True,
             group=_DATABASE,
             help="Where messages are stored. `embedded` starts a PostgreSQL of its own in --data-dir (needs "
             "the extra chatflow[embedded]). A URL names a PostgreSQL 15 or newer whose schema "
@@ -348,6 +361,15 @@ TABLE = Table(
             "closed with code 1013; it can connect again and resume where it was. Others do not notice.",
         ),
         Option(
+            name="send-timeout-seconds",
+            kind=Number(1, 3600, "seconds"),
+            default=60.0,
+            group=_LIMITS,
+            help="How long a client may take nothing of what waits to be sent to it, beyond what the system holds for "
+            "it. Then a WebSocket client is closed with code 1013, and the answer to an HTTP request is given up. A "
+            "slow client that goes on reading may take as long as it needs.",
+        ),
+        Option(
             name="drain-seconds",
             kind=Number(0, 3600, "seconds"),
             default=30.0,
@@ -358,6 +380,7 @@ TABLE = Table(
             "already. With --broker sqs at least 10 seconds more than --long-poll-seconds, since a receive under way "
             "has to be waited for.",
         ),
+        *LOG_OPTIONS,
     ),
 )
 
@@ -394,7 +417,13 @@ class Config:
     max_pending_messages: int
     max_pending_per_connection: int
     max_client_buffer_bytes: int
+    send_timeout_seconds: float
     drain_seconds: float
+    log_level: str
+    log_format: str
+    log_file: str
+    log_file_bytes: int
+    log_files_kept: int
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> Config:

@@ -1,16 +1,20 @@
-"""The end of the clients' service: what was accepted is answered, then everyone is asked to come back elsewhere."""
+"""The end of the clients' service, for good or while the clock is wrong: they are asked to come back elsewhere."""
 
 from __future__ import annotations
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from chatflow.broker.broker import Broker
 from chatflow.edge.connections import ChatFactory
 from chatflow.metrics import Instance
 from chatflow.rooms.ingress import Ingress
+
+#: Who has waited so long for a clock to be set right goes elsewhere.
+_WRONG_CLOCK_SECONDS = 30.0
+_WRONG_CLOCK = "the clock of this server is wrong: reconnect, or send this message again later"
 
 #: Refusing takes some turns of the reactor.
 _REFUSED_SECONDS = 0.25
@@ -80,3 +84,36 @@ class Drain(Service):
             return False
         too_late.cancel()
         return True
+
+
+class WrongClock:
+    """What clients meet while this machine's clock is wrong: refusals at once, and the way to another instance later.
+
+    Nobody is sent away for a mistake that is put right soon, nor where there is no other instance.
+
+    :param has_others: whether there may be other instances.
+    """
+
+    def __init__(self, *, clock: IReactorTime, ingress: Ingress, edge: ChatFactory, has_others: bool) -> None:
+        self._clock = clock
+        self._ingress = ingress
+        self._edge = edge
+        self._has_others = has_others
+        self._sending_away: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        """It is wrong from now on."""
+        self._ingress.close(_WRONG_CLOCK)
+        if self._has_others:
+            self._sending_away = self._clock.callLater(_WRONG_CLOCK_SECONDS, self._send_away)
+
+    def end(self) -> None:
+        """It is right again."""
+        self._ingress.reopen()
+        if self._sending_away is not None and self._sending_away.active():
+            self._sending_away.cancel()
+
+    def _send_away(self) -> None:
+        Deferred.fromCoroutine(self._edge.send_away(_WRONG_CLOCK)).addErrback(
+            lambda failure: Drain._log.failure("clients were not sent away", failure)
+        )

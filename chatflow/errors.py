@@ -14,6 +14,7 @@ ErrorCode = Literal[
     "overloaded",
     "unavailable",
     "not_stored",
+    "id_conflict",
     "draining",
     "internal_error",
     "since_beyond_head",

@@ -5,17 +5,20 @@ Counters are plain integers of the parts that count, read when somebody asks: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from twisted.internet.interfaces import IReactorTime
 
 from chatflow.broker.consumer import Consumer
 from chatflow.edge.connections import ChatFactory
+from chatflow.errors import Unavailable
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
+from chatflow.persistence.migrations import load_migrations
 from chatflow.persistence.writer import BatchWriter
 from chatflow.readings import Reading
 from chatflow.rooms.hub import Hub
@@ -24,6 +27,8 @@ from chatflow.rooms.pages import Pages
 from chatflow.rooms.resume import Resumer
 
 _COMMIT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+# Close together, so that percentiles can be told from them.
+_ACK_SECONDS = tuple(round(digit * 10**power, 4) for power in range(-3, 2) for digit in (1, 1.5, 2, 3, 5, 7))
 _BATCH_MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
@@ -47,7 +52,10 @@ class _Readings(Collector):
 
 
 class Metrics:
-    """The figures of one daemon. ``observe_batch`` is given to the batch writer."""
+    """The figures of one daemon. ``observe_batch`` is given to the batch writer.
+
+    :ivar observe_ack: takes the seconds from the acceptance of an envelope's oldest message to its acknowledgement.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -59,6 +67,9 @@ class Metrics:
         )
         self._batch_messages = Histogram(
             "chatflow_batch_messages", "Messages per commit", buckets=_BATCH_MESSAGES, registry=self._registry
+        )
+        self.observe_ack = self.histogram(
+            "chatflow_ack_seconds", "Of each envelope's oldest message: from its acceptance until durable", _ACK_SECONDS
         )
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -76,10 +87,33 @@ class Metrics:
         """Show these figures too."""
         self._registry.register(_Readings(readings, hub))
 
+    def snapshot(self) -> dict[str, dict[str, float]]:
+        """Every sample by name and label, as Prometheus would get it; without a label it is ``""``."""
+        found: dict[str, dict[str, float]] = {}
+        for family in self._registry.collect():
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[",".join(sample.labels.values())] = sample.value
+        return found
+
     def prometheus(self) -> tuple[bytes, str]:
         """The text and its content type."""
         encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
+
+
+class Latest:
+    """A figure that costs a question, asked from time to time. ``value``: NaN while it is not known."""
+
+    def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
+        self._ask = ask
+        self.value = float("nan")
+
+    async def ask(self) -> None:
+        """Ask again. Does not fail."""
+        try:
+            self.value = float(await self._ask())
+        except Unavailable:
+            self.value = float("nan")
 
 
 class Instance:
@@ -88,7 +122,7 @@ class Instance:
     def __init__(
         self,
         *,
-        clock: IReactorTime,
+        now: WallTime,
         server_id: str,
         edge: ChatFactory,
         ingress: Ingress,
@@ -99,8 +133,11 @@ class Instance:
         writer: BatchWriter,
         databases: Iterable[Database],
         hears: Callable[[], bool],
+        views_age_seconds: Callable[[], float],
+        dead_letters: Latest,
+        clock_is_wrong: Callable[[], bool],
     ) -> None:
-        self._clock = clock
+        self._now = now
         self._server_id = server_id
         self._edge = edge
         self._ingress = ingress
@@ -111,14 +148,24 @@ class Instance:
         self._writer = writer
         self._databases = tuple(databases)
         self._hears = hears
+        self._views_age_seconds = views_age_seconds
+        self._dead_letters = dead_letters
+        self._clock_is_wrong = clock_is_wrong
         self.started = False
 
     def ready(self) -> bool:
-        """Whether a load balancer should send clients here: it hears the other instances, and is not stopping.
+        """Whether a load balancer should send clients here: it hears the other instances, its clock is right, and
+        it is not stopping.
 
         The database's state is not part of it: a failover must not take every instance out at once.
         """
-        return self.started and self._hears() and not self._edge.draining
+        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.draining
+
+    def summary(self) -> str:
+        """A line for ``systemctl status``."""
+        database = "" if self._database_available() else ", the database is away"
+        deaf = "" if self._hears() else ", does not hear the other instances"
+        return f"{len(self._edge.protocols)} clients, {self._ingress.pending} messages unanswered{database}{deaf}"
 
     def health(self) -> dict[str, object]:
         """``/health`` in the reference's shape."""
@@ -185,6 +232,7 @@ class Instance:
         """Every figure for Prometheus."""
         edge, ingress, hub, writer = self._edge.counters, self._ingress, self._hub, self._writer
         counter, gauge = True, False
+        version, schema_version = metadata.version("chatflow"), len(load_migrations())
         return [
             Reading("chatflow_connections", "Open connections", lambda: len(self._edge.protocols), gauge),
             Reading("chatflow_connections_opened", "Handshakes done", lambda: edge.connections_opened, counter),
@@ -207,16 +255,25 @@ class Instance:
             Reading("chatflow_deliveries", "Broadcasts, times members", lambda: hub.delivered, counter),
             Reading("chatflow_gaps_filled", "Pages read to fill gaps", lambda: hub.gaps_filled, counter),
             Reading("chatflow_duplicates_dropped", "Seen before", lambda: hub.duplicates_dropped, counter),
+            Reading("chatflow_rooms_set_back", "Their seqs are given anew", lambda: hub.rooms_set_back, counter),
             Reading("chatflow_resumes", "Connections that asked for history", lambda: self._resumer.resumes, counter),
             Reading("chatflow_resuming", "Connections that are given history", lambda: self._resumer.resuming, gauge),
             Reading("chatflow_pages_read", "Pages of history read", lambda: self._pages.read, counter),
             Reading("chatflow_pages_shared", "Pages given without a read", lambda: self._pages.shared, counter),
             Reading("chatflow_database_retries", "Transactions tried again", self._retries, counter),
             Reading("chatflow_database_available", "1 if the last try worked", self._database_available, gauge),
+            Reading("chatflow_commit_under_way_seconds", "Since the flush began, or 0", writer.busy_seconds, gauge),
+            Reading("chatflow_messages_pending_limit", "Of those pending", lambda: ingress.max_pending_messages, gauge),
+            Reading("chatflow_ready", "1 if /health/ready says so", self.ready, gauge),
+            Reading("chatflow_draining", "1 while it stops", lambda: self._edge.draining, gauge),
+            Reading("chatflow_dead_letters", "Waiting, asked each minute", lambda: self._dead_letters.value, gauge),
+            Reading("chatflow_views_age_seconds", "Since their refresh, by whomever", self._views_age_seconds, gauge),
+            Reading("chatflow_schema_version", "That this version works with", lambda: schema_version, gauge),
+            Reading("chatflow_build_info", "1, by version", lambda: {version: 1}, gauge, "version"),
         ]
 
     def _who(self) -> dict[str, object]:
-        return {"serverId": self._server_id, "timestamp": int(self._clock.seconds() * 1000)}
+        return {"serverId": self._server_id, "timestamp": int(self._now() * 1000)}
 
     def _retries(self) -> int:
         return sum(database.retries for database in self._databases)

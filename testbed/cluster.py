@@ -19,7 +19,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from chatflow.postgres.embedded import EmbeddedPostgres
+from testbed.clock import SteppedClock
 from testbed.crowd import Crowd
 from testbed.daemon import Daemon, clean_environment
 from testbed.emulator import Emulator, aws_environment
@@ -51,7 +52,8 @@ class Cluster:
     :param faults: rules of a :class:`FaultProxy` between daemons and emulator; None for no such proxy.
     :param haproxy: what to put in front; it is stopped with the cluster.
     :param data_directory: where PostgreSQL keeps its data over restarts; None for a temporary one.
-    :ivar instances: every one that was ever started, running or not.
+    :param clock: of daemons and PostgreSQL, but not of the emulator.
+    :ivar instances: every one that was ever started, running or not. :ivar options: the daemons', as given.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Cluster:
         seed: int = 0,
         haproxy: HAProxy | None = None,
         data_directory: Path | None = None,
+        clock: SteppedClock | None = None,
     ) -> None:
         self.haproxy = haproxy
         self.emulator = Emulator()
@@ -71,10 +74,11 @@ class Cluster:
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-cluster-"))
         self._postgres = EmbeddedPostgres(data_directory or self._directory)
         self._faults, self._seed = faults, seed
+        self._clock = clock
         self._fault_proxy: FaultProxy | None = None
         self._first_instances = instances
         self._names = ("--rooms", str(rooms), "--room-queues", str(room_queues))
-        self._options = options
+        self.options = options
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -128,21 +132,27 @@ class Cluster:
         return self.instances[index].stop()
 
     def _new_instance(self, database_url: str) -> Daemon:
+        instance = Daemon(database=database_url)
+        self.instances.append(self._exits.enter_context(instance))
+        self.configure(instance, self.options, {})
+        return instance
+
+    def configure(self, instance: Daemon, options: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Say how an instance is started, the next time.
+
+        :param options: beside those that join it to the cluster. :param environment: variables beside the usual ones.
+        """
         # Calls of the daemons may go through the fault proxy, those of ``admin`` never do.
         aws_url = self._fault_proxy.url if self._fault_proxy else self.emulator.url
-        instance = Daemon(
-            *("--broker", "sqs", "--server-id", f"node-{len(self.instances) + 1}"),
-            *self._names,
-            *self._options,
-            database=database_url,
-            environment=aws_environment(aws_url),
-        )
-        self.instances.append(self._exits.enter_context(instance))
-        return instance
+        instance.options = ("--broker", "sqs", "--server-id", self.name_of(instance), *self._names, *options)
+        clock = self._clock.environment if self._clock else {}
+        instance.environment = {**clean_environment(), **aws_environment(aws_url), **clock, **environment}
 
     def _tell_haproxy(self) -> None:
         if self.haproxy is not None:
-            self.haproxy.serve({self.name_of(instance): instance.port for instance in self.running})
+            names = {self.name_of(instance): instance for instance in self.instances}
+            wanted = [name for name, one in names.items() if one.runs or not self.haproxy.sends_to(name)]
+            self.haproxy.serve({name: names[name].port for name in wanted})
 
     @property
     def urls(self) -> list[str]:
@@ -168,7 +178,8 @@ class Cluster:
 
     def start_database(self) -> None:
         """Start it, again if need be."""
-        self._postgres.start()
+        with self._clock.inherited() if self._clock else contextlib.nullcontext():
+            self._postgres.start()
 
     def sql(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement."""
@@ -180,15 +191,16 @@ class Cluster:
         assert self._fault_proxy is not None, "the cluster was made without faults"
         return self._fault_proxy
 
-    def admin(self, *arguments: str) -> str:
+    def admin(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
         """What ``chatflow-admin`` prints.
 
+        :param environment: variables beside those that it needs.
         :raises RuntimeError: it failed.
         """
-        environment = clean_environment() | aws_environment(self.emulator.url)
+        variables = clean_environment() | aws_environment(self.emulator.url) | dict(environment or {})
         ended = subprocess.run(
             [ADMIN, *arguments],
-            env=environment | {"CHATFLOW_DATABASE": self.database_url},
+            env=variables | {"CHATFLOW_DATABASE": self.database_url},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -45,16 +45,24 @@ class Daemon:
     :param options: of the daemon, behind those that every test needs.
     :param database: what ``--database`` says: a URL, or a PostgreSQL of the daemon's own.
     :param environment: variables beside those of the tests.
+    :param listen: what ``--listen`` says.
     """
 
-    def __init__(self, *options: str, database: str = "embedded", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        database: str = "embedded",
+        environment: Mapping[str, str] | None = None,
+        listen: str = LISTEN,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="chatflow-system-"))
         self.data_directory = self.directory / "data"
         self.database = database
         self.options = options
-        self._environment = {**clean_environment(), **(environment or {})}
+        self._listen = listen
+        self.environment = {**clean_environment(), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = 0  # where it listens, or listened last
 
     def __enter__(self) -> Daemon:
         return self
@@ -68,7 +76,7 @@ class Daemon:
     def command(self) -> list[str]:
         """The whole command line."""
         where = ["--data-dir", str(self.data_directory), "--database", self.database]
-        return [str(TWISTD), "-n", "chatflow", "--listen", LISTEN, *where, *self.options]
+        return [str(TWISTD), "-n", "chatflow", "--listen", self._listen, *where, *self.options]
 
     def launch(self) -> None:
         """Start the process without waiting for anything."""
@@ -76,7 +84,7 @@ class Daemon:
             self._process = subprocess.Popen(
                 self.command(),
                 cwd=self.directory,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -91,9 +99,17 @@ class Daemon:
 
     def restart(self) -> Daemon:
         """Start again after an end, however it was, on the same data."""
+        self._make_way()
+        return self.start()
+
+    def launch_again(self) -> None:
+        """The same, without waiting for anything but the end."""
+        self._make_way()
+        self.launch()
+
+    def _make_way(self) -> None:
         self.process.wait(_STOP_SECONDS)
         (self.directory / "twistd.pid").unlink(missing_ok=True)  # a killed one leaves it
-        return self.start()
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
@@ -200,10 +216,14 @@ class Daemon:
 
     def _is_listening(self) -> bool:
         assert self.runs, f"the daemon ended with status {self.process.returncode}: {self.errors()}"
+        return self.find_port() != 0
+
+    def find_port(self) -> int:
+        """Where it has said that it listens, 0 as long as it has not."""
         found = re.search(r"listening on .*port=(\d+)", self.output())
         if found:
             self.port = int(found[1])
-        return found is not None
+        return self.port if found else 0
 
 
 @contextlib.contextmanager

@@ -73,6 +73,12 @@ def server_url() -> str:
     return url
 
 
+def migrate(url: str) -> None:
+    """Give a database the schema."""
+    with contextlib.closing(psycopg2.connect(url)) as connection:
+        migrations.apply_in_thread(connection, migrations.load_migrations())
+
+
 @functools.cache
 def template() -> str:
     """Name of a database with the schema, to be copied: much faster than applying the files for each test."""

@@ -139,7 +139,11 @@ class _Pair:
         self._incoming += data
         while message := self._take_message():
             self._server.sendall(message)
-            if message[:1] == b"Q" and message[5:-1].strip().upper() == b"COMMIT" and self._proxy.take_commit_to_lose():
+            if (
+                message[:1] == b"Q"
+                and message[5:-1].strip().upper().endswith(b"COMMIT")
+                and self._proxy.take_commit_to_lose()
+            ):
                 self._swallow_answer()
                 return False
         return bool(data)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from chatflow.errors import ChatFlowError
 from testbed.cluster import Cluster
+from testbed.control import ControlError, ControlSocket
 from testbed.faults import KINDS, Rule
 from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
+from testbed.rolling import Rolling
 
 _LOOK_SECONDS = 0.5
 
 _DESCRIPTION = """\
 Starts a whole cluster on this machine: an emulator of SQS and SNS, PostgreSQL, instances of the daemon, and HAProxy
 in front of them. Everything listens on loopback only. Ctrl-C or SIGTERM takes all of it down again.
+While it runs, scripts/deploy roll --local gives its instances a new release, one after the other.
 
 Arguments behind -- go to every daemon, for example:  scripts/cluster --instances 3 -- --max-linger-ms 200
 """
@@ -39,11 +45,13 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with _make(arguments) as cluster:
+        with _make(arguments) as cluster, tempfile.TemporaryDirectory(prefix="chatflow-releases-") as directory:
             cluster.start()
+            rolling = Rolling(cluster, Path(directory))
             _tell(cluster, arguments)
             try:
-                _follow(cluster)
+                with _steered(cluster, rolling):
+                    _follow(cluster, rolling)
             finally:  # SIGTERM comes as SystemExit
                 print("stopping; Ctrl-C again ends everything at once", flush=True)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -109,7 +117,7 @@ def _make(arguments: argparse.Namespace) -> Cluster:
 
 def _tell(cluster: Cluster, arguments: argparse.Namespace) -> None:
     if cluster.haproxy is not None:
-        print(f"chat:      http://127.0.0.1:{cluster.haproxy.port}/  (ws://127.0.0.1:{cluster.haproxy.port}/chat/ROOM)")
+        print(f"chat:      http://localhost:{cluster.haproxy.port}/  (ws://localhost:{cluster.haproxy.port}/chat/ROOM)")
     for number, instance in enumerate(cluster.instances, 1):
         print(f"node-{number}:    http://127.0.0.1:{instance.port}/  log {instance.directory}/stdout")
     print(f"database:  {cluster.database_url}")
@@ -120,15 +128,31 @@ def _tell(cluster: Cluster, arguments: argparse.Namespace) -> None:
     print(f"load it:   twistd -n chatflow-load {urls} --check-database '{cluster.database_url}'", flush=True)
 
 
-def _follow(cluster: Cluster) -> None:
+@contextlib.contextmanager
+def _steered(cluster: Cluster, rolling: Rolling) -> Iterator[None]:
+    """Within the block ``scripts/deploy --local`` finds it, by the port that people know."""
+    port = cluster.haproxy.port if cluster.haproxy is not None else cluster.instances[0].port
+    try:
+        control = ControlSocket(port, rolling.answer)
+    except ControlError as error:
+        print(f"cluster: scripts/deploy cannot steer it: {error}", file=sys.stderr)
+        yield
+        return
+    try:
+        yield
+    finally:
+        control.close()
+
+
+def _follow(cluster: Cluster, rolling: Rolling) -> None:
     """Say which instances end by themselves, until a signal."""
     ended: set[int] = set()
     while signal.sigtimedwait({signal.SIGINT}, _LOOK_SECONDS) is None:
-        for number, instance in enumerate(cluster.instances, 1):
-            if not instance.runs and number not in ended:
-                ended.add(number)
-                status = instance.process.returncode
-                print(f"node-{number} ended with status {status}: {instance.errors().strip()[-500:]}", flush=True)
+        for instance in cluster.instances:
+            if not instance.runs and not rolling.was_told_to_stop(instance) and instance.process.pid not in ended:
+                ended.add(instance.process.pid)
+                status, said = instance.process.returncode, instance.errors().strip()[-500:]
+                print(f"{cluster.name_of(instance)} ended with status {status}: {said}", flush=True)
 
 
 if __name__ == "__main__":

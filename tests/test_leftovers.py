@@ -37,8 +37,8 @@ def test_servers():
         say("begun")
 
 def test_child():
-    stubborn = "import signal; signal.signal(2, 1); signal.signal(15, 1); signal.pause()"
-    with subprocess.Popen([sys.executable, "-c", stubborn]):
+    program = "import signal; signal.signal(2, 1); signal.signal(15, 1); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", program]):
         say("begun")
 """
 

@@ -15,6 +15,7 @@ from chatflow.errors import StartupError
 from chatflow.options import load, mask_password, read_file
 from chatflow.options.kinds import Kind
 from chatflow.options.table import CONFIG, Option
+from chatflow.postgres.environment import forget_variables
 
 _OPTIONS = {option.name: option for option in TABLE.options}
 
@@ -24,7 +25,9 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
     group = parser.add_argument_group(
         "settings of the daemon, also read from its environment variables (CHATFLOW_...) and file"
     )
-    for name in (*names, CONFIG.name):
+    in_files = [name for name, option in TABLE.kept_in_file().items() if option.name in names]
+    names = (*names, *in_files, CONFIG.name)
+    for name in names:
         option = _OPTIONS[name]
         group.add_argument(
             f"--{name}",
@@ -32,7 +35,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
             type=_checked(option.kind),
             help=_help(option),
         )
-    parser.set_defaults(settings=(*names, CONFIG.name))
+    parser.set_defaults(settings=names)
 
 
 @frozen(kw_only=True)
@@ -59,9 +62,15 @@ class Settings:
         """
         if self.database != "embedded":
             return self.database
+        forget_variables()
         try:
-            return (self.data_dir / "database.url").read_text().strip()
-        except OSError:
+            url = (self.data_dir / "database.url").read_text().strip()
+            if url.startswith("postgresql://"):
+                return url
+            raise StartupError(
+                f"{self.data_dir / 'database.url'} holds no address: the daemon writes it when it starts"
+            )
+        except (OSError, UnicodeDecodeError):
             raise StartupError(
                 f"no daemon runs its database in {self.data_dir}: give its --data-dir, or another --database"
             ) from None

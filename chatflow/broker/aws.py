@@ -19,6 +19,7 @@ from botocore.parsers import ResponseParserError
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
+from chatflow.broker.surroundings import explain, tidy_environment
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import NamedThreadPool
 
@@ -35,18 +36,56 @@ _MISSING_QUEUE_CODES = {
     "NotFoundException",
 }
 
+#: Besides those that say so by their names, such as ThrottlingException, RequestThrottled or KMSThrottling. From
+#: "Common Errors" of the API references of SQS, SNS and KMS, and botocore's own list (``botocore.retries.standard``).
+_BUSY_CODES = {
+    "BandwidthLimitExceeded",
+    "LimitExceededException",
+    "OverLimit",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "SlowDown",
+    "TooManyRequestsException",
+}
+_TOO_MANY_REQUESTS = 429
+
+#: One request is wrong, and the next one need not be.
+_FAULTY_CODES = {
+    "BatchRequestTooLong",
+    "InvalidBatchEntryId",
+    "InvalidMessageContents",
+    "InvalidParameter",
+    "InvalidParameterValue",
+    "ValidationError",
+    "ValidationException",
+}
+
+
+def is_busy_code(code: str) -> bool:
+    """Whether AWS says by this that it is asked too often or too much, and would answer later."""
+    return "throttl" in code.lower() or code in _BUSY_CODES
+
 
 class AwsError(Unavailable):
     """A call failed.
 
     :ivar code: AWS's error code, or the name of the exception for what failed before an answer came.
     :ivar certain: the call was certainly not carried out. Otherwise its outcome is unknown.
+    :ivar is_busy: it was throttled: AWS answers, and takes the same call later.
     """
 
-    def __init__(self, operation: str, code: str, message: str, *, certain: bool) -> None:
+    def __init__(self, operation: str, code: str, message: str, *, certain: bool, is_busy: bool | None = None) -> None:
         super().__init__(f"{operation}: {code}: {message}")
         self.code = code
         self.certain = certain
+        self.is_busy = is_busy_code(code) if is_busy is None else is_busy
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether this one request is wrong: the same again will fail, and others need not."""
+        return self.code in _FAULTY_CODES
 
     @property
     def queue_is_missing(self) -> bool:
@@ -85,10 +124,9 @@ def make_clients(*, polls: int, sends: int) -> Clients:
     :param sends: connections kept for sending.
     :raises StartupError: region or credentials are missing.
     """
-    # Alone among AWS's SDKs, boto3 does not know AWS_REGION.
-    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+    tidy_environment()
 
-    def client(service: str, connections: int, read_seconds: float, attempts: int) -> Any:
+    def client(session: Any, service: str, connections: int, read_seconds: float, attempts: int) -> Any:
         return session.client(
             service,
             config=Config(
@@ -101,15 +139,19 @@ def make_clients(*, polls: int, sends: int) -> Clients:
         )
 
     try:
+        # Alone among AWS's SDKs, boto3 does not know AWS_REGION.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
         return Clients(
-            sqs_poll=client("sqs", polls, _POLL_READ_SECONDS, 1),
-            sqs_send=client("sqs", sends, _SEND_READ_SECONDS, 1),
-            sns_send=client("sns", sends, _SEND_READ_SECONDS, 1),
-            sqs_control=client("sqs", 2, 10, 4),
-            sns_control=client("sns", 2, 10, 4),
+            sqs_poll=client(session, "sqs", polls, _POLL_READ_SECONDS, 1),
+            sqs_send=client(session, "sqs", sends, _SEND_READ_SECONDS, 1),
+            sns_send=client(session, "sns", sends, _SEND_READ_SECONDS, 1),
+            sqs_control=client(session, "sqs", 2, 10, 4),
+            sns_control=client(session, "sns", 2, 10, 4),
         )
-    except BotoCoreError as error:
-        raise StartupError(f"AWS cannot be used: {error} Set AWS_REGION and credentials: docs/cluster.rst") from error
+    except Exception as error:  # ValueError for an endpoint that is none, OSError for a file that cannot be read, ...
+        raise StartupError(
+            f"AWS cannot be used: {explain(error).rstrip('.')}. Set AWS_REGION and credentials: docs/cluster.rst"
+        ) from None
 
 
 class Aws:
@@ -185,11 +227,11 @@ class Aws:
         call: Deferred[dict[str, Any]] = threads.run(getattr(client, operation), **arguments)
         try:
             response = await call
-        except (ClientError, BotoCoreError, ResponseParserError) as error:
+        except CALL_FAILURES as error:
             failure = as_aws_error(operation, error)
             self.counters.calls[operation, failure.code] += 1
             self._on_failure()
-            raise failure from error
+            raise failure from None  # what is secret in the error is not in the failure
         seconds = self._reactor.seconds() - began
         self.counters.calls[operation, "ok"] += 1
         self.counters.seconds[operation] += seconds
@@ -197,13 +239,23 @@ class Aws:
         return response
 
 
-def as_aws_error(operation: str, error: ClientError | BotoCoreError | ResponseParserError) -> AwsError:
-    """What boto3 raised, in our terms. A ResponseParserError is of an answer that came from something else than AWS."""
+#: What a call of boto3 may raise. A ResponseParserError is of an answer that came from something else than AWS; the
+#: last two of surroundings that cannot be used, such as a file of certificates that is not there.
+CALL_FAILURES = (ClientError, BotoCoreError, ResponseParserError, OSError, ValueError)
+
+
+def as_aws_error(operation: str, error: Exception) -> AwsError:
+    """What boto3 raised (see :data:`CALL_FAILURES`), in our terms."""
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
         # A server's own error says nothing of what it did before; a client's error means that it refused to.
+        code = details.get("Code", "Unknown")
         return AwsError(
-            operation, details.get("Code", "Unknown"), details.get("Message", ""), certain=400 <= status < 500
+            operation,
+            code,
+            explain(error),
+            certain=400 <= status < 500,
+            is_busy=status == _TOO_MANY_REQUESTS or is_busy_code(code),
         )
-    return AwsError(operation, type(error).__name__, str(error), certain=False)
+    return AwsError(operation, type(error).__name__, explain(error), certain=False)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -134,7 +135,7 @@ class Consumer:
             elif isinstance(outcome, NotHeld):
                 too_late.append(delivery)
                 continue
-            settled.append(delivery)
+            settled.append(evolve(delivery, conflicts=outcome.conflicts) if outcome.conflicts else delivery)
         if news:
             self.processed += len(news)
             await self._fanout.publish(news)

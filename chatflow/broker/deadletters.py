@@ -18,11 +18,13 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
-from chatflow.broker.calls import call, queue_url
+from chatflow.broker.calls import call, find_queue
+from chatflow.broker.depth import ask_depth
 from chatflow.broker.names import Names
 from chatflow.broker.sending import MAX_ENTRIES
-from chatflow.errors import StartupError, Unavailable
+from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms import deadletters as letters
 from chatflow.rooms.deadletters import DeadLetter
 from chatflow.rooms.envelope import Envelope
@@ -36,6 +38,7 @@ HOLD_SECONDS = 300
 class SqsDeadLetters:
     """Keeps dead letters. Runs on the reactor thread; calls run in the threads of ``aws``.
 
+    :param now: for the stamps of letters.
     :param backoff: makes the pauses between the tries for one letter.
     """
 
@@ -45,11 +48,13 @@ class SqsDeadLetters:
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         aws: Aws,
         names: Names,
         backoff: Callable[[], Backoff] = lambda: Backoff(first_seconds=0.2, cap_seconds=10.0),
     ) -> None:
         self._clock = clock
+        self._now = now
         self._aws = aws
         self._name = names.dead_letters
         self._backoff = backoff
@@ -64,11 +69,19 @@ class SqsDeadLetters:
 
     def keep(self, envelope: Envelope, reason: str) -> Deferred[None]:
         """See :class:`IDeadLetters`. The same envelope within five minutes is one letter."""
-        return Deferred.fromCoroutine(self._send(letters.of_envelope(envelope, reason, self._clock.seconds())))
+        return Deferred.fromCoroutine(self._send(letters.of_envelope(envelope, reason, self._now())))
 
     def keep_body(self, body: str, reason: str) -> Deferred[None]:
         """The same for a body that is no envelope."""
-        return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._clock.seconds())))
+        return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._now())))
+
+    async def count(self) -> int:
+        """How many there are, about.
+
+        :raises AwsError: SQS does not answer.
+        """
+        depth = await ask_depth(self._aws, self._url)
+        return depth.waiting + depth.in_flight
 
     async def _send(self, letter: DeadLetter) -> None:
         backoff = self._backoff()
@@ -166,20 +179,6 @@ def _merge(letters: Sequence[DeadLetter]) -> DeadLetter:
         attempts[began] = max(letter.attempts, attempts.get(began, 0))
     latest = max(letters, key=lambda letter: (letter.last_failed_at, letter.attempts))
     return msgspec.structs.replace(latest, attempts=sum(attempts.values()), first_failed_at=min(attempts))
-
-
-def find_queue(client: Any, name: str) -> str:
-    """The URL of the dead letter queue. Blocks.
-
-    :raises StartupError: there is none, or AWS does not answer.
-    """
-    try:
-        url = queue_url(client, name)
-    except AwsError as error:
-        raise StartupError(f"cannot find queue {name}: {error}") from error
-    if url is None:
-        raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`")
-    return url
 
 
 def _message(url: str, letter: DeadLetter) -> dict[str, str]:

@@ -39,12 +39,12 @@ class EmbeddedRoomQueue:
     def __init__(self, rooms: int) -> None:
         self.lanes = range(1, rooms + 1)
         self._rooms = {room: _Room() for room in self.lanes}
-        self._published: dict[str, list[Deferred[None]]] = {}
+        self._published: dict[str, list[Deferred[Sequence[int]]]] = {}
         self._closed = False
 
-    def publish(self, envelope: Envelope) -> Deferred[None]:
+    def publish(self, envelope: Envelope) -> Deferred[Sequence[int]]:
         """See :class:`IRoomQueue`. The same id while the first is under way waits for the same commit."""
-        result: Deferred[None] = Deferred()
+        result: Deferred[Sequence[int]] = Deferred()
         if self._closed:
             result.errback(Unavailable("the room queue is closed"))
             return result
@@ -81,7 +81,7 @@ class EmbeddedRoomQueue:
     def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
         for delivery in deliveries:
-            self._settle(delivery.envelope, None)
+            self._settle(delivery.envelope, delivery.conflicts)
         return succeed(None)
 
     def refused(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
@@ -116,17 +116,17 @@ class EmbeddedRoomQueue:
         room.held = len(held)
         receiver.callback(held)
 
-    def _settle(self, envelope: Envelope, reason: NotStored | None) -> None:
+    def _settle(self, envelope: Envelope, result: NotStored | Sequence[int]) -> None:
         room = self._rooms[envelope.room]
         if envelope not in room.envelopes:
             return
         room.envelopes.remove(envelope)
         room.held -= 1
         for deferred in self._published.pop(envelope.envelope_id, ()):
-            if reason is None:
-                deferred.callback(None)
+            if isinstance(result, NotStored):
+                deferred.errback(result)
             else:
-                deferred.errback(reason)
+                deferred.callback(result)
         self._hand_over(room)
 
 

@@ -7,7 +7,7 @@ that it was taken for dead, and attaches anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -135,6 +135,8 @@ class Reaper:
     """Removes what dead instances left. Of several, one at a time has something to do.
 
     :param silent_seconds: an instance whose heartbeat is older is dead.
+    :param is_steady: whether the database's clock was not set for so many seconds: otherwise heartbeats look old, or
+        young, that are not.
     """
 
     _log = Logger()
@@ -147,6 +149,7 @@ class Reaper:
         names: Names,
         table: IInstanceTable,
         instances: Instances,
+        is_steady: Callable[[float], Awaitable[bool]],
         silent_seconds: float = 60.0,
     ) -> None:
         self._clock = clock
@@ -154,6 +157,7 @@ class Reaper:
         self._names = names
         self._table = table
         self._instances = instances
+        self._is_steady = is_steady
         self._silent_seconds = silent_seconds
         self._swept_at = clock.seconds()
         self.reaped = 0
@@ -164,6 +168,8 @@ class Reaper:
         Fails with :class:`chatflow.errors.Unavailable`; the rest is then done some minutes later.
         """
         if self._instances.steady_seconds() < self._silent_seconds:
+            return
+        if not await self._is_steady(self._silent_seconds):
             return
         dead = await self._table.claim_dead(self._silent_seconds)
         if not dead and not await self._is_to_sweep():

@@ -17,10 +17,16 @@ from chatflow.rooms.messages import StoredMessage
 
 @frozen
 class Delivery:
-    """An envelope that a consumer holds. ``receipt`` belongs to the queue that made it."""
+    """An envelope that a consumer holds.
+
+    :ivar receipt: belongs to the queue that made it.
+    :ivar conflicts: set by the consumer: positions of messages that were refused, since their clientMessageId stands
+        for another one.
+    """
 
     envelope: Envelope
     receipt: Any = None
+    conflicts: Sequence[int] = ()
 
 
 class IRoomQueue(IPublish):
@@ -32,8 +38,9 @@ class IRoomQueue(IPublish):
 
     lanes = Attribute("What a consumer receives from, one worker each: a sequence of names.")
 
-    def publish(envelope: Envelope) -> Deferred[None]:
-        """Fires when the envelope is durable.
+    def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
+        """Fires when the envelope is durable, with the positions of those messages that were refused, if any (embedded
+        queue only, where the senders wait for the commit).
 
         Fails with :class:`~chatflow.errors.Unavailable` when it is not known to be durable: it may be queued all the
         same, if the answer to a try was lost; or with :class:`~chatflow.errors.NotStored` when the database refused

@@ -52,9 +52,7 @@ class Pace:
             # The quickest of some: where calls queue, every one of them does; a single slow one says nothing.
             self._quickest_seconds = min(round_trip_seconds, self._quickest_seconds or round_trip_seconds)
         elapsed = self._clock.seconds() - self._decided_at
-        if elapsed < 0:
-            self._decided_at += elapsed  # the clock was set back
-        elif elapsed >= _STEP_SECONDS:
+        if elapsed >= _STEP_SECONDS:
             self._decide(elapsed)
 
     def observe(self, operation: str, seconds: float) -> None:
@@ -72,8 +70,7 @@ class Pace:
         :param share: of the gap, for calls that serve many rooms at once.
         """
         gap_seconds = share * self.gap_seconds
-        # Not more, even if the clock was set back meanwhile.
-        return min(gap_seconds, max(0.0, last_call_at + gap_seconds - self._clock.seconds()))
+        return max(0.0, last_call_at + gap_seconds - self._clock.seconds())
 
     def _decide(self, elapsed: float) -> None:
         rate, failures = self._calls / elapsed, self._failures

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from attrs import define
 from twisted.internet.defer import Deferred, succeed
@@ -16,11 +17,11 @@ from twisted.logger import Logger
 
 from chatflow.broker import news as codec
 from chatflow.broker.attachment import FROM
+from chatflow.broker.aws import AwsError, is_busy_code
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.news import News
 from chatflow.errors import Unavailable
-from chatflow.lifecycle import Outstanding
-from chatflow.rooms.identifiers import uuid7
+from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.rooms.messages import StoredMessage
 
 _MAX_ENTRIES = 10
@@ -29,14 +30,22 @@ _MAX_CALL_BYTES = 250_000
 _TRIES = 2
 #: Once SNS has not answered, news are dropped for so long before one call finds out whether it does again.
 _QUIET_SECONDS = 5.0
+#: News that SNS throttles are tried again for so long: then the others find them by the comparison of heads soon.
+_BUSY_SECONDS = 5.0
+#: While it does, so many messages gather for the next calls; later ones are dropped.
+_MAX_WAITING_MESSAGES = 10_000
 _PROBE_GROUP = "probe"
 
 
 @define
 class FanoutCounters:
-    """Since the start. ``publish_failures``: news that were given up, or dropped while SNS did not answer."""
+    """Since the start. ``publish_failures``: news that were given up, or dropped while SNS did not answer.
+
+    ``throttled``: calls to publish of which SNS took nothing or not all, because there were too many.
+    """
 
     published: int = 0
+    throttled: int = 0
     publish_failures: int = 0
     received: int = 0
     attachments: int = 0
@@ -47,6 +56,8 @@ class Publisher:
 
     Storing waits for :meth:`publish`, so it must not wait for an SNS that does not answer: after a call that failed
     twice, news are dropped for some seconds; then the next ones are tried once, and nobody waits for that.
+
+    An SNS that throttles does answer: news gather meanwhile and are tried again, and nobody waits for that either.
 
     :ivar topic_arn: of the topic; to be set before anything is published.
     :ivar sender: the present fan-out queue, whose subscription filters out what is published here.
@@ -63,8 +74,11 @@ class Publisher:
         self._outstanding = outstanding
         self._waiting: dict[int, list[StoredMessage]] = {}
         self._handed_over: list[Deferred[None]] = []
+        self._under_way: list[Deferred[None]] = []
         self._publishing = False
         self._failing = False
+        self._busy = False
+        self._waiting_messages = 0
         self._quiet_until = float("-inf")
         self.topic_arn = ""
         self.sender = ""
@@ -74,15 +88,18 @@ class Publisher:
 
         What comes in the same turn of the reactor, or during a call, shares the next call.
         """
-        if self._failing and (self._publishing or self._is_quiet()):
+        if (self._failing and (self._publishing or self._is_quiet())) or (
+            self._busy and self._waiting_messages + len(messages) > _MAX_WAITING_MESSAGES
+        ):
             self._counters.publish_failures += len({message.room for message in messages})
             return succeed(None)
         if not messages:
             return succeed(None)
         for message in messages:
             self._waiting.setdefault(message.room, []).append(message)
+        self._waiting_messages += len(messages)
         handed_over: Deferred[None] = Deferred()
-        if self._failing:
+        if self._failing or self._busy:
             handed_over.callback(None)
         else:
             self._handed_over.append(handed_over)
@@ -101,17 +118,22 @@ class Publisher:
             while self._waiting:
                 # No gap here: a room is held until its news are out, and late ones meet newer ones of another instance.
                 await deferLater(self._clock, 0)
-                waiting, self._waiting = self._waiting, {}
-                handed_over, self._handed_over = self._handed_over, []
+                waiting, self._waiting, self._waiting_messages = self._waiting, {}, 0
+                self._under_way, self._handed_over = self._handed_over, []
                 try:
                     await self._publish_each([news for own in waiting.values() for news in codec.split(own)])
                 except Exception:
                     self._log.failure("news were lost")
                 finally:
-                    for deferred in handed_over:
-                        deferred.callback(None)
+                    self._let_go()
         finally:
             self._publishing = False
+
+    def _let_go(self) -> None:
+        """Nobody waits any more for what is under way."""
+        under_way, self._under_way = self._under_way, []
+        for deferred in under_way:
+            deferred.callback(None)
 
     async def _publish_each(self, all_news: Sequence[News]) -> None:
         entries: list[dict[str, Any]] = []
@@ -131,7 +153,7 @@ class Publisher:
             "Id": entry_id,
             "Message": body,
             "MessageGroupId": group,
-            "MessageDeduplicationId": uuid7(int(self._clock.seconds() * 1000)),
+            "MessageDeduplicationId": str(uuid4()),
             "MessageAttributes": {FROM: {"DataType": "String", "StringValue": sender}},
         }
 
@@ -140,22 +162,35 @@ class Publisher:
 
     async def _try(self, entries: list[dict[str, Any]]) -> int:
         """How many of them SNS does not have in the end."""
-        left = entries
-        for _ in range(1 if self._failing else _TRIES):
+        left, tries = entries, 1 if self._failing else _TRIES
+        backoff = Backoff(first_seconds=0.1, cap_seconds=1.0)
+        gives_up_at = self._clock.seconds() + _BUSY_SECONDS
+        while True:
             try:
                 response = await self._calls.sns(
                     "publish_batch", TopicArn=self.topic_arn, PublishBatchRequestEntries=left
                 )
             except Unavailable as error:
                 self._log.warn("news were not published: {reason}", reason=str(error))
-                is_answered = False
-                continue
-            is_answered = True
-            failed = {entry["Id"] for entry in response.get("Failed", ())}
-            self._counters.published += len(left) - len(failed)
-            left = [entry for entry in left if entry["Id"] in failed]
-            if not left:
+                is_busy = isinstance(error, AwsError) and error.is_busy
+                is_faulty = isinstance(error, AwsError) and error.is_faulty
+                is_answered = is_busy or is_faulty
+                tries = 0 if is_faulty else tries - 1
+            else:
+                is_answered = True
+                failed = {entry["Id"]: str(entry.get("Code")) for entry in response.get("Failed", ())}
+                is_busy = any(map(is_busy_code, failed.values()))
+                self._counters.published += len(left) - len(failed)
+                left = [entry for entry in left if entry["Id"] in failed]
+                tries -= 1
+                if not left:
+                    break
+            if is_busy and self._clock.seconds() < gives_up_at:
+                self._counters.throttled += 1
+                await self._pause_while_busy(backoff.next_delay_seconds())
+            elif tries <= 0:
                 break
+        self._busy = self._busy and bool(left)
         if is_answered and self._failing:
             self._log.info("news are published again")
         self._failing = not is_answered
@@ -163,6 +198,14 @@ class Publisher:
             self._quiet_until = self._clock.seconds() + _QUIET_SECONDS
         return len(left)
 
+    async def _pause_while_busy(self, seconds: float) -> None:
+        """Storing goes on, and what comes of it joins the next calls."""
+        self._busy = True
+        self._let_go()
+        for deferred in self._handed_over:
+            deferred.callback(None)
+        self._handed_over = []
+        await deferLater(self._clock, seconds)
+
     def _is_quiet(self) -> bool:
-        # Never longer than that, even if the clock was set back meanwhile.
-        return self._failing and 0 < self._quiet_until - self._clock.seconds() <= _QUIET_SECONDS
+        return self._failing and self._clock.seconds() < self._quiet_until

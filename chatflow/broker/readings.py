@@ -46,6 +46,7 @@ def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pac
         Reading("chatflow_fanout_hears", "1 when a probe came back", lambda: fanout.hears, gauge),
         Reading("chatflow_fanout_published", "News published", lambda: of_fanout.published, counter),
         Reading("chatflow_fanout_publish_failures", "News given up", lambda: of_fanout.publish_failures, counter),
+        Reading("chatflow_fanout_throttled", "Publishes that SNS put off", lambda: of_fanout.throttled, counter),
         Reading("chatflow_fanout_received", "Messages heard", lambda: of_fanout.received, counter),
         Reading("chatflow_fanout_attachments", "Queues made", lambda: of_fanout.attachments, counter),
         Reading("chatflow_instances_reaped", "Dead ones whose queues were removed", lambda: reaper.reaped, counter),

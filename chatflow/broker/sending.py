@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from chatflow.broker.aws import AwsError
+from chatflow.broker.aws import AwsError, is_busy_code
 from chatflow.broker.interfaces import Calls
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
@@ -199,4 +199,4 @@ class Sender:
 
 def is_final(failed: dict[str, Any]) -> bool:
     """Whether an entry of a batch call that failed would fail again. Throttling is called the sender's fault, too."""
-    return bool(failed.get("SenderFault")) and "Throttl" not in str(failed.get("Code"))
+    return bool(failed.get("SenderFault")) and not is_busy_code(str(failed.get("Code")))

@@ -27,6 +27,7 @@ from chatflow.broker.publishing import FanoutCounters, Publisher
 from chatflow.broker.sending import MAX_ENTRIES, is_final
 from chatflow.errors import StartupError
 from chatflow.lifecycle import Backoff, Outstanding
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.messages import StoredMessage
 
 _DELETE_TRIES = 3
@@ -51,6 +52,7 @@ _SHARE_OF_GAP = 0.5
 class SnsFanout:
     """Tells the others, and hears from them. Runs on the reactor thread; calls run in the threads of ``aws``.
 
+    :param now: names queues, and is compared with the times that SQS gives.
     :param register: called with the start and the name of a queue before it is made, so that a reaper knows of it if
         this process dies; ``register_now`` is the same for the start of the daemon, and blocks.
     :param deliver: takes the messages of one room, as they arrive.
@@ -63,6 +65,7 @@ class SnsFanout:
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         aws: Aws,
         names: Names,
         pace: Pace,
@@ -74,6 +77,7 @@ class SnsFanout:
         long_poll_seconds: int = 20,
     ) -> None:
         self._clock = clock
+        self._now = now
         self._aws = aws
         self._names = names
         self._pace = pace
@@ -188,7 +192,7 @@ class SnsFanout:
 
     def _next_queue(self) -> tuple[str, str]:
         """A start, and the name of the queue that belongs to it: another one each time."""
-        start = f"{int(self._clock.seconds() * 1000):x}"
+        start = f"{int(self._now() * 1000):x}"
         return start, self._names.fanout_queue(self._server_id, start)
 
     async def _detach(self, attachment: Attachment | None) -> bool:
@@ -369,8 +373,8 @@ class SnsFanout:
         elif news.messages:
             self._missed = 0
             self.counters.received += len(news.messages)
-            sent_ms = int(message.get("Attributes", {}).get("SentTimestamp", self._clock.seconds() * 1000))
-            latency_seconds = max(0.0, self._clock.seconds() - sent_ms / 1000)
+            sent_ms = int(message.get("Attributes", {}).get("SentTimestamp", self._now() * 1000))
+            latency_seconds = max(0.0, self._now() - sent_ms / 1000)
             self._latency_seconds += _SMOOTHING * (latency_seconds - self._latency_seconds)
             self._observe_latency(latency_seconds)
             self._deliver(news.stored())

@@ -19,12 +19,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
+from chatflow.broker.calls import find_queue
 from chatflow.broker.interfaces import Delivery, IRoomQueue
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sending import MAX_ENTRIES, SendCounters, Sender, is_final
-from chatflow.errors import NotStored, StartupError
+from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms import envelope as envelopes
 from chatflow.rooms.envelope import BadEnvelope, Envelope
 from chatflow.rooms.interfaces import always
@@ -55,7 +57,7 @@ class _Receipt:
 
     :ivar visible_at: until then nobody else is given the message, unless that is put off. Rather too early than too
         late: SQS counts from its answer, this counts from the question.
-    :ivar sent_at: when it was published.
+    :ivar sent_at: when it was published, by the clock of durations.
     """
 
     lane: int
@@ -77,6 +79,7 @@ class QueueCounters(SendCounters):
 class SqsRoomQueue:
     """One lane per queue. Runs on the reactor thread; calls run in the threads of ``aws``.
 
+    :param now: is compared with the times that SQS gives.
     :param publish_seconds: see :class:`~chatflow.broker.sending.Sender`, like ``observe_bytes``.
     :param visibility_seconds: how long a room stays with a consumer that died.
     :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
@@ -91,6 +94,7 @@ class SqsRoomQueue:
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         aws: Aws,
         names: Names,
         pace: Pace,
@@ -102,6 +106,7 @@ class SqsRoomQueue:
         observe_bytes: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._clock = clock
+        self._now = now
         self._aws = aws
         self._names = names
         self._pace = pace
@@ -135,13 +140,7 @@ class SqsRoomQueue:
         """
         client = self._aws.clients.sqs_control
         for lane, state in self._lanes.items():
-            name = self._names.room_queue(lane)
-            try:
-                state.sender.url = client.get_queue_url(QueueName=name)["QueueUrl"]
-            except client.exceptions.QueueDoesNotExist:
-                raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`") from None
-            except Exception as error:
-                raise StartupError(f"cannot find queue {name}: {error}") from error
+            state.sender.url = find_queue(client, self._names.room_queue(lane))
 
     def urls(self) -> dict[int, str]:
         """Each lane's queue."""
@@ -212,6 +211,7 @@ class SqsRoomQueue:
             raise
         state.attempt_id = str(uuid4())
         state.received_at = now = self._clock.seconds()
+        since_epoch = self._now()
         received = response.get("Messages", ())
         state.backlogged = len(received) == MAX_ENTRIES
         deliveries: list[Delivery] = []
@@ -219,7 +219,8 @@ class SqsRoomQueue:
         visible_at = began + self._visibility_seconds
         for message in received:
             attributes = message.get("Attributes", {})
-            sent_at = min(now, int(attributes.get("SentTimestamp", now * 1000)) / 1000)
+            sent_ms = int(attributes.get("SentTimestamp", since_epoch * 1000))
+            sent_at = now - max(0.0, since_epoch - sent_ms / 1000)
             receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, sent_at)
             self._held.add(receipt)
             try:

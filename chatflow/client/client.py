@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +22,7 @@ from chatflow.client.places import Place, Places
 from chatflow.client.protocol import Connection, Rejected, open_connection
 from chatflow.client.session import Acknowledged, Broken, Event, Goodbye, Message, Presence, Reset, Session, StoredAt
 from chatflow.errors import Refused
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.messages import decode, iso_timestamp
 
 _FIRST_PAUSE_SECONDS = 0.2
@@ -68,6 +70,9 @@ class ChatClient:
     ``max_waiting`` of them wait to be taken, nothing more is read from the server; unless an answer is waited for: then
     what comes beside it is left out, and fetched by resuming later.
 
+    :param reactor: if it is the process's own, let :func:`chatflow.lifecycle.clocks.make_monotonic` have it first: a
+        clock that is set would stop, or fire, its timers.
+    :param now: for the timestamps of messages.
     :param url: of the server, such as ``ws://localhost:8080``; ``wss://`` needs ``chatflow[tls]``.
     :param since: begin with what follows this seq; 0 for all that is held.
     :param last: begin with so many messages instead. Without both, with what is live.
@@ -85,6 +90,7 @@ class ChatClient:
         url: str,
         room: int,
         *,
+        now: WallTime = time.time,
         user_id: int,
         username: str,
         since: int | None = None,
@@ -96,6 +102,7 @@ class ChatClient:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._reactor = reactor
+        self._now = now
         self._url = f"{url.rstrip('/')}/chat/{room}"
         self._who = {"userId": str(user_id), "username": username}
         self._presence = presence
@@ -142,7 +149,7 @@ class ChatClient:
             {
                 **self._who,
                 "message": text,
-                "timestamp": iso_timestamp(int(self._reactor.seconds() * 1e6)),
+                "timestamp": iso_timestamp(int(self._now() * 1e6)),
                 "messageType": message_type,
                 "clientMessageId": own_id,
             }

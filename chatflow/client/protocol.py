@@ -127,6 +127,8 @@ class _Factory(WebSocketClientFactory):
         if txaio.config.loop is None:  # type: ignore[attr-defined]
             txaio.config.loop = reactor  # type: ignore[attr-defined]
         super().__init__(url, protocols=[SUBPROTOCOL], reactor=reactor)
+        if ":" in self.host:  # it becomes the header Host, where an IPv6 address is in brackets (RFC 9110, 7.2)
+            self.host = f"[{self.host}]"
         self.listener = listener
         self.setProtocolOptions(
             openHandshakeTimeout=_HANDSHAKE_SECONDS,

@@ -34,9 +34,9 @@ class Message:
 
 @frozen
 class Reset:
-    """What was asked for is not there: the next message is ``first``, if that is known.
+    """What was asked for, or what came, is not there: the next message is ``first``, if that is known.
 
-    :ivar reason: ``beyond_head`` or ``expired``.
+    :ivar reason: ``beyond_head``, ``expired`` or ``restored``.
     """
 
     reason: str

@@ -17,6 +17,8 @@ from chatflow.rooms.messages import MAX_USER_ID, iso_timestamp, parse_room
 
 #: Any text may name a user, as it could there; here they are numbers from 1 on.
 _NOBODY = 0
+# Each day is a table with its indexes, all of which a query locks; a server has room for some 1,000 days.
+_MAX_WINDOW_DAYS = 366
 _MAX_USER_CHARACTERS = 64
 
 _BAD_TIME = "Invalid timestamp format, use ISO-8601 (e.g., 2024-01-01T00:00:00Z)"
@@ -415,4 +417,7 @@ def _age(refreshed_at: str | None, seconds: float | None) -> ViewAge:
 def _window(start: _Moment, end: _Moment) -> tuple[str, str]:
     if end.us < start.us:
         raise RequestRefused(400, "invalid_parameter", "testEndTime must be after testStartTime")
+    if end.us - start.us > _MAX_WINDOW_DAYS * 86_400_000_000:
+        text = f"testEndTime must be at most {_MAX_WINDOW_DAYS} days after testStartTime"
+        raise RequestRefused(400, "invalid_parameter", text)
     return start.iso, end.iso

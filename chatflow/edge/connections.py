@@ -13,8 +13,10 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from chatflow.edge import v2
+from chatflow.edge.handshake import Handshake
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, CLOSE_RESTART, ChatProtocol
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.presence import Presence
@@ -37,6 +39,7 @@ class EdgeLimits:
     max_connections: int
     max_pending_per_connection: int
     max_client_buffer_bytes: int
+    send_timeout_seconds: float
 
 
 @define
@@ -56,16 +59,17 @@ class EdgeCounters:
 class ChatFactory(WebSocketServerFactory):
     """Makes the protocols and knows those that are open.
 
+    :param now: for the stamps of errors.
     :param rooms: rooms are numbered from 1 to this.
     """
 
-    protocol = ChatProtocol  # type: ignore[assignment]
     _log = Logger()
 
     def __init__(
         self,
         *,
         clock: IReactorTime,
+        now: WallTime,
         rooms: int,
         server_id: str,
         ingress: Ingress,
@@ -78,6 +82,7 @@ class ChatFactory(WebSocketServerFactory):
     ) -> None:
         super().__init__(server="ChatFlow", reactor=clock)
         self.clock = clock
+        self.now = now
         self.rooms = rooms
         self.ingress = ingress
         self.hub = hub
@@ -107,10 +112,16 @@ class ChatFactory(WebSocketServerFactory):
             tcpNoDelay=True,
             autoPingInterval=0,  # ping_or_drop
             perMessageCompressionAccept=lambda offers: None,
-            allowedOrigins=["*"],  # chatflow.edge.http knows which host was asked for
+            allowedOrigins=["*"],  # it is shown none: see chatflow.edge.handshake
             allowNullOrigin=True,
             trustXForwardedFor=0,
         )
+
+    def build_connection(self, handshake: Handshake) -> ChatProtocol:
+        """A protocol for a client that may have this."""
+        protocol = ChatProtocol(handshake)
+        protocol.factory = self
+        return protocol
 
     @property
     def full(self) -> bool:
@@ -143,21 +154,30 @@ class ChatFactory(WebSocketServerFactory):
             for deferred in waiting:
                 deferred.callback(None)
 
+    def set_back(self, room: int, first: int) -> None:
+        """A room has other messages from ``first`` on: tell everyone who is in it."""
+        for protocol in tuple(self.protocols):
+            protocol.set_back(room, first)
+
     def stop_reading(self) -> None:
         """Take no more connections, and leave what clients still send in their sockets."""
         self.draining = True
         for protocol in tuple(self.protocols):
             protocol.stop_reading()
 
-    async def close_all(self) -> None:
-        """Close every connection with 1012, in slices; done when all are gone. Silent ones are dropped by Autobahn."""
+    async def send_away(self, reason: str) -> None:
+        """Ask everyone who is here now to come back, elsewhere if there is a choice: close with 1012, in slices."""
         waiting = list(self.protocols)
         size = max(1, -(-len(waiting) // _DRAIN_SLICES))
         for begin in range(0, len(waiting), size):
             for protocol in waiting[begin : begin + size]:
                 protocol.say_goodbye(randint(v2.MIN_RETRY_AFTER_MS, v2.MAX_RETRY_AFTER_MS))
-                protocol.leave(CLOSE_RESTART, "the server restarts: reconnect and resume")
+                protocol.leave(CLOSE_RESTART, reason)
             await deferLater(self.clock, _DRAIN_PAUSE_SECONDS)
+
+    async def close_all(self) -> None:
+        """Close every connection; done when all are gone. Silent ones are dropped by Autobahn."""
+        await self.send_away("the server restarts: reconnect and resume")
         if self.protocols:
             empty: Deferred[None] = Deferred()
             self._empty.append(empty)
@@ -228,7 +248,7 @@ def ping_or_drop(protocol: ChatProtocol) -> None:
         protocol.heard = protocol.pinged = False
     elif protocol.pinged:
         protocol.factory.counters.silent_clients_dropped += 1
-        protocol.drop()
+        protocol.drop("silent: it answered no ping")
     else:
         protocol.pinged = True
         protocol.sendPing()

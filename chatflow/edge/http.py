@@ -5,10 +5,9 @@ Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
-from urllib.parse import urlsplit
 
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
@@ -18,11 +17,24 @@ from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from chatflow.authority import Authority, parse_authority
 from chatflow.edge.connections import ChatFactory
-from chatflow.edge.operations import INTERNAL_ERROR, Gate, OpenApi, Operation, add_operations, json_response
+from chatflow.edge.cors import Cors
+from chatflow.edge.dashboard import Dashboard, add_dashboard
+from chatflow.edge.handshake import Handshake, judge
+from chatflow.edge.negotiation import prefers_prometheus
+from chatflow.edge.operations import (
+    INTERNAL_ERROR,
+    Gate,
+    OpenApi,
+    Operation,
+    RequestRefused,
+    add_operations,
+    json_response,
+)
 from chatflow.edge.static import add_pages
-from chatflow.edge.wishes import parse_wish
-from chatflow.errors import Refused, Unavailable
+from chatflow.edge.websocket import ChatProtocol
+from chatflow.errors import Unavailable
 from chatflow.rooms.messages import parse_room
 
 _log = Logger()
@@ -61,17 +73,20 @@ class _Error(Resource):
         return json_response(request, self._status, self._body, self._headers)
 
 
+def _refusal(refused: RequestRefused) -> _Error:
+    return _Error(refused.status, refused.code, str(refused), refused.headers, refused.field)
+
+
 class ChatResource(Resource):
     """``/chat/{roomId}``: refuses, or hands the connection to Autobahn.
 
     :param allowed_origins: origins whose pages may connect, besides the page's own host; ``*`` for every one.
     """
 
-    def __init__(self, factory: ChatFactory, allowed_origins: Sequence[str] = ()) -> None:
+    def __init__(self, factory: ChatFactory, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
         self._factory = factory
-        self._allowed_origins = {origin.lower().rstrip("/") for origin in allowed_origins}
-        self._websocket = WebSocketResource(factory)
+        self._allowed_origins = frozenset(allowed_origins)
 
     def render(self, request: Any) -> bytes:
         return self._no_room().render(request)
@@ -79,44 +94,69 @@ class ChatResource(Resource):
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge the request before a protocol is made for it."""
         factory = self._factory
-        if parse_room(path.decode("latin-1"), factory.rooms) is None or request.postpath:
+        room = parse_room(path.decode("latin-1"), factory.rooms)
+        if room is None or request.postpath:
             return self._no_room()
-        if b"websocket" not in (request.getHeader(b"upgrade") or b"").lower():
-            return _Error(
-                426,
-                "upgrade_required",
-                "this is a WebSocket address: connect to it with ws://",
-                {"upgrade": "websocket", "connection": "upgrade"},
-            )
-        if not self._origin_is_allowed(request):
-            factory.counters.connections_refused += 1
-            return _Error(403, "origin_not_allowed", "pages of this origin may not connect: see --allowed-origins")
         try:
-            parse_wish(request.uri.decode("latin-1"))
-        except Refused as refused:
-            return _Error(400, refused.code, str(refused), field=refused.field)
+            handshake = judge(
+                room=room,
+                method=request.method,
+                version=request.clientproto,
+                query=request.uri.partition(b"?")[2],
+                headers=request.requestHeaders,
+                body_bytes=len(request.content.getvalue()),
+                host=addressed_host(request),
+                allowed_origins=self._allowed_origins,
+            )
+        except RequestRefused as refused:
+            if refused.status == 403:
+                factory.counters.connections_refused += 1
+            return _refusal(refused)
         if factory.draining or factory.full:
             factory.counters.connections_refused += 1
             reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
             return _Error(503, "no_more_connections", reason, {"retry-after": "1"})
-        return self._websocket
+        return _Upgrade(factory, handshake)
 
     def _no_room(self) -> _Error:
         return _Error(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}")
 
-    def _origin_is_allowed(self, request: Any) -> bool:
-        # RFC 6455 10.2: browsers always send Origin, other clients need not.
-        origin = request.getHeader(b"origin")
-        if origin is None or "*" in self._allowed_origins:
-            return True
-        text = origin.decode("latin-1").lower()
-        if text in self._allowed_origins:
-            return True
-        host = (request.getHeader(b"host") or b"").decode("latin-1").lower()
-        try:
-            return bool(host) and urlsplit(text).netloc == host
-        except ValueError:  # such as http://[
-            return False
+
+class _Upgrade(Resource):
+    """Gives the connection of a request to a protocol that was made for its handshake."""
+
+    isLeaf = True
+
+    def __init__(self, factory: ChatFactory, handshake: Handshake) -> None:
+        super().__init__()
+        self._protocol = factory.build_connection(handshake)
+        self._handshake = handshake
+
+    def render(self, request: Any) -> Any:
+        # What Autobahn's resource writes down from the request, and its protocol reads again.
+        request.uri = b"/"
+        request.requestHeaders = self._handshake.plain_headers()
+        request.channel.upgraded = self._protocol
+        return WebSocketResource(self).render(request)
+
+    def buildProtocol(self, addr: object) -> ChatProtocol:
+        """For Autobahn's resource, to which this is the factory."""
+        return self._protocol
+
+
+def addressed_host(request: Any) -> Authority:
+    """The host that a request is for.
+
+    :raises RequestRefused: it names none, several, or what cannot be one (RFC 9112, 3.2); HTTP/1.0 need not name any.
+    """
+    named = request.requestHeaders.getRawHeaders(b"host", [])
+    if request.is_malformed or len(named) > 1 or (not named and request.clientproto == b"HTTP/1.1"):
+        raise RequestRefused(400, "bad_request", "a request names its host once, in the header Host")
+    try:
+        host = parse_authority(named[0] if named else b"")
+        return host if request.target_host is None else parse_authority(request.target_host)
+    except ValueError:
+        raise RequestRefused(400, "bad_request", "the header Host, or the address, names no host") from None
 
 
 class Status:
@@ -148,15 +188,19 @@ def routes(
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
+    dashboard: Dashboard | None = None,
 ) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
 
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
+    :param dashboard: what ``/dashboard`` shows, if there is to be one.
     """
     app = Klein()
     add_pages(app)
+    if dashboard is not None:
+        add_dashboard(app, dashboard)
     add_operations(app, history, Gate(running=_PAGES_AT_ONCE, waiting=_WAITING))
     add_operations(app, analytics, Gate(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
     add_operations(app, refreshing, Gate(running=_REFRESHES_AT_ONCE, waiting=0))
@@ -182,8 +226,8 @@ def routes(
 
     @app.route("/metrics", methods=["GET", "HEAD"])
     def metrics(request: Any) -> bytes:
-        accept = (request.getHeader(b"accept") or b"").lower()
-        if b"text/plain" in accept or b"openmetrics" in accept:
+        request.responseHeaders.addRawHeader(b"vary", b"Accept")
+        if prefers_prometheus(b",".join(request.requestHeaders.getRawHeaders(b"accept", [])).decode("latin-1")):
             text, content_type = status.prometheus()
             request.setHeader(b"content-type", content_type.encode())
             return text
@@ -209,8 +253,7 @@ def routes(
     def no_route(request: Any, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, MethodNotAllowed):
-            headers = {"allow": ", ".join(sorted(error.valid_methods or ()))}
-            return _Error(405, "method_not_allowed", "this is for GET and HEAD", headers).render(request)
+            return _not_allowed(error.valid_methods or ()).render(request)
         return _NOT_FOUND.render(request)
 
     @app.handle_errors(Exception)
@@ -224,21 +267,73 @@ def routes(
 _NOT_FOUND = _Error(404, "not_found", "there is nothing here: see /")
 
 
-class Root(Resource):
-    """``/chat`` and, for all else, Klein's routes."""
+# What RFC 9110, 9.1 and RFC 5789 know: a method that no resource here takes, as opposed to one that nobody knows.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
-    def __init__(self, chat: ChatResource, app: Klein) -> None:
+
+def _allow(methods: Iterable[str]) -> str:
+    return ", ".join(sorted({*methods, "OPTIONS"}))
+
+
+def _not_allowed(methods: Iterable[str]) -> _Error:
+    allow = _allow(methods)
+    return _Error(405, "method_not_allowed", f"this is for {allow}", {"allow": allow})
+
+
+class _Options(Resource):
+    """Answers OPTIONS: what may be asked for here, and by pages of which origins."""
+
+    isLeaf = True
+
+    def __init__(self, methods: Iterable[str], cors: Cors, may_read: bool) -> None:
         super().__init__()
-        self.putChild(b"chat", chat)
-        self._app = app.resource()
+        self._allow = _allow(methods)
+        self._cors = cors if may_read else None
 
-    def getChild(self, path: bytes, request: Any) -> Resource:
+    def render(self, request: Any) -> bytes:
+        request.setResponseCode(204)
+        request.setHeader(b"allow", self._allow.encode())
+        if self._cors is not None:
+            self._cors.add_preflight(request.requestHeaders, request.responseHeaders, self._allow)
+        return b""
+
+
+class Root(Resource):
+    """``/chat`` and, for all else, Klein's routes; what is so of every request.
+
+    :param allowed_origins: whose pages may read the answers.
+    """
+
+    def __init__(self, chat: ChatResource, app: Klein, allowed_origins: Collection[str] = ()) -> None:
+        super().__init__()
+        self._chat = chat
+        self._app = app.resource()
+        self._routes = app.url_map.bind("localhost")
+        self._cors = Cors(allowed_origins)
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
+        """Judge what every request has in common, and find who answers it."""
+        may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
+        try:
+            addressed_host(request)
+        except RequestRefused as refused:
+            return _refusal(refused)
+        method = request.method.decode("latin-1")
+        if method not in _METHODS:
+            return _Error(501, "not_implemented", "there is no such method here", {"allow": _allow(("GET", "HEAD"))})
+        if path == b"chat":
+            if method == "OPTIONS":
+                return _Options(("GET", "HEAD"), self._cors, may_read)
+            return self._chat
         # Klein reads the whole path: give back the part that was taken off it.
         request.postpath.insert(0, request.prepath.pop())
         # Klein fails, with a traceback in the log, on a path that is not UTF-8 and on a host name that cannot be one.
         try:
-            b"/".join(request.postpath).decode()
+            whole = "/" + b"/".join(request.postpath).decode()
         except UnicodeDecodeError:
             return _NOT_FOUND
         request.requestHeaders.setRawHeaders(b"host", [b"localhost"])  # no route asks for it
+        if method == "OPTIONS":
+            methods = self._routes.allowed_methods(whole)
+            return _Options(methods, self._cors, may_read) if methods else _NOT_FOUND
         return self._app

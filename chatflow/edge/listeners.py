@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatflow.dualstack import Both, bind_both, parse_both
 from chatflow.errors import StartupError
 
 
 class Listener(Service):
     """One endpoint.
 
-    :param description: a Twisted endpoint string, such as ``tcp:8080:interface=127.0.0.1``.
+    :param description: a port number, for IPv6 and IPv4, with or without ``localhost:`` before it; or a Twisted
+        endpoint string, such as ``tcp:8080:interface=127.0.0.1``, which is taken by its word.
     """
 
     _log = Logger()
@@ -26,43 +29,83 @@ class Listener(Service):
         self._reactor = reactor
         self._description = description
         self._factory = factory
-        self._port: IListeningPort | None = None
+        self._ports: Sequence[IListeningPort] = ()
 
     def startService(self) -> None:
         """Bind the port.
 
         :raises StartupError: it cannot be bound.
         """
-        results: list[object] = []
+        both = parse_both(self._description)
+        self._ports = self._listen_on_both(both) if both else [self._listen_on_endpoint()]
+        super().startService()
+        addresses = [port.getHost() for port in self._ports]
+        self._log.info(
+            "listening on {addresses}, the page is {page}",
+            addresses=" and ".join(map(str, addresses)),
+            page=page(addresses),
+        )
+
+    def stopService(self) -> Deferred[Any] | None:
+        """Take no further connections; those that are open stay."""
+        super().stopService()
+        ports, self._ports = self._ports, ()
+        return gatherResults([stopped for port in ports if (stopped := port.stopListening()) is not None])
+
+    def _listen_on_both(self, both: Both) -> Sequence[IListeningPort]:
+        try:
+            bound = bind_both(both)
+        except OSError as error:
+            raise self._cannot(error.strerror or str(error)) from None
+        for family in bound.absent:
+            self._log.warn("there is no {family} on this system: listening without it", family=family)
+        ports = []
+        for one in bound.sockets:
+            with one:  # the port has a duplicate of its own
+                ports.append(self._reactor.adoptStreamPort(one.fileno(), one.family, self._factory))
+        return ports
+
+    def _listen_on_endpoint(self) -> IListeningPort:
+        results: list[Any] = []
         try:
             serverFromString(self._reactor, self._description).listen(self._factory).addBoth(results.append)
         except Exception as error:
             results.append(Failure(error))
         match results:
             case [Failure() as failure]:
-                raise StartupError(
-                    f"cannot listen on {self._description}: {failure.getErrorMessage()}; choose another with --listen"
-                )
+                raise self._cannot(failure.getErrorMessage())
             case [port]:
-                self._port = port  # type: ignore[assignment]
+                return port  # type: ignore[no-any-return]
             case _:
                 raise StartupError(f"cannot listen on {self._description}: this kind of endpoint is not bound at once")
-        super().startService()
-        address = self._port.getHost()  # type: ignore[union-attr]
-        self._log.info("listening on {address}, the page is {page}", address=address, page=_page(address))
 
-    def stopService(self) -> Deferred[Any] | None:
-        """Take no further connections; those that are open stay."""
-        super().stopService()
-        port, self._port = self._port, None
-        return port.stopListening() if port is not None else None
+    @property
+    def address(self) -> str:
+        """``http://HOST:PORT`` while it listens on TCP, without HOST if on every interface; otherwise empty."""
+        if not self._ports:
+            return ""
+        where = self._ports[0].getHost()
+        host, port = getattr(where, "host", None), getattr(where, "port", None)
+        if host is None or port is None:
+            return ""
+        host = "" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        return f"{'https' if self._description.startswith('ssl:') else 'http'}://{host}:{port}"
+
+    def _cannot(self, reason: str) -> StartupError:
+        return StartupError(f"cannot listen on {self._description}: {reason}; choose another with --listen")
 
 
-def _page(address: Any) -> str:
-    """Where a person on this machine finds the page, if the address is one of TCP."""
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
+def address_of(listeners: Iterable[Listener]) -> str:
+    """Of the first that has one; see :attr:`Listener.address`."""
+    return next((listener.address for listener in listeners if listener.address), "")
+
+
+def page(addresses: Sequence[Any]) -> str:
+    """Where a person on this machine finds the page, if the addresses are of TCP."""
+    host, port = getattr(addresses[0], "host", None), getattr(addresses[0], "port", None)
     if host is None or port is None:
         return "not on a port of its own"
-    if host in ("0.0.0.0", "::", "127.0.0.1"):
-        host = "localhost"
+    if len(addresses) > 1:
+        host = "localhost"  # which may be either
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

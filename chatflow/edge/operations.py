@@ -39,13 +39,22 @@ class RequestRefused(Exception):
 
     :ivar status: of HTTP.
     :ivar headers: beside the usual ones.
+    :ivar field: what of the request is at fault, if it has a name.
     """
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        field: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.headers = headers or {}
+        self.field = field
 
 
 def unavailable(reason: str) -> RequestRefused:

@@ -1,51 +1,89 @@
 """Connections to a port, of HTTP and of what becomes of it: how many, and what may wait for them.
 
 What waits for clients that do not read is bounded: a connection gets no further answer before it has taken the last
-one, and only so many may have one to take.
+one; one that takes nothing of it for too long is ended; and so is, if what waits for all of them is too much, whoever
+has taken nothing for the longest time.
 """
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
+from attrs import define
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IProtocol
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
+from zope.interface import implementer
 
+from chatflow.authority import split_target
 from chatflow.edge.connections import ChatFactory
+from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
 _MAX_BODY_BYTES = 64 * 1024
 _REQUEST_SECONDS = 30
 
+#: A client that has closed its half may have gone altogether, which cannot be told: it is not waited for longer.
+HALF_CLOSED_SECONDS = 5
+
 #: Connections of HTTP for which there is room when all WebSocket connections are taken.
 SPARE_CONNECTIONS = 1000
 
-#: How many clients may leave more than 64 KiB of an answer unread; of a page that is at most 3.5 MB.
-MAX_UNREAD_ANSWERS = 32
+#: The most that waits for all clients of HTTP together. One page of history is at most 3.5 MB.
+MAX_UNREAD_BYTES = 64 * 1024 * 1024
 
 
 class _BoundedRequest(Request):
-    """Refuses bodies before they are read."""
+    """Refuses bodies before they are read, and takes a target in absolute form for what it names.
+
+    :ivar target_host: the host in a target of absolute form.
+    :ivar is_malformed: whether the target is none.
+    """
 
     channel: Any
+    target_host: bytes | None = None
+    is_malformed = False
+    _is_refused = False
 
     def gotLength(self, length: int | None) -> None:
-        if length is not None and length <= _MAX_BODY_BYTES:
-            super().gotLength(length)
-            return
-        super().gotLength(0)
-        if length is not None or self.requestHeaders.hasHeader(b"transfer-encoding"):
-            self.channel.transport.write(b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n\r\n")
+        self.content = BytesIO()
+        if length is not None and length > _MAX_BODY_BYTES:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.content.tell() + len(data) <= _MAX_BODY_BYTES:  # type: ignore[union-attr]
+            super().handleContentChunk(data)
+        else:
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        if not self._is_refused:
+            self._is_refused = True
+            self.requestHeaders.removeHeader(b"expect")  # it is not to be sent: nothing more is said
+            self.channel.transport.write(
+                b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
             self.channel.loseConnection()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self._is_refused:
+            return
+        try:
+            self.target_host, path = split_target(path)
+        except ValueError:
+            self.is_malformed = True
+        super().requestReceived(command, path, version)
 
     def render(self, resource: Any) -> None:
         channel = self.channel
         super().render(resource)
-        if channel.transport is None:  # it is a WebSocket connection now, and Autobahn's
+        if channel.upgraded is not None:
             channel.site.left(channel)
 
 
+@implementer(IHalfCloseableProtocol)
 class _BoundedChannel(HTTPChannel):
     """Ends with the first request that comes while the answers to earlier ones wait for the client.
 
@@ -53,15 +91,53 @@ class _BoundedChannel(HTTPChannel):
     """
 
     site: ChatSite
+    #: What took the connection over, if anything did.
+    upgraded: IProtocol | None = None
     _answers_wait = False
+    _is_half_closed = False
+    _last_wait: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self.site.came(self)
         super().connectionMade()
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        self._wait_no_more()
         self.site.left(self)
         super().connectionLost(reason)
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more, as ``nc`` says at the end of its input; what it asked for is answered yet."""
+        if self._is_half_closed:
+            return
+        self._is_half_closed = True
+        self._end_unless_busy()
+
+    def writeConnectionLost(self) -> None:
+        """Never: this side is not closed by halves."""
+
+    def requestDone(self, request: Any) -> None:
+        super().requestDone(request)
+        if self._is_half_closed:
+            self._wait_no_more()
+            self._last_wait = self.callLater(0, self._end_unless_busy)  # the next request may be read already
+
+    def _end_unless_busy(self) -> None:
+        if self._handlingRequest:
+            self._last_wait = self.callLater(HALF_CLOSED_SECONDS, self.forceAbortClient)
+        else:
+            self.loseConnection()
+
+    def _wait_no_more(self) -> None:
+        if self._last_wait is not None and self._last_wait.active():
+            self._last_wait.cancel()
+
+    def timeoutConnection(self) -> None:
+        """Nothing came for a while: the end, unless an answer is still on its way to a slow client."""
+        if self._answers_wait:
+            self.setTimeout(self.timeOut)
+        else:
+            super().timeoutConnection()
 
     def pauseProducing(self) -> None:
         self._answers_wait = True
@@ -73,8 +149,43 @@ class _BoundedChannel(HTTPChannel):
         self.site.has_read(self)
         super().resumeProducing()
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A header, or the target, is longer than any that a client has cause to send."""
+        self.transport.write(  # type: ignore[union-attr]
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        )
+        self.loseConnection()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Bytes behind a request: of its body, of the next one, or frames that came together with a handshake."""
+        if self.upgraded is not None:
+            self.upgraded.dataReceived(data)
+        else:
+            super().rawDataReceived(data)
+
     def checkPersistence(self, request: Any, version: bytes) -> bool:
+        # Twisted looks for "close" alone, and not in a list.
+        options = b",".join(request.requestHeaders.getRawHeaders(b"connection", [])).lower().split(b",")
+        if b"close" in (option.strip() for option in options):
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
         return bool(super().checkPersistence(request, version)) and not self._answers_wait
+
+
+@define
+class _Unread:
+    """What waits for a channel, here and with what the system has; and since when the latter is no less."""
+
+    moved_at: float
+    waiting_bytes: int = 0
+    untaken_bytes: int = 0
+
+    def look(self, transport: Any, now: float) -> None:
+        untaken = untaken_bytes(transport)
+        if untaken < self.untaken_bytes:
+            self.moved_at = now
+        self.untaken_bytes = untaken
+        self.waiting_bytes = waiting_bytes(transport)
 
 
 class ChatSite(Site):
@@ -91,8 +202,7 @@ class ChatSite(Site):
         self.displayTracebacks = False
         self._edge = edge
         self._channels: set[_BoundedChannel] = set()
-        #: Who does not read, longest first.
-        self._unread: dict[_BoundedChannel, None] = {}
+        self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
         """None, which closes the connection at once, if there are too many."""
@@ -112,17 +222,31 @@ class ChatSite(Site):
         self._unread.pop(channel, None)
 
     def does_not_read(self, channel: _BoundedChannel) -> None:
-        """More waits for it than the system takes. If that is so of too many, the one of longest standing is ended."""
-        self._unread[channel] = None
-        if len(self._unread) > MAX_UNREAD_ANSWERS:
-            slowest = next(iter(self._unread))
-            del self._unread[slowest]
-            self._edge.counters.slow_clients_closed += 1
-            slowest.transport.abortConnection()  # type: ignore[union-attr]
+        """More waits for it than the system takes."""
+        if channel not in self._unread:
+            self._unread[channel] = _Unread(self._edge.clock.seconds())
+        self.end_stalled()
 
     def has_read(self, channel: _BoundedChannel) -> None:
         """Nothing waits for it any more."""
         self._unread.pop(channel, None)
+
+    def end_stalled(self) -> None:
+        """End who has taken nothing for too long, and, while too much waits for all, who has for the longest time.
+
+        To be called at times: it sees that something was taken by looking twice.
+        """
+        now = self._edge.clock.seconds()
+        for channel, unread in self._unread.items():
+            unread.look(channel.transport, now)
+        total = sum(unread.waiting_bytes for unread in self._unread.values())
+        for channel, unread in sorted(self._unread.items(), key=lambda item: item[1].moved_at):
+            if now - unread.moved_at < self._edge.limits.send_timeout_seconds and total <= MAX_UNREAD_BYTES:
+                break
+            total -= unread.waiting_bytes
+            del self._unread[channel]
+            self._edge.counters.slow_clients_closed += 1
+            channel.transport.abortConnection()  # type: ignore[union-attr]
 
     def log(self, request: Any) -> None:
         """Nothing; see the class."""

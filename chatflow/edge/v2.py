@@ -56,7 +56,7 @@ class ResumedFrame(msgspec.Struct, tag="resumed", frozen=True, rename={"from_": 
 class ResetFrame(msgspec.Struct, tag="reset", frozen=True, rename={"from_": "from"}):
     """What was asked for is not there."""
 
-    reason: Literal["beyond_head", "expired"]
+    reason: Literal["beyond_head", "expired", "restored"]
     from_: int
 
 

@@ -1,7 +1,7 @@
 """One Autobahn protocol per connection: frames in, frames out. No rules of chat here.
 
-Whether a client may connect was decided by :mod:`chatflow.edge.http` before its protocol is made. All of it runs on
-the reactor thread.
+Whether a client may connect was decided by :mod:`chatflow.edge.handshake` before its protocol is made; what waits to be
+sent to it is the part of :mod:`chatflow.edge.outgoing`. All of it runs on the reactor thread.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
-from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from autobahn.websocket.types import ConnectionRequest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatflow.edge import v2
+from chatflow.edge.addresses import client_ip
+from chatflow.edge.ending import Tally
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, text_frame
-from chatflow.edge.wishes import Wish, parse_wish
+from chatflow.edge.handshake import Handshake
+from chatflow.edge.outgoing import Outgoing
 from chatflow.errors import ErrorCode, Refused
 from chatflow.rooms.interfaces import Accepted, IResumingMember, ISender, Reset, Resumed
-from chatflow.rooms.messages import decode, encode_ack, encode_error, parse_room
+from chatflow.rooms.messages import decode, encode_ack, encode_error
 
 if TYPE_CHECKING:
     from chatflow.edge.connections import ChatFactory
@@ -54,23 +57,23 @@ _RESET: dict[str, tuple[ErrorCode, str]] = {
 _MAX_FRAGMENTS = 1024
 
 
-@implementer(ISender, IResumingMember, IPushProducer)
+@implementer(ISender, IResumingMember)
 class ChatProtocol(WebSocketServerProtocol):
     """A connection to one room: a sender of messages and a member."""
 
     _log = Logger()
     factory: ChatFactory
     transport: Any
+    _outgoing: Outgoing
 
-    def __init__(self) -> None:
+    def __init__(self, handshake: Handshake) -> None:
         super().__init__()
-        self._room = 0
+        self._room = handshake.room
         self._ip: str | None = None
-        self._wish = Wish()
-        self._speaks_v2 = False
-        # Until the welcome is written, and what waits behind it.
+        self._wish = handshake.wish
+        self._speaks_v2 = handshake.speaks_v2
+        # Until the welcome is written, which what is written meanwhile waits for.
         self._greeting: Deferred[None] | None = None
-        self._held: list[bytes] | None = None
         self._head = 0
         self._joined = False
         # While history is read for this client, which joins the hub at its end.
@@ -78,13 +81,10 @@ class ChatProtocol(WebSocketServerProtocol):
         # What was accepted from here and is not answered yet; beyond the limit this connection is not read.
         self._pending = 0
         self._reading_paused = False
-        # Bytes written while the transport's own buffer was over its mark, or behind a welcome: nobody has taken these.
-        self._writing_paused = False
-        self._unsent_bytes = 0
-        self._drained: Deferred[None] | None = None
         self._end: IDelayedCall | None = None
         self._oversized = False
         self._fragments = 0
+        self._tally = Tally()
         #: Whether anything came since the heartbeat looked last.
         self.heard = True
         #: Whether the heartbeat sent a ping since then.
@@ -93,16 +93,10 @@ class ChatProtocol(WebSocketServerProtocol):
     # Opening and closing
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        room = parse_room(request.path.removeprefix("/chat/"), self.factory.rooms)
-        if room is None:
-            raise ConnectionDeny(404, "there is no such room")
-        self._room = room
-        try:
-            self._wish = parse_wish(self.http_request_uri)
-        except Refused as refused:
-            raise ConnectionDeny(400, str(refused)) from None
-        self._ip = getattr(self.transport.getPeer(), "host", None)
-        self._speaks_v2 = v2.SUBPROTOCOL in request.protocols
+        self._ip = client_ip(self.transport.getPeer())
+        self._outgoing = Outgoing(
+            self.transport, self.factory.limits.max_client_buffer_bytes, self.factory.clock.seconds
+        )
         return v2.SUBPROTOCOL if self._speaks_v2 else None
 
     def onOpen(self) -> None:
@@ -113,16 +107,15 @@ class ChatProtocol(WebSocketServerProtocol):
         factory.opened(self)
         self._joined = True
         factory.presence.joined(self._room, self._wish.who)
-        # Twisted's HTTP channel had registered itself, and Autobahn's resource leaves it so.
-        self.transport.unregisterProducer()
-        self.transport.registerProducer(self, True)
+        self._outgoing.start()
         self._forget_handshake()
+        self._tally.opened_at = factory.clock.seconds()
         # Before the welcome, whose head is of this moment: all that is beyond it follows.
         self._head = factory.hub.head(self._room)
         if not self._wish.resumes:
             factory.hub.join(self._room, self, self._head if self._speaks_v2 else 0)
         if self._speaks_v2:
-            self._held = []
+            self._outgoing.hold()
             self._greeting = Deferred.fromCoroutine(self._greet())
             self._greeting.addErrback(self._greeting_failed)
         elif self._wish.resumes:
@@ -133,20 +126,24 @@ class ChatProtocol(WebSocketServerProtocol):
         if self._end is not None and self._end.active():
             self._end.cancel()
         self.factory.closed(self)
+        if self._tally.opened_at is not None:
+            self._tally.log_end(self._room, self._ip, self.factory.clock.seconds(), code, reason)
 
     def leave(self, code: int, reason: str) -> None:
         """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
+        self._tally.ended_by_us(f"{code}, {reason}")
         self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
 
-    def drop(self) -> None:
+    def drop(self, why: str = "dropped") -> None:
         """End the connection at once."""
+        self._tally.ended_by_us(why)
         self.dropConnection(abort=True)
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         # Whoever closes, it comes through here; and no data frame may follow a close frame (RFC 6455 5.5.1).
         if self.state != self.STATE_OPEN:
             return
-        if self._held is not None:
+        if self._outgoing.holds:
             self._welcome(1)  # it is not known now, and nobody resumes here; but no answer nor goodbye may be lost
         self._leave_room()
         # A producer that is paused would keep the connection from closing.
@@ -167,10 +164,7 @@ class ChatProtocol(WebSocketServerProtocol):
             factory.presence.watch(room, self)
 
     def _welcome(self, first: int) -> None:
-        held, self._held = self._held or [], None
-        self.transport.write(b"".join([self.factory.welcome(self._room, self._head, first), *held]))
-        if not self._writing_paused:
-            self._unsent_bytes = 0
+        self._outgoing.release(self.factory.welcome(self._room, self._head, first))
 
     def _greeting_failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -215,6 +209,7 @@ class ChatProtocol(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         # Autobahn's own formats a log line for each chunk, whether or not it is logged.
         self.heard = True
+        self._tally.bytes_in += len(data)
         if self.state != self.STATE_OPEN or self.current_frame is not None or self.inside_message:
             self._dataReceived(data)
             return
@@ -273,6 +268,7 @@ class ChatProtocol(WebSocketServerProtocol):
             return
         factory = self.factory
         factory.counters.messages_received += 1
+        self._tally.messages += 1
         if not payload.isascii():
             try:
                 payload.decode()
@@ -302,9 +298,9 @@ class ChatProtocol(WebSocketServerProtocol):
             self._maybe_resume()
         if self.state == self.STATE_OPEN:
             self.factory.counters.acks_sent += len(accepted)
-            self._write(b"".join([text_frame(encode_ack(message, original)) for message, original in accepted]))
+            self._write(b"".join([text_frame(encode_ack(message, original)) for message, original, _ in accepted]))
             if self._speaks_v2:
-                for message, _ in accepted:
+                for message, _, _ in accepted:
                     self.factory.stored.acknowledged(message, self)
 
     def refuse(self, refused: Refused, count: int) -> None:
@@ -315,7 +311,8 @@ class ChatProtocol(WebSocketServerProtocol):
             self._refused(refused)
 
     def deliver(self, block: bytes) -> None:
-        self._write(block)
+        if self.state == self.STATE_OPEN and not self._outgoing.write(block):
+            self._leave_as_slow()
 
     def resuming(self, result: Resumed | Reset) -> None:
         if self._speaks_v2:
@@ -325,10 +322,7 @@ class ChatProtocol(WebSocketServerProtocol):
             self._error(Refused(code, text.format(first=result.first), "since"))
 
     def drained(self) -> Deferred[None]:
-        if not self._writing_paused:
-            return succeed(None)
-        self._drained = Deferred()
-        return self._drained
+        return self._outgoing.drained()
 
     def _refused(self, refused: Refused) -> None:
         self.factory.counters.messages_refused += 1
@@ -336,38 +330,24 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def _error(self, refused: Refused) -> None:
         if self.state == self.STATE_OPEN:
-            self._write(text_frame(encode_error(refused, int(self.factory.clock.seconds() * 1e6))))
+            self._write(text_frame(encode_error(refused, int(self.factory.now() * 1e6))))
 
     def _write(self, frames: bytes) -> None:
-        if self.state != self.STATE_OPEN:
-            return
-        if self._writing_paused or self._held is not None:
-            self._unsent_bytes += len(frames)
-            if self._unsent_bytes > self.factory.limits.max_client_buffer_bytes:
-                self.factory.counters.slow_clients_closed += 1
-                self.leave(CLOSE_TRY_AGAIN_LATER, "this client reads too slowly: reconnect and resume")
-                return
-        if self._held is not None:
-            self._held.append(frames)
-        else:
-            self.transport.write(frames)
+        if self.state == self.STATE_OPEN:
+            self._tally.bytes_out += len(frames)
+            if not self._outgoing.write(frames):
+                self._leave_as_slow()
+
+    def _leave_as_slow(self) -> None:
+        self.factory.counters.slow_clients_closed += 1
+        self.leave(CLOSE_TRY_AGAIN_LATER, "this client reads too slowly: reconnect and resume")
+
+    def leave_if_stalled(self) -> None:
+        """Close it if something waits for the client, and for too long nothing of that was taken."""
+        if self._outgoing.stalled_seconds() >= self.factory.limits.send_timeout_seconds:
+            self._leave_as_slow()
 
     # Back-pressure
-
-    def pauseProducing(self) -> None:
-        """The transport holds more than it likes (64 KiB) for this client."""
-        self._writing_paused = True
-
-    def resumeProducing(self) -> None:
-        """The client took everything."""
-        self._writing_paused = False
-        self._unsent_bytes = 0
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.called:
-            drained.callback(None)
-
-    def stopProducing(self) -> None:
-        """The transport is gone; ``onClose`` follows."""
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self.state == self.STATE_OPEN:
@@ -391,8 +371,26 @@ class ChatProtocol(WebSocketServerProtocol):
 
     def tell_head(self) -> None:
         """If it speaks ``chatflow.v2``: what was delivered in its room, up to where it has everything."""
-        if self._speaks_v2 and self._joined and self._held is None and (self._resume is None or self._resume.called):
+        if (
+            self._speaks_v2
+            and self._joined
+            and not self._outgoing.holds
+            and (self._resume is None or self._resume.called)
+        ):
             self._write(v2.encode(v2.Heartbeat(self.factory.hub.last_seq(self._room))))
+
+    def set_back(self, room: int, first: int) -> None:
+        """The room, if it is this one's, has other messages from ``first`` on: begin anew there.
+
+        A client that is told so nowhere else, or is given history just now, has to come back for it.
+        """
+        if room != self._room or not self._joined:
+            return
+        self._head = min(self._head, first - 1)
+        if self._speaks_v2 and (self._resume is None or self._resume.called):
+            self._write(v2.encode(v2.resume_frame(Reset("restored", first))))
+        else:
+            self.leave(CLOSE_RESTART, "the room was set back to an earlier state: reconnect")
 
     def say_goodbye(self, retry_after_ms: int) -> None:
         """If it speaks ``chatflow.v2``: when to come back. Call it before :meth:`leave`."""

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from attrs import frozen
 
 from chatflow.errors import Refused
-from chatflow.rooms.messages import MAX_USER_ID, RULES
+from chatflow.rooms.messages import MAX_USER_ID, RULES, USERNAME
 from chatflow.rooms.presence import Who
 
 #: Larger integers are not exact in JavaScript.
@@ -17,7 +17,7 @@ MAX_LAST = 1000
 
 _KNOWN = {"since", "last", "presence", "userId", "username"}
 _DIGITS = re.compile(r"[0-9]{1,16}")
-_USERNAME = re.compile(r"[A-Za-z0-9]{3,20}")
+_USERNAME = re.compile(USERNAME)
 
 
 @frozen

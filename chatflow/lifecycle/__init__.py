@@ -2,12 +2,18 @@
 
 - :mod:`~chatflow.lifecycle.services`: services that start in order and stop in reverse order, one by one
 - :mod:`~chatflow.lifecycle.process`: the service that twistd runs: signals, exit status, failures in one line
+- :mod:`~chatflow.lifecycle.manager`, :mod:`~chatflow.lifecycle.supervision`: what systemd is told meanwhile
+- :mod:`~chatflow.lifecycle.reload`: what can change without a restart
 - :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts
+- :mod:`~chatflow.lifecycle.clocks`: which clock is for what; the reactor's made monotonic
 - :mod:`~chatflow.lifecycle.threads`: threads of one's own
 """
 
+from chatflow.lifecycle.manager import ServiceManager
 from chatflow.lifecycle.process import TopService
+from chatflow.lifecycle.reload import Reloads
 from chatflow.lifecycle.services import OrderedServices
+from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.threads import NamedThreadPool, run_in_own_thread
 from chatflow.lifecycle.work import Backoff, Outstanding, Repeating
 
@@ -16,7 +22,10 @@ __all__ = [
     "NamedThreadPool",
     "OrderedServices",
     "Outstanding",
+    "Reloads",
     "Repeating",
+    "ServiceManager",
+    "Supervision",
     "TopService",
     "run_in_own_thread",
 ]

@@ -44,6 +44,12 @@ class OrderedServices(MultiService):
         service.setName(name)
         service.setServiceParent(self)
 
+    def on_start(self, name: str) -> None:
+        """A child is about to start. For subclasses."""
+
+    def on_stop(self, name: str) -> None:
+        """A child is about to stop. For subclasses."""
+
     def addService(self, service: IService) -> None:
         if self.running:
             raise RuntimeError("children are added before the start")
@@ -57,6 +63,7 @@ class OrderedServices(MultiService):
         """
         Service.startService(self)
         for child in self:
+            self.on_start(_name(child))
             try:
                 result = child.startService()
                 if isinstance(result, (Deferred, Coroutine)):
@@ -89,6 +96,7 @@ class OrderedServices(MultiService):
     def _stop(self, child: IService, allowed_seconds: float) -> Deferred[None]:
         """Fires, never fails, once ``child`` has stopped or ``allowed_seconds`` are over."""
         name = _name(child)
+        self.on_stop(name)
         finished: Deferred[None] = Deferred()
 
         def is_late() -> None:

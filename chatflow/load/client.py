@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from chatflow.load import wire
 from chatflow.load.clock import Clock
+from chatflow.load.latency import TicksOverTime
 from chatflow.load.output import KeptAcks
 from chatflow.load.roomlog import ACK_HEADER_BYTES, ACK_START, TICK_US, RoomLog
 from chatflow.load.scenario import Kind, MessageWriter, Seat, Settings
@@ -37,14 +38,16 @@ class Counts:
     lost: int = 0
     returns: int = 0
     resent: int = 0
+    returns_refused: int = 0
     losses: Counter[str] = attrs.Factory(Counter)  # see PhaseTally
     causes: list[str] = attrs.Factory(list)
     start_us: int = 0
     progress_us: int = 0  # when something was last received
     refusals: Counter[str] = attrs.Factory(Counter)
     kinds: Counter[int] = attrs.Factory(Counter)
-    ack_ticks: Counter[int] = attrs.Factory(Counter)
+    acks: TicksOverTime = attrs.Factory(TicksOverTime)
     delivery_ticks: Counter[int] = attrs.Factory(Counter)
+    away_ticks: Counter[int] = attrs.Factory(Counter)
     acked_in_second: Counter[int] = attrs.Factory(Counter)
     delivered_in_second: Counter[int] = attrs.Factory(Counter)
 
@@ -193,7 +196,7 @@ class LoadConnection(Protocol):
             broken = error
         second = (now_us - counts.start_us) // 1_000_000
         if acks:
-            counts.acked_in_second[second] += self._take_acks(acks, now_us // TICK_US)
+            counts.acked_in_second[second] += self._take_acks(acks, now_us // TICK_US, second)
             acks.clear()
         if counts.start_us:
             counts.delivered_in_second[second] += counts.delivered - delivered_before
@@ -267,7 +270,7 @@ class LoadConnection(Protocol):
             at = end
         self._rest = data[at:]
 
-    def _take_acks(self, acks: list[ServerFrame], now_ticks: int) -> int:
+    def _take_acks(self, acks: list[ServerFrame], now_ticks: int, second: int) -> int:
         mark, name, ledger, counts = self._mark, self._name, self.ledger, self._counts
         in_flight, pair = ledger.in_flight, ledger.pair
         rows = []
@@ -285,7 +288,7 @@ class LoadConnection(Protocol):
                 continue
             pair(number, ack.messageId)
         counts.kinds.update([row[1] for row in rows])
-        counts.ack_ticks.update([row[2] for row in rows])
+        counts.acks.update(second, [row[2] for row in rows])
         acked = len(rows)
         ledger.acked += acked
         counts.acked += acked

@@ -196,6 +196,7 @@ TABLE = Table(
             ),
             default="",
             default_text="do not check",
+            may_hold_secret=True,
             group=_PROOF,
             help="At the end, look up every acknowledged message in this database: each must be there once, and the "
             "rooms' seq without a hole.",
@@ -206,8 +207,8 @@ TABLE = Table(
             default="",
             default_text="only the summary on standard output",
             group=_PROOF,
-            help="Write report.json, messages.csv (a line for each message of the main phase that was sent) and "
-            "throughput.csv into this directory, which is made when missing.",
+            help="Write report.html, report.json, messages.csv (a line for each message of the main phase that was "
+            "sent) and throughput.csv into this directory, which is made when missing.",
         ),
     ),
 )

@@ -9,11 +9,13 @@ from typing import Any
 
 import attrs
 
-from chatflow.load.latency import percentiles_ms
+from chatflow.load.latency import curve_ms, percentiles_by_second, percentiles_ms
 from chatflow.load.output import CannotWrite
+from chatflow.load.page import as_page
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import MAIN
 from chatflow.load.verify import PhaseTally, Stored, merge
+from chatflow.passwords import mask_password
 
 _INTERVAL_SECONDS = 10  # as the reference's throughput_over_time.csv
 _BAR_COLUMNS = 40
@@ -42,6 +44,8 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "unsent": whole.unsent,
         "reconnects": whole.returns,
         "connections_lost": whole.connections_lost,
+        "returns_refused": whole.returns_refused,
+        "away_ms": percentiles_ms(whole.away_ticks),
         "resent": whole.resent,
         "losses": whole.losses,
         "deliveries": {
@@ -71,6 +75,9 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
         "phases": [_phase(phase) for phase in outcome.phases],
         "ack_latency_ms": percentiles_ms(main.ack_ticks),
         "delivery_latency_ms": percentiles_ms(main.delivery_ticks),
+        "ack_latency_in_second_ms": percentiles_by_second(main.ack_buckets),
+        "ack_curve_ms": curve_ms(main.ack_ticks),
+        "delivery_curve_ms": curve_ms(main.delivery_ticks),
         "acked_in_second": _by_second(main.acked_in_second),
         "delivered_in_second": _by_second(main.delivered_in_second),
         "rooms": {
@@ -88,7 +95,10 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
             "in_line": [round(share, 3) for share in _shares(main, main.waited_seconds)],
         },
         "client_ceiling_hint": ceiling_hint(main),
-        "settings": attrs.asdict(outcome.settings),
+        "settings": {
+            **attrs.asdict(outcome.settings),
+            "urls": [mask_password(url) for url in outcome.settings.urls],
+        },
     }
 
 
@@ -182,6 +192,9 @@ def _comings_back(report: dict[str, Any]) -> Iterator[str]:
     if report["settings"]["reconnect"]:
         losses = ", ".join(f"{how} {count:,}" for how, count in sorted(report["losses"].items())) or "none"
         yield f"{_figures('Reconnects', report, 'reconnects', 'resent')}; losses by the server's doing: {losses}"
+        if longest_ms := report["away_ms"]["max"]:
+            refused = report["returns_refused"]
+            yield f"{'':<12}tries to come back refused {refused:,}; away for {longest_ms / 1000:.2f} s at most"
 
 
 def _latencies(title: str, figures: dict[str, float | None]) -> str:
@@ -202,11 +215,18 @@ def _rooms(phase: PhaseTally) -> str:
     return ", ".join(f"{room}: {tally.acked:,}" for room, tally in sorted(phase.rooms.items())) or "none"
 
 
+def as_json(report: dict[str, Any]) -> str:
+    """For people too: a line for each key, and for each second or point of a list."""
+    return json.dumps(report, indent=2) + "\n"
+
+
 def write_files(outcome: Outcome, directory: str) -> None:
-    """``report.json`` and ``throughput.csv``. :raises CannotWrite: that cannot be done."""
+    """``report.json``, ``report.html`` and ``throughput.csv``. :raises CannotWrite: that cannot be done."""
     into = Path(directory)
+    report = as_report(outcome)
     try:
-        (into / "report.json").write_text(json.dumps(as_report(outcome), indent=2) + "\n", encoding="utf-8")
+        (into / "report.json").write_text(as_json(report), encoding="utf-8")
+        (into / "report.html").write_text(as_page(report), encoding="utf-8")
         (into / "throughput.csv").write_text("".join(throughput_lines(_main(outcome))), encoding="ascii")
     except OSError as error:
         raise CannotWrite(directory, error) from error

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from chatflow.load import wire
 from chatflow.load.client import LoadConnection
+from chatflow.load.roomlog import TICK_US
 from chatflow.load.scenario import Seat, Settings
 from chatflow.load.verify import NO_CLOSE_FRAME
 
@@ -69,8 +70,10 @@ class ReturningConnection(LoadConnection):
         if self._away_since is None:
             super()._enter()
         else:
+            away_seconds = self._reactor.seconds() - self._away_since
             self._away_since = None
             self._counts.returns += 1
+            self._counts.away_ticks[int(away_seconds * 1e6) // TICK_US] += 1
             self._send_again()
         self._later(random.expovariate(1 / self._every_seconds), self._cut)
 
@@ -130,6 +133,8 @@ class ReturningConnection(LoadConnection):
     def _come_back(self) -> None:
         if self._away_since is None:
             self._away_since = self._reactor.seconds()
+        else:
+            self._counts.returns_refused += 1
         self._shaken = False
         self._rest = self._fragments = b""
         self._goodbye = None

@@ -80,6 +80,7 @@ class Shift:
             connections_lost=counts.lost,
             returns=counts.returns,
             resent=counts.resent,
+            returns_refused=counts.returns_refused,
             unexpected_frames=counts.unexpected_frames,
             start_us=counts.start_us,
             end_us=counts.progress_us,
@@ -89,8 +90,10 @@ class Shift:
             losses=dict(counts.losses),
             acked_in_second=dict(counts.acked_in_second),
             delivered_in_second=dict(counts.delivered_in_second),
-            ack_ticks=dict(counts.ack_ticks),
+            ack_buckets=counts.acks.buckets(),
+            ack_ticks=counts.acks.ticks,
             delivery_ticks=dict(counts.delivery_ticks),
+            away_ticks=dict(counts.away_ticks),
             causes=counts.causes,
         )
         for connection in self.connections:

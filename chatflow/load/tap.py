@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from chatflow import process
 from chatflow.lifecycle import TopService
+from chatflow.lifecycle.clocks import make_monotonic
 from chatflow.lifecycle.step import Step
 from chatflow.load.clock import Clock, system_clock
 from chatflow.load.crew import Crew
@@ -52,6 +53,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """
     if reactor is None:
         from twisted.internet import reactor
+
+        make_monotonic(reactor)
     service = TopService(reactor, deadline_seconds=_STOP_SECONDS, program=TABLE.name)
     service.add("process", Step(start=process.prepare))
     service.add("load", LoadService(reactor, options.config, system_clock(), service.end))

@@ -133,6 +133,7 @@ class PhaseTally(msgspec.Struct):
 
     :ivar unsent: messages that were planned but never written, because a connection was lost or time was up.
     :ivar returns: how often connections that were cut came back. :ivar resent: messages that were sent again.
+    :ivar returns_refused: tries to come back that failed, for whichever reason; ``away_ticks``: how long each took.
     :ivar losses: of connections that come back, those that the client did not cut: how often, by close code or
         :data:`NO_CLOSE_FRAME`.
     :ivar expected, received: over connections, the messages of their room since they joined.
@@ -142,6 +143,7 @@ class PhaseTally(msgspec.Struct):
     :ivar conflicting: frames with the seq of another message, as other connections received it.
     :ivar foreign: messages of other senders; they count for order and completeness, not for latency.
     :ivar waited_seconds: how long the processes waited for a processor, 0 where the system does not tell.
+    :ivar ack_buckets: see :class:`chatflow.load.latency.TicksOverTime`.
     :ivar causes: why this phase cannot pass, beyond what the figures say.
     """
 
@@ -156,6 +158,7 @@ class PhaseTally(msgspec.Struct):
     connections_lost: int = 0
     returns: int = 0
     resent: int = 0
+    returns_refused: int = 0
     unexpected_frames: int = 0
     unexpected_acks: int = 0
     changed_ids: int = 0
@@ -180,8 +183,10 @@ class PhaseTally(msgspec.Struct):
     types: dict[str, int] = {}
     acked_in_second: dict[int, int] = {}
     delivered_in_second: dict[int, int] = {}
+    ack_buckets: dict[int, int] = {}
     ack_ticks: dict[int, int] = {}
     delivery_ticks: dict[int, int] = {}
+    away_ticks: dict[int, int] = {}
     causes: list[str] = []
 
     @property

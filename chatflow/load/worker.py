@@ -17,6 +17,7 @@ from twisted.internet.stdio import StandardIO
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from chatflow.lifecycle.clocks import make_monotonic
 from chatflow.load.clock import Clock, system_clock
 from chatflow.load.crew import Crew
 from chatflow.load.interfaces import Bounds, Progress
@@ -161,6 +162,7 @@ def main() -> None:
     """Run until stdin ends."""
     from twisted.internet import reactor
 
+    make_monotonic(reactor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then says what to do
     StandardIO(Worker(reactor), reactor=reactor)
     reactor.run(installSignalHandlers=False)  # type: ignore[call-arg]

@@ -16,7 +16,9 @@ from twisted.python import usage
 from chatflow.errors import ConfigError
 from chatflow.options.load import load, unknown
 from chatflow.options.manual import as_config, as_help, can_be_negated
+from chatflow.options.pidfile import forget_stale_pid_file
 from chatflow.options.table import COMMAND_LINE, SHOW_CONFIG, Setting, Table
+from chatflow.text import visible
 
 _HELP_COLUMNS = 100
 """Longer lines are hard to read, however wide the terminal is."""
@@ -29,12 +31,16 @@ class CommandLine(usage.Options):
     So nothing here raises one: an error is one line on stderr and exit status 1.
 
     :ivar config: what :meth:`build` made of the settings; there once :meth:`parseOptions` has returned.
+    :ivar settings: each of them with its source; as :attr:`config`.
     """
 
     table: ClassVar[Table]
     optFlags: ClassVar[list[list[Any]]]
     optParameters: ClassVar[list[list[Any]]]
     config: Any
+    settings: Mapping[str, Setting]
+    _arguments: Mapping[str, Sequence[str]]
+    _directory: Path
 
     @staticmethod
     def build(settings: Mapping[str, Setting]) -> Any:
@@ -58,15 +64,28 @@ class CommandLine(usage.Options):
         :raises SystemExit: 1 after an error, 0 after ``--help``, ``--version`` and ``--show-config``.
         """
         try:
-            settings = load(self.table, self._given(list(options or ())), os.environ, read_file)
-            self.config = self.build(settings)
+            self._arguments = self._given(list(options or ()))
+            self._directory = Path.cwd()  # where the paths are meant that were typed
+            self.settings = self.read_again()
+            self.config = self.build(self.settings)
         except ConfigError as error:
             line = " ".join(str(error).split())  # what was typed may have had line ends
-            print(f"{self.table.name}: {line}", file=sys.stderr)
+            print(f"{self.table.name}: {visible(line)}", file=sys.stderr)
             raise SystemExit(1) from None
-        if settings[SHOW_CONFIG.name].value:
-            sys.stdout.write(as_config(self.table, settings))
+        if self.settings[SHOW_CONFIG.name].value:
+            sys.stdout.write(as_config(self.table, self.settings))
             raise SystemExit(0)
+        if self.parent:  # twistd's own
+            forget_stale_pid_file(self.parent.get("pidfile"))
+
+    def read_again(self) -> Mapping[str, Setting]:
+        """Every source as it is now, but for the command line and the environment, which stay.
+
+        :raises ConfigError: a setting is wrong, by itself or beside others.
+        """
+        settings = load(self.table, self._arguments, os.environ, lambda path: read_file(self._directory / path))
+        self.build(settings)
+        return settings
 
     def _given(self, arguments: list[str]) -> dict[str, list[str]]:
         """The texts given for each option, in order."""
@@ -80,7 +99,9 @@ class CommandLine(usage.Options):
         if "--version" in names:
             self.opt_version()
         if rest:
-            raise ConfigError(f"unexpected argument {rest[0]!r} (command line): every setting is an option")
+            # A blank in the password of a URL makes an argument of its second half.
+            quoted = "" if any("://" in text for text in arguments) else f" {rest[0]!r}"
+            raise ConfigError(f"unexpected argument{quoted} (command line): every setting is an option")
 
         given: dict[str, list[str]] = {}
         flags = {name for name, option in self.table.given_by(COMMAND_LINE).items() if option.is_flag}
@@ -113,6 +134,13 @@ class CommandLine(usage.Options):
     __str__ = getUsage
 
 
-def read_file(path: str) -> str:
-    """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark."""
-    return Path(path).read_text(encoding="utf-8-sig")
+def read_file(path: Path | str) -> str:
+    """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark.
+
+    :raises OSError: it cannot be read.
+    :raises UnicodeError: it is something else, such as UTF-16, of which every other byte is NUL.
+    """
+    text = Path(path).read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("a NUL in a text file")
+    return text

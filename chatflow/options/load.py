@@ -1,4 +1,4 @@
-"""The value of every option, from command line > environment > file > default.
+"""The value of every option, from command line > environment > systemd's credentials > file > default.
 
 Pure: what it reads is handed to it.
 """
@@ -26,6 +26,7 @@ class _Given:
 
     texts: tuple[str, ...]
     source: str
+    may_quote: bool = True
 
 
 def load(
@@ -41,7 +42,8 @@ def load(
     :param argv_values: option name → texts as on the command line, in order; of an option that cannot be
         repeated the last one counts.
     :param environ: all of the environment; what does not begin with the table's prefix is ignored.
-    :param read_file: path → text; called at most once, for ``config``. May raise OSError or UnicodeError.
+    :param read_file: path → text; called for ``config``, for each ``NAME-file`` that is given, and for credentials.
+        May raise OSError or UnicodeError.
     :raises ConfigError: one line that names the key, its source and what is allowed.
     """
     command_line = {name: _Given(tuple(texts), COMMAND_LINE) for name, texts in argv_values.items()}
@@ -50,12 +52,14 @@ def load(
             known_options = [f"--{known}" for known in table.given_by(COMMAND_LINE)]
             raise ConfigError(unknown(f"option --{name} (command line)", f"--{name}", known_options))
     environment = _read_environment(table, environ)
+    credentials = _read_credentials(table, environ.get("CREDENTIALS_DIRECTORY"), read_file)
     config = command_line.get(CONFIG.name) or environment.get(CONFIG.name)
     file = _read_ini(table, _value(CONFIG, config), config.source, read_file) if config else {}
+    given_by = [_with_files(table, given, read_file) for given in (command_line, environment, credentials, file)]
 
     settings = {}
     for option in table.options:
-        given = command_line.get(option.name) or environment.get(option.name) or file.get(option.name)
+        given = next((given[option.name] for given in given_by if option.name in given), None)
         if given is None:
             settings[option.name] = Setting(option.default_value(), "default")
         else:
@@ -83,22 +87,26 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def _value(option: Option, given: _Given) -> Any:
     if not option.repeatable:
-        return _parse(option, given.texts[-1], given.source)
+        return _parse(option, given.texts[-1], given)
     texts = list(given.texts)
     if given.source != COMMAND_LINE:
         texts = [each.strip() for text in texts for each in re.split(r"[,\n]", text) if each.strip()]
-    return tuple(_parse(option, text, given.source) for text in texts)
+    return tuple(_parse(option, text, given) for text in texts)
 
 
-def _parse(option: Option, text: str, source: str) -> Any:
+def _parse(option: Option, text: str, given: _Given) -> Any:
     try:
         return option.kind.parse(text)
     except ValueError as error:
         quoted = ""
-        if not option.secret and option.kind.may_quote(text):
+        if given.may_quote and not option.secret and option.kind.may_quote(text):
             quoted = f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
         detail = "".join(f"; {argument}" for argument in error.args[:1])
-        raise ConfigError(f"{option.name}{quoted} ({source}): must be {option.kind.allowed}{detail}") from None
+        if re.fullmatch(r"""(?s)(["']).*\1""", text):
+            detail += "; the quotes are taken for a part of it, leave them out"
+        elif not text:
+            detail += "; it is empty, leave it out for the default"
+        raise ConfigError(f"{option.name}{quoted} ({given.source}): must be {option.kind.allowed}{detail}") from None
 
 
 def _read_environment(table: Table, environ: Mapping[str, str]) -> dict[str, _Given]:
@@ -109,8 +117,55 @@ def _read_environment(table: Table, environ: Mapping[str, str]) -> dict[str, _Gi
             continue
         if variable not in variables:
             raise ConfigError(unknown(f"environment variable {variable}", variable, variables))
-        given[variables[variable]] = _Given((text,), f"environment variable {variable}")
+        given[variables[variable]] = _Given((_trimmed(text),), f"environment variable {variable}")
     return given
+
+
+def _trimmed(text: str) -> str:
+    """A value without what programs leave around it: blanks, line ends (``echo``), a byte order mark (Windows)."""
+    return text.strip().removeprefix("\ufeff").strip()
+
+
+def _read_credentials(table: Table, directory: str | None, read_file: Callable[[str], str]) -> dict[str, _Given]:
+    """What systemd hands over with ``LoadCredential=``, for options that can hold a secret.
+
+    https://systemd.io/CREDENTIALS/
+    """
+    given: dict[str, _Given] = {}
+    for option in table.kept_in_file().values() if directory else ():
+        path, name = f"{directory}/{table.credential(option)}", table.credential(option)
+        try:
+            given[option.name] = _Given((_trimmed(read_file(path)),), f"credential {name}", may_quote=False)
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"{option.name} (credential {name}): {_unreadable(path, error)}") from None
+    return given
+
+
+def _with_files(table: Table, given: Mapping[str, _Given], read_file: Callable[[str], str]) -> dict[str, _Given]:
+    """The same, with the text of each file that a ``NAME-file`` names as that of ``NAME``."""
+    whole = dict(given)
+    for name, option in table.kept_in_file().items():
+        if name not in given or not given[name].texts[-1].strip():
+            continue
+        source = given[name].source
+        path = given[name].texts[-1].strip()
+        if option.name in given:
+            raise ConfigError(f"{name} ({source}): cannot stand beside {option.name} ({given[option.name].source})")
+        try:
+            whole[option.name] = _Given(
+                (_trimmed(read_file(path)),), f"file {path}, named by {name} ({source})", may_quote=False
+            )
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"{name} ({source}): {_unreadable(path, error)}") from None
+    return whole
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot read file {path}: {error.strerror or error}"
+    return f"file {path} is not UTF-8 text: save it as UTF-8"
 
 
 def _is_service_link(variable: str, text: str) -> bool:
@@ -133,34 +188,39 @@ def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str],
     )
     try:
         parser.read_string(read_file(path))
-    except OSError as error:
-        raise ConfigError(f"config ({named_by}): cannot read file {path}: {error.strerror or error}") from None
-    except UnicodeError:
-        raise ConfigError(f"config ({named_by}): file {path} is not UTF-8 text") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"config ({named_by}): {_unreadable(path, error)}") from None
     except configparser.Error as error:
         raise ConfigError(f"file {path}{_what_is_wrong(error, table.name)}") from None
 
     known = table.given_by(FILE)
     for section in parser.sections():
         if section not in (table.name, *table.siblings):
-            raise ConfigError(unknown(f"section [{section}] (file {path})", f"[{section}]", [f"[{table.name}]"]))
+            name = _quotable(section, "...")
+            raise ConfigError(unknown(f"section [{name}] (file {path})", f"[{name}]", [f"[{table.name}]"]))
     if not parser.has_section(table.name):
         return {}
     given = {}
     for key, text in parser.items(table.name):
         if key not in known:
-            raise ConfigError(unknown(f"key {key} (file {path})", key, known))
-        given[key] = _Given((text,), f"file {path}")
+            name = _quotable(key, "whose name is not repeated here")
+            raise ConfigError(unknown(f"key {name} (file {path})", name, known))
+        given[key] = _Given((_trimmed(text),), f"file {path}")
     return given
+
+
+def _quotable(name: str, otherwise: str) -> str:
+    """A name that a person made up; what does not look like one may be half of a password."""
+    return name if re.fullmatch("[A-Za-z0-9_.-]{1,60}", name) else otherwise
 
 
 def _what_is_wrong(error: configparser.Error, section: str) -> str:
     """In our words, since configparser's span lines and repeat the file's text, which may be a secret."""
     match error:
         case configparser.DuplicateOptionError():
-            return f", line {error.lineno}: the key {error.option} is there twice"
+            return f", line {error.lineno}: the key {_quotable(error.option, 'in it')} is there twice"
         case configparser.DuplicateSectionError():
-            return f", line {error.lineno}: the section [{error.section}] is there twice"
+            return f", line {error.lineno}: the section [{_quotable(error.section, '...')}] is there twice"
         case configparser.MissingSectionHeaderError():
             return f", line {error.lineno}: the section [{section}] must come first"
         case configparser.ParsingError() if error.errors:

@@ -16,7 +16,7 @@ def as_config(table: Table, settings: Mapping[str, Setting]) -> str:
     return "".join(
         f"{option.name} = {option.show(settings[option.name].value)}  ({settings[option.name].source})\n"
         for option in table.options
-        if FILE in option.sources
+        if FILE in option.sources and option.name not in table.kept_in_file()  # the source of the other names it
     )
 
 

@@ -25,6 +25,8 @@ class Option:
     :ivar help: what it does, and what happens at the limit; whole sentences, blank lines part paragraphs.
     :ivar group: the heading of the help under which it stands.
     :ivar secret: the value is shown nowhere.
+    :ivar may_hold_secret: a part of the value may be one, which its kind masks. This and a secret may also be kept in a
+        file of its own: see :attr:`Table.options`.
     :ivar repeatable: the value is a tuple. Several are written by repeating the option, and in environment
         and file with commas or on lines of their own.
     :ivar sources: where it may be given.
@@ -37,12 +39,18 @@ class Option:
     group: str
     default_text: str = ""
     secret: bool = False
+    may_hold_secret: bool = False
     repeatable: bool = False
     sources: frozenset[str] = frozenset({COMMAND_LINE, ENVIRONMENT, FILE})
 
     @property
     def is_flag(self) -> bool:
         return isinstance(self.kind, Flag)
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether its value may be kept in a file of its own."""
+        return self.secret or self.may_hold_secret
 
     def default_value(self) -> Any:
         return self.default() if callable(self.default) else self.default
@@ -103,11 +111,38 @@ class Table:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        return (*self.own_options, CONFIG, SHOW_CONFIG)
+        """All of them; behind each that can hold a secret comes ``NAME-file``, which names a file that holds it."""
+        own: list[Option] = []
+        for option in self.own_options:
+            own.append(option)
+            if option.holds_secret:
+                own.append(self._kept_in_file(option))
+        return (*own, CONFIG, SHOW_CONFIG)
+
+    def credential(self, option: Option) -> str:
+        """The name of the systemd credential that gives ``option``."""
+        return f"{self.name}.{option.name}"
+
+    def _kept_in_file(self, option: Option) -> Option:
+        return Option(
+            name=file_option(option.name),
+            kind=Text(allowed="the path of a file", placeholder="FILE"),
+            default="",
+            default_text="no file",
+            group=option.group,
+            sources=option.sources,
+            help=f"Reads --{option.name} from this file, so that neither the command line nor the environment shows "
+            f"it: the file holds the value alone. Cannot stand beside --{option.name} in the same place. The systemd "
+            f"credential `{self.credential(option)}` is read without being named.",
+        )
 
     @property
     def prefix(self) -> str:
         return _prefix(self.name)
+
+    def kept_in_file(self) -> dict[str, Option]:
+        """By the name of each option ``NAME-file``: the option whose value that file holds."""
+        return {file_option(option.name): option for option in self.own_options if option.holds_secret}
 
     def groups(self) -> Iterator[tuple[str, list[Option]]]:
         """The headings in the order of their first option, each with its options."""
@@ -127,6 +162,11 @@ class Table:
         """Whether an environment variable is this table's: of several prefixes that fit, the longest."""
         longer = [_prefix(name) for name in self.siblings if len(name) > len(self.name)]
         return variable.startswith(self.prefix) and not variable.startswith(tuple(longer))
+
+
+def file_option(name: str) -> str:
+    """The option that names the file in which the value of option ``name`` is kept."""
+    return f"{name}-file"
 
 
 def _prefix(name: str) -> str:

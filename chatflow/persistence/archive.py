@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from chatflow.persistence.database import Database
+from chatflow.persistence.days import (
+    Row,
+    are_many_in_thread,
+    days_in_thread,
+    one_slice_in_thread,
+    room_rows_in_thread,
+    slices,
+)
 from chatflow.rooms.archive import Place, RoomHead, UserRoom
 from chatflow.rooms.messages import Message, StoredMessage, iso_timestamp
 
@@ -82,17 +91,9 @@ def room_messages_in_thread(
     cursor: Any, room: int, after: int | None, before: int | None, limit: int
 ) -> list[StoredMessage]:
     """See :meth:`Archive.room_messages`."""
-    where, values = ["room_id = %s"], [room]
-    for bound, operator in ((after, ">"), (before, "<")):
-        if bound is not None:
-            where.append(f"seq {operator} %s")
-            values.append(bound)
-    order = "DESC" if after is None else "ASC"
-    cursor.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT %s", (*values, limit)
-    )
-    found = _messages(cursor)
-    return found if after is not None else found[::-1]
+    first = None if after is None else after + 1
+    last = None if before is None else before - 1
+    return _messages(room_rows_in_thread(cursor, _COLUMNS, room, first, last, limit, newest=after is None))
 
 
 def user_messages_in_thread(
@@ -120,13 +121,31 @@ def user_messages_in_thread(
             where.append(f"created_at {operator} %s::timestamptz")
             values.append(iso_timestamp(time_us))
     order = "DESC" if after is None else "ASC"
-    cursor.execute(
-        f"SELECT {_COLUMNS} FROM messages WHERE {' AND '.join(where)}"
-        f" ORDER BY created_at {order}, room_id {order}, seq {order} LIMIT %s",
-        (*values, limit),
-    )
-    found = _messages(cursor)
+    sql = f"SELECT {_COLUMNS} FROM messages WHERE {' AND '.join(where)}"
+    end = f"ORDER BY created_at {order}, room_id {order}, seq {order} LIMIT %s"
+    if not are_many_in_thread(cursor):
+        cursor.execute(f"{sql} {end}", (*values, limit))
+        found = _messages(cursor.fetchall())
+    else:
+        found = _messages(_in_slices(cursor, sql, end, values, user_id, limit, newest=after is None))
     return found if after is None else found[::-1]
+
+
+def _in_slices(
+    cursor: Any, sql: str, end: str, values: Sequence[Any], user_id: int, limit: int, newest: bool
+) -> list[Row]:
+    """A few days at a time, from one end of those in which the user was active, until there are enough."""
+    cursor.execute("SELECT min(first_activity), max(last_activity) FROM user_activity WHERE user_id = %s", (user_id,))
+    ((first, last),) = cursor.fetchall()
+    if first is None:
+        return []
+    parts = slices(days_in_thread(cursor), first, last + timedelta(microseconds=1))
+    rows: list[Row] = []
+    for since, until in reversed(parts) if newest else parts:
+        if len(rows) < limit:
+            within = f"{sql} AND created_at >= %s AND created_at < %s {end}"
+            rows += one_slice_in_thread(cursor, within, (*values, since, until, limit - len(rows)))
+    return rows
 
 
 def user_rooms_in_thread(cursor: Any, user_id: int) -> list[UserRoom]:
@@ -141,7 +160,5 @@ def room_heads_in_thread(cursor: Any, after: int, limit: int) -> list[RoomHead]:
     return [RoomHead(*row) for row in cursor.fetchall()]
 
 
-def _messages(cursor: Any) -> list[StoredMessage]:
-    return [
-        StoredMessage(room, seq, server_id, Message(*fields)) for room, seq, server_id, *fields in cursor.fetchall()
-    ]
+def _messages(rows: Sequence[Row]) -> list[StoredMessage]:
+    return [StoredMessage(room, seq, server_id, Message(*fields)) for room, seq, server_id, *fields in rows]

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg2
 from attrs import frozen
 
-from chatflow.errors import Unavailable
-from chatflow.persistence.database import CONNECT_OPTIONS
+from chatflow.errors import StartupError, Unavailable
+from chatflow.persistence.sessions import connect
 
 _ROWS_AT_ONCE = 10_000
 _UUID_BYTES = 16
@@ -52,13 +52,13 @@ def audit_in_thread(url: str, rooms: Sequence[Acknowledged]) -> Audit:
     :raises Unavailable: the database does not answer; one line says why.
     """
     try:
-        connection = psycopg2.connect(url, **{**CONNECT_OPTIONS, "target_session_attrs": "any"})
+        connection = connect(url, "chatflow-audit", target_session_attrs="any")
         try:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             parts = [_audit_room(connection, room) for room in rooms]
         finally:
             connection.close()
-    except psycopg2.Error as error:
+    except (psycopg2.Error, StartupError) as error:
         raise Unavailable(f"cannot check the database: {' '.join(str(error).split())}") from error
     return Audit(
         checked=sum(part.checked for part in parts),

@@ -9,7 +9,10 @@ meanwhile, and more than 64 since. So it is asked whether it still holds them, o
 them after that waits for the same lock, and finds them remembered.
 
 A message that a client repeats under the same clientMessageId has the same id (:func:`~chatflow.rooms.identifiers
-.derived_id`), and is left out as well. The head is locked meanwhile, so two copies cannot both be the first.
+.derived_id`), and is left out as well. The head is locked meanwhile, so two copies cannot both be the first. Another
+message under the same clientMessageId has another id. If its sender waits for the commit it is refused; if it has been
+acknowledged by now, because the queue had it, it is stored as a message of its own: nothing that was acknowledged is
+dropped.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ import psycopg2
 from attrs import define
 
 from chatflow.rooms.envelope import Envelope
+from chatflow.rooms.identifiers import same_name
 from chatflow.rooms.interfaces import always
-from chatflow.rooms.messages import Message, iso_timestamp
+from chatflow.rooms.messages import Message, content, iso_timestamp
 
 _REMEMBERED_ENVELOPES = 64
 
@@ -47,10 +51,15 @@ COPY messages (room_id, seq, created_at, message_id, user_id, username, message_
 #: its parts, too, and so they never wait for each other in a circle.
 LOCK_MESSAGES = "LOCK TABLE ONLY messages IN ROW EXCLUSIVE MODE"
 
-_REPEATED = f"""
+# The limit makes it a look into the index for each name. Under one there are few; so many only if its client, on a
+# queue that acknowledges before the commit, uses it again and again for something else.
+_NAMED = f"""
 {LOCK_MESSAGES};
-SELECT message_id::text FROM messages
-WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at >= %s::timestamptz
+SELECT found.* FROM unnest(%s::uuid[], %s::uuid[]) AS name (low, high) CROSS JOIN LATERAL (
+    SELECT room_id, user_id, client_message_id, username, message_type, message_text FROM messages
+    WHERE message_id BETWEEN name.low AND name.high AND client_message_id IS NOT NULL AND created_at >= %s::timestamptz
+    ORDER BY message_id LIMIT 1000
+) AS found
 """
 
 # The rollups are made from the rows just stored, so they cannot differ from them. Sorted, so that instances which
@@ -113,50 +122,62 @@ class Place(NamedTuple):
 
     :ivar messages: those of its messages that were stored now; the others were stored before.
     :ivar held: False if it was left out because it may belong to another consumer.
+    :ivar conflicts: positions of its messages that are refused, because their clientMessageId stands for another one.
     """
 
     first_seq: int | None
     head: int
     messages: Sequence[Message]
     held: bool = True
+    conflicts: Sequence[int] = ()
+
+
+#: What is stored under each clientMessageId of a room's user.
+_Names = dict[tuple[int, int, str], set[str]]
 
 
 def commit_in_thread(
-    cursor: Any, envelopes: Sequence[Envelope], are_held: Sequence[Callable[[], bool]] | None = None
+    cursor: Any,
+    envelopes: Sequence[Envelope],
+    are_held: Sequence[Callable[[], bool]] | None = None,
+    refuse_conflicts: bool = False,
 ) -> list[Place]:
     """Store what is new of the envelopes, in the order given; a place for each.
 
     :param are_held: for each envelope, whether it is certainly nobody else's; each different one is asked once.
-    :raises psycopg2.DataError: as :func:`refuse_forged`.
+    :param refuse_conflicts: leave out what is another message under a clientMessageId that is taken; else store it.
+    :raises psycopg2.DataError: as :func:`refuse_forged`; ValueError, OverflowError: what cannot be sent to PostgreSQL.
     """
     refuse_forged(envelopes)
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
     asked = are_held or [always] * len(envelopes)
     lost = {is_held for is_held in set(asked) if not is_held()}
-    repeated = _repeated(cursor, envelopes)
+    names = _names(cursor, envelopes)
     placed: list[Place] = []
     rows = io.StringIO()
     earliest, latest = _time_range(envelopes)
     for envelope, is_held in zip(envelopes, asked, strict=True):
         head = heads[envelope.room]
-        messages: Sequence[Message] = ()
-        if envelope.envelope_id not in head.recent:
-            if is_held in lost:
-                placed.append(Place(None, head.after, (), held=False))
-                continue
-            messages = envelope.messages if repeated is None else _first_ones(envelope.messages, repeated)
-        if not messages:
-            placed.append(Place(None, head.after, ()))
+        is_new = envelope.envelope_id not in head.recent
+        if is_new and is_held in lost:
+            placed.append(Place(None, head.after, (), held=False))
             continue
-        placed.append(Place(head.after + 1, head.after + len(messages), messages))
+        messages: Sequence[Message] = envelope.messages if is_new else ()
+        conflicts: Sequence[int] = ()
+        if names is not None:
+            messages, conflicts = _sort_out(envelope, is_new, names, refuse_conflicts)
+        if not messages:
+            placed.append(Place(None, head.after, (), conflicts=conflicts))
+            continue
+        placed.append(Place(head.after + 1, head.after + len(messages), messages, conflicts=conflicts))
         _write_rows(rows, envelope, messages, head.after + 1)
         head.after += len(messages)
         head.recent.append(envelope.envelope_id)
     changed = {room: head for room, head in heads.items() if head.after > head.before}
     if changed:
-        rows.seek(0)
-        # The size makes psycopg2 take the buffer in one read, hence the interpreter's lock once.
-        cursor.copy_expert(_COPY, rows, size=1 << 24)
+        # Encoded here: what is no Unicode is a refusal, and within COPY it would look like a cancelled query. The size
+        # makes psycopg2 take the buffer in one read, hence the interpreter's lock once.
+        cursor.copy_expert(_COPY, io.BytesIO(rows.getvalue().encode()), size=1 << 24)
         cursor.execute(
             _ROLL_UP,
             {
@@ -194,26 +215,40 @@ def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
     return {room: _Head(seq, seq, recent) for room, seq, recent in found}
 
 
-def _repeated(cursor: Any, envelopes: Sequence[Envelope]) -> set[str] | None:
-    """The ids of stored messages that may be repeated here; None if no client has named any of these."""
+def _names(cursor: Any, envelopes: Sequence[Envelope]) -> _Names | None:
+    """What is stored under the names in these envelopes; None if no client has named any of its messages."""
     named = [message for envelope in envelopes for message in envelope.messages if message.client_message_id]
     if not named:
         return None
+    ranges = {same_name(message.message_id) for message in named}
     since_us = max(0, min(message.created_at_us for message in named) - _REPEAT_US)
-    cursor.execute(_REPEATED, ([message.message_id for message in named], iso_timestamp(since_us)))
-    return {message_id for (message_id,) in cursor.fetchall()}
+    cursor.execute(_NAMED, ([low for low, _ in ranges], [high for _, high in ranges], iso_timestamp(since_us)))
+    names: _Names = {}
+    for room, user_id, own_id, *parts in cursor.fetchall():
+        names.setdefault((room, user_id, own_id), set()).add(content(*parts))
+    return names
 
 
-def _first_ones(messages: Sequence[Message], repeated: set[str]) -> list[Message]:
-    """Those that are not repeated; what they are named counts from now on."""
-    first: list[Message] = []
-    for message in messages:
+def _sort_out(
+    envelope: Envelope, is_new: bool, names: _Names, refuse_conflicts: bool
+) -> tuple[Sequence[Message], Sequence[int]]:
+    """What is to be stored of an envelope, whose names count from now on, and the positions of what is refused."""
+    new: list[Message] = []
+    conflicts: list[int] = []
+    for position, message in enumerate(envelope.messages):
         if message.client_message_id:
-            if message.message_id in repeated:
+            taken = names.setdefault((envelope.room, message.user_id, message.client_message_id), set())
+            own = content(message.username, message.message_type, message.text)
+            if own in taken:
                 continue
-            repeated.add(message.message_id)
-        first.append(message)
-    return first
+            if taken and refuse_conflicts:
+                conflicts.append(position)
+                continue
+            if is_new:
+                taken.add(own)
+        if is_new:
+            new.append(message)
+    return new, tuple(conflicts)
 
 
 def _time_range(envelopes: Sequence[Envelope]) -> tuple[int, int]:

@@ -12,7 +12,6 @@ from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
-from attrs import field, frozen
 from psycopg2 import errorcodes
 from twisted.enterprise.adbapi import ConnectionPool
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -21,93 +20,16 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from chatflow.errors import StartupError, Unavailable
+from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, run_in_own_thread
+from chatflow.persistence.failures import is_answer, is_refusal, is_transient, remedy
+from chatflow.persistence.reasons import reason_of
+from chatflow.persistence.sessions import COMMIT, CONNECT_OPTIONS, SessionLimits, connect
+
+__all__ = ["Database", "SessionLimits", "connect", "is_answer", "is_refusal", "is_transient"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Connect and notice a dead server within seconds, also behind a failover; libpq ignores the last ones on sockets
-#: of the file system. Aurora's old writer accepts connections but no writes, hence target_session_attrs.
-CONNECT_OPTIONS = {
-    "connect_timeout": 3,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 5000,
-    "target_session_attrs": "read-write",
-}
-
-# States of SQL that are no fault of the statement, beside those that psycopg2 calls OperationalError.
-_TRANSIENT_STATES = {
-    errorcodes.READ_ONLY_SQL_TRANSACTION,  # Aurora: the writer became a reader
-    errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,  # this process was paused in a transaction
-    errorcodes.IN_FAILED_SQL_TRANSACTION,
-}
-
-# What says that there is no database now, though something answered for it: it starts, stops, takes no more
-# connections, or became a reader.
-_AWAY_STATES = {
-    errorcodes.ADMIN_SHUTDOWN,
-    errorcodes.CRASH_SHUTDOWN,
-    errorcodes.CANNOT_CONNECT_NOW,
-    errorcodes.TOO_MANY_CONNECTIONS,
-    errorcodes.READ_ONLY_SQL_TRANSACTION,
-}
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed on another try."""
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return True
-    return isinstance(error, psycopg2.Error) and error.pgcode in _TRANSIENT_STATES
-
-
-def is_answer(error: psycopg2.Error) -> bool:
-    """Whether a database refused or ended the transaction, such as one that took too long; otherwise it is away."""
-    return error.pgcode is not None and not error.pgcode.startswith("08") and error.pgcode not in _AWAY_STATES
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether PostgreSQL refused the data itself (SQLSTATE classes 22 and 23), so that no try will succeed."""
-    return isinstance(error, psycopg2.DataError | psycopg2.IntegrityError)
-
-
-def connect(url: str, application_name: str = "chatflow-admin") -> Any:
-    """A connection of one's own, outside the pools. Blocks.
-
-    :raises StartupError: it cannot be made.
-    """
-    try:
-        return psycopg2.connect(url, application_name=application_name, **CONNECT_OPTIONS)
-    except psycopg2.Error as error:
-        raise StartupError(f"cannot connect to the database: {' '.join(str(error).split())}") from error
-
-
-@frozen
-class SessionLimits:
-    """What PostgreSQL ends by itself, in seconds; set once per connection."""
-
-    statement_seconds: float = 30
-    lock_seconds: float = 10
-    idle_in_transaction_seconds: float = 10
-    application_name: str = field(default="chatflow")
-
-    def apply_in_thread(self, connection: Any) -> None:
-        """Prepare a new connection."""
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
-                " set_config('idle_in_transaction_session_timeout', %s, false),"
-                " set_config('application_name', %s, false), set_config('TimeZone', 'UTC', false)",
-                (
-                    str(round(self.statement_seconds * 1000)),
-                    str(round(self.lock_seconds * 1000)),
-                    str(round(self.idle_in_transaction_seconds * 1000)),
-                    self.application_name,
-                ),
-            )
-        connection.commit()
 
 
 class Database:
@@ -131,14 +53,17 @@ class Database:
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._recover_in_thread = recover_in_thread
+        self._url = url
+        self._limits = limits
         self._pool = ConnectionPool(
             "psycopg2",
             url,
             **CONNECT_OPTIONS,
+            application_name=limits.application_name,
             cp_min=connections,
             cp_max=connections,
             cp_noisy=False,
-            cp_openfun=limits.apply_in_thread,
+            cp_openfun=_opened_in_thread,
             cp_reactor=reactor,
         )
         self._pool.threadpool.threadFactory = functools.partial(Thread, daemon=True)  # type: ignore[assignment]
@@ -146,6 +71,8 @@ class Database:
         self.transactions = 0
         self.retries = 0
         self._away_since: float | None = None
+        #: What somebody has to do before transactions succeed, as it was said in the log.
+        self._waits_for: str | None = None
 
     @property
     def available(self) -> bool:
@@ -188,22 +115,25 @@ class Database:
     ) -> T:
         """The result of one transaction: ``transaction_in_thread(cursor, ...)`` and a commit, in a pool's thread.
 
-        Tries again, without end, while the database is away or serialisation fails. The function may therefore run
-        more than once, and after a connection lost in the commit its first run may have been committed.
+        Tries again, without end, unless the data itself is refused (:func:`.failures.is_refusal`): what is wrong with
+        the database is the fault of nothing that is to be stored. If it cannot pass by itself, the log says once what
+        to do. The function may therefore run more than once, and after a connection lost in the commit its first run
+        may have been committed.
 
         :param name: for the log.
         :raises Unavailable: when the pools are stopped meanwhile.
-        :raises psycopg2.Error: what is not transient.
+        :raises Exception: what refuses the data, or is no error of the database.
         """
         backoff = Backoff(first_seconds=0.05, cap_seconds=2.0)
         while True:
             try:
                 result = await self._attempt(transaction_in_thread, *args, **kwargs)
             except psycopg2.Error as error:
-                if not is_transient(error):
+                if is_refusal(error):
                     self._note_answer(True)
                     raise
-                reason = str(error).strip()
+                reason = reason_of(error, self._url)
+                self._call_for_help(name, remedy(error), reason)
             else:
                 self.transactions += 1
                 self._note_answer(True)
@@ -230,15 +160,26 @@ class Database:
         except psycopg2.Error as error:
             self._note_answer(is_answer(error) or not is_transient(error))
             if is_transient(error):
-                raise Unavailable(f"{name}: {str(error).strip()}") from error
+                raise Unavailable(f"{name}: {reason_of(error, self._url)}") from error
             raise
         self.transactions += 1
         self._note_answer(True)
         return result
 
+    def _call_for_help(self, name: str, remedy: str | None, reason: str) -> None:
+        """Say once what somebody has to do."""
+        if remedy is not None and remedy != self._waits_for:
+            self._log.error(
+                "{name} waits, and will until somebody helps: {remedy} ({reason})",
+                name=name,
+                remedy=remedy,
+                reason=reason,
+            )
+        self._waits_for = remedy
+
     def _note_answer(self, answered: bool) -> None:
         if answered:
-            self._away_since = None
+            self._away_since = self._waits_for = None
         elif self._away_since is None:
             self._away_since = self._clock.seconds()
 
@@ -256,12 +197,16 @@ class Database:
         connection = self._pool.connect()
         try:
             with connection.cursor() as cursor:
+                cursor.execute(self._limits.begin(connection.server_version))
                 result = transaction_in_thread(cursor, *args, **kwargs)
-            connection.commit()
+                cursor.execute(COMMIT)
+                if cursor.statusmessage != "COMMIT":
+                    raise psycopg2.OperationalError("PostgreSQL rolled the transaction back instead of committing it")
             return result
         except BaseException as error:
             try:
-                connection.rollback()
+                with connection.cursor() as cursor:
+                    cursor.execute("ROLLBACK")
             except psycopg2.Error:
                 self._pool.disconnect(connection)
             else:
@@ -277,3 +222,8 @@ class Database:
             await maybeDeferred(deferToThreadPool, self._reactor, self._pool.threadpool, self._recover_in_thread)
         except Exception:
             self._log.failure("the database server was not brought back")
+
+
+def _opened_in_thread(connection: Any) -> None:
+    # BEGIN and COMMIT are ours, each with what belongs to it in one round trip.
+    connection.autocommit = True

@@ -12,29 +12,31 @@ from zope.interface import implementer
 
 from chatflow.persistence.commit import REPEAT_HOURS
 from chatflow.persistence.database import Database
+from chatflow.persistence.days import room_rows_in_thread
 from chatflow.rooms.interfaces import IHistory, IPageHistory, Page
 from chatflow.rooms.messages import Message, StoredMessage
 
-_AFTER = """
-SELECT seq, server_id, message_id::text, (extract(epoch FROM created_at) * 1000000)::bigint, user_id, username,
-       message_text, message_type, to_json(client_timestamp)#>>'{}', host(client_ip), client_message_id
-FROM messages WHERE room_id = %s AND seq > %s ORDER BY seq LIMIT %s
+_COLUMNS = """
+seq, server_id, message_id::text, (extract(epoch FROM created_at) * 1000000)::bigint, user_id, username,
+message_text, message_type, to_json(client_timestamp)#>>'{}', host(client_ip), client_message_id
 """
 
 # The same as chatflow.rooms.messages.encode_broadcast makes. PostgreSQL does it in a third of the time that rows and
 # objects take here, and mostly without the interpreter's lock, so that live messages hardly notice.
-_PAGE = """
-SELECT seq, '{"messageId":"' || message_id || '","roomId":"' || room_id || '","seq":' || seq || ',"userId":"' || user_id
+_BROADCAST = """
+seq, '{"messageId":"' || message_id || '","roomId":"' || room_id || '","seq":' || seq || ',"userId":"' || user_id
        || '","username":' || to_json(username) || ',"message":' || to_json(message_text)
        || ',"timestamp":"' || to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
        || '","messageType":' || to_json(message_type) || ',"serverId":' || to_json(server_id) || '}'
-FROM messages WHERE room_id = %s AND seq BETWEEN %s AND %s ORDER BY seq
 """
 
 # The window of chatflow.persistence.commit, and an hour for messages that were on their way.
+_WINDOW = "SELECT now() - make_interval(hours => %s)"
+
+# The time as a value: by now() PostgreSQL would leave no partition out before it has locked them all.
 _PLACES = """
 SELECT message_id::text, seq FROM messages
-WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at > now() - make_interval(hours => %s)
+WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created_at > %s
 """
 
 
@@ -76,15 +78,15 @@ class History:
 
 def messages_after_in_thread(cursor: Any, room: int, seq: int, limit: int) -> list[StoredMessage]:
     """The room's first ``limit`` messages with a larger seq, ascending."""
-    cursor.execute(_AFTER, (room, seq, limit))
-    return [
-        StoredMessage(room, number, server_id, Message(*fields)) for number, server_id, *fields in cursor.fetchall()
-    ]
+    rows = room_rows_in_thread(cursor, _COLUMNS, room, seq + 1, limit=limit)
+    return [StoredMessage(room, number, server_id, Message(*fields)) for number, server_id, *fields in rows]
 
 
 def places_in_thread(cursor: Any, message_ids: list[str]) -> dict[str, int]:
     """See :meth:`History.places`."""
-    cursor.execute(_PLACES, (message_ids, REPEAT_HOURS + 1))
+    cursor.execute(_WINDOW, (REPEAT_HOURS + 1,))
+    ((since,),) = cursor.fetchall()
+    cursor.execute(_PLACES, (message_ids, since))
     return dict(cursor.fetchall())
 
 
@@ -99,8 +101,7 @@ def page_in_thread(cursor: Any, room: int, first: int, last: int, frame: Callabl
     # First the head: what is committed up to it is seen by the statement that follows.
     cursor.execute("SELECT last_seq FROM rooms WHERE room_id = %s", (room,))
     head = next((seq for (seq,) in cursor.fetchall()), 0)
-    cursor.execute(_PAGE, (room, first, last))
-    rows = cursor.fetchall()
+    rows = room_rows_in_thread(cursor, _BROADCAST, room, first, last)
     frames = [frame(text.encode()) for _, text in rows]
     following = next_seq_in_thread(cursor, room, last) if not rows and head > last else None
     return Page(
@@ -121,5 +122,4 @@ def first_seq_in_thread(cursor: Any, room: int) -> int:
 
 def next_seq_in_thread(cursor: Any, room: int, seq: int) -> int | None:
     """The room's first stored seq beyond ``seq``."""
-    cursor.execute("SELECT seq FROM messages WHERE room_id = %s AND seq > %s ORDER BY seq LIMIT 1", (room, seq))
-    return next((found for (found,) in cursor.fetchall()), None)
+    return next((found for (found,) in room_rows_in_thread(cursor, "seq", room, seq + 1, limit=1)), None)

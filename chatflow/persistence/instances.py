@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar
 import psycopg2
 from zope.interface import implementer
 
-from chatflow.errors import Unavailable
-from chatflow.persistence.database import CONNECT_OPTIONS
-from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
+from chatflow.errors import StartupError, Unavailable
+from chatflow.persistence.sessions import connect, set_up_in_thread
+from chatflow.persistence.vitals import BEATS_NAME
+from chatflow.rooms.interfaces import IInstanceTable, InstanceStart, InstanceState
 
 T = TypeVar("T")
 
@@ -33,6 +34,12 @@ _DELETE = "DELETE FROM instances WHERE server_id = %s AND start = %s"
 _DEAD = """
 SELECT server_id, start, fanout_queue FROM instances
 WHERE heartbeat_at < now() - make_interval(secs => %s) ORDER BY heartbeat_at
+"""
+
+_CENSUS = """
+SELECT DISTINCT ON (server_id) server_id, extract(epoch FROM now() - started_at)::float8,
+       extract(epoch FROM now() - heartbeat_at)::float8
+FROM instances ORDER BY server_id, heartbeat_at DESC
 """
 
 _CLAIM = """
@@ -73,10 +80,14 @@ class BlockingTransactions:
 
 @implementer(IInstanceTable)
 class InstanceTable:
-    """See :class:`IInstanceTable`. Runs where ``transactions`` does."""
+    """See :class:`IInstanceTable`. Runs where ``transactions`` does.
 
-    def __init__(self, transactions: Transactions) -> None:
+    :param address: where this instance answers HTTP, or empty; see :mod:`chatflow.persistence.vitals`.
+    """
+
+    def __init__(self, transactions: Transactions, address: Callable[[], str] = str) -> None:
         self._transactions = transactions
+        self._address = address
 
     async def register(self, instance: InstanceStart) -> None:
         """See :class:`IInstanceTable`."""
@@ -84,7 +95,7 @@ class InstanceTable:
 
     async def heartbeat(self, instance: InstanceStart) -> bool:
         """See :class:`IInstanceTable`."""
-        changed = await self._transactions.run_once("heartbeat", _change_in_thread, _HEARTBEAT, instance)
+        changed = await self._transactions.run_once("heartbeat", _heartbeat_in_thread, instance, self._address())
         return changed == 1
 
     async def leave(self, instance: InstanceStart) -> None:
@@ -108,6 +119,14 @@ class InstanceTable:
         return await self._transactions.run_once("read the instances", _queues_in_thread)
 
 
+async def read_census(transactions: Transactions) -> Sequence[InstanceState]:
+    """Every server that has an entry, by its id; none where there is no cluster.
+
+    :raises Unavailable: the database does not answer.
+    """
+    return await transactions.run_once("read the instances", _census_in_thread)
+
+
 def register_now(url: str, instance: InstanceStart) -> None:
     """:meth:`InstanceTable.register` before the reactor runs, on a connection of its own. Blocks.
 
@@ -115,18 +134,27 @@ def register_now(url: str, instance: InstanceStart) -> None:
     """
     try:
         with (
-            closing(psycopg2.connect(url, **CONNECT_OPTIONS)) as connection,
+            closing(connect(url, "chatflow-start")) as connection,
             connection,
             connection.cursor() as cursor,
         ):
+            set_up_in_thread(cursor)
             register_in_thread(cursor, instance)
-    except psycopg2.Error as error:
+    except (psycopg2.Error, StartupError) as error:
         raise Unavailable(f"register an instance: {' '.join(str(error).split())}") from error
 
 
 def register_in_thread(cursor: Any, instance: InstanceStart) -> None:
     """Add it, alive from now on."""
     cursor.execute(_REGISTER, (instance.server_id, instance.start, instance.fanout_queue))
+
+
+def _heartbeat_in_thread(cursor: Any, instance: InstanceStart, address: str) -> int:
+    if address:
+        # The address lives as long as the connection, and no longer than this process.
+        name = f"{BEATS_NAME} {instance.server_id} {address}"
+        cursor.execute("SELECT set_config('application_name', %s, false)", (name,))
+    return _change_in_thread(cursor, _HEARTBEAT, instance)
 
 
 def _change_in_thread(cursor: Any, sql: str, instance: InstanceStart) -> int:
@@ -147,6 +175,11 @@ def _claim_in_thread(cursor: Any, silent_seconds: float) -> list[InstanceStart]:
         return []
     cursor.execute(_CLAIM, (silent_seconds, _CLAIM_SECONDS))
     return [InstanceStart(*row) for row in cursor.fetchall()]
+
+
+def _census_in_thread(cursor: Any) -> list[InstanceState]:
+    cursor.execute(_CENSUS)
+    return [InstanceState(*row) for row in cursor.fetchall()]
 
 
 def _queues_in_thread(cursor: Any) -> set[str]:

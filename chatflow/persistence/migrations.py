@@ -17,6 +17,8 @@ import psycopg2
 
 import chatflow
 from chatflow.errors import StartupError
+from chatflow.persistence.server import check_in_thread
+from chatflow.persistence.sessions import set_up_in_thread
 
 _FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
 
@@ -95,12 +97,15 @@ def apply_in_thread(
 
     :param on_applied: called after each file.
     :return: the files applied by this call, in order. Those before a failing one stay applied.
-    :raises StartupError: as :func:`pending`, and when a file fails; nothing of that file remains.
+    :raises StartupError: as :func:`pending`, when the server cannot hold what is stored
+        (:func:`.server.check_in_thread`), and when a file fails; nothing of that file remains.
     """
     migrations = load_migrations() if migrations is None else migrations
     applied: list[Migration] = []
     while True:
         with connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
+            check_in_thread(cursor)
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
             missing = _missing(_applied(cursor), migrations)
             if not missing:

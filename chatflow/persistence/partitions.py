@@ -20,22 +20,38 @@ from psycopg2.sql import SQL, Identifier, Literal
 #: deadlock_timeout of 1 s, after which it ends an autovacuum that is in the way.
 LOCK_SECONDS = 2.0
 
+MOST_DROPPED = 32
+_NEAR_DAYS = 64
+
 _NAME = re.compile(r"messages_(\d{8})")
 _ADVISORY_LOCK = 0x43465041
 
+# A room keeps what follows the first message that is young enough, whatever is said by the clocks that stamped it. A
+# stamp from the future says nothing, or what follows would be kept until then.
+_KEEP_FROM = """
+SELECT min(seq) FROM messages
+WHERE messages.room_id = room.room_id AND created_at >= %(kept_from)s AND created_at < %(future)s
+"""
+
 # Each subquery is a look at the ends of an index.
-_RAISE_FIRST_SEQ = """
+_RAISE_FIRST_SEQ = f"""
 UPDATE rooms SET first_seq = raised.first_seq
 FROM rooms AS room
-CROSS JOIN LATERAL (
-    SELECT min(seq) FROM messages WHERE messages.room_id = room.room_id AND created_at >= %(kept_from)s
-) AS kept (seq)
+CROSS JOIN LATERAL ({_KEEP_FROM}) AS kept (seq)
 CROSS JOIN LATERAL (
     SELECT max(seq) FROM messages WHERE messages.room_id = room.room_id AND created_at < %(kept_from)s
-           AND (tableoid <> 'messages_default'::regclass OR kept.seq IS NULL OR messages.seq < kept.seq)
 ) AS dropped (seq)
-CROSS JOIN LATERAL (SELECT greatest(room.first_seq, dropped.seq + 1)) AS raised (first_seq)
+CROSS JOIN LATERAL (
+    SELECT greatest(room.first_seq, coalesce(kept.seq, dropped.seq + 1))
+) AS raised (first_seq)
 WHERE rooms.room_id = room.room_id AND raised.first_seq > room.first_seq
+"""
+
+# What has an expired stamp and stays all the same moves. The default partition takes it once its own is detached.
+_DROP = """
+ALTER TABLE messages DETACH PARTITION {part};
+INSERT INTO messages_default SELECT part.* FROM rooms JOIN {part} AS part USING (room_id) WHERE seq >= rooms.first_seq;
+DROP TABLE {part}
 """
 
 # The planner cannot know that next to nothing is before first_seq, and would read everything.
@@ -47,6 +63,7 @@ FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit'
 _DELETE_BEFORE_FIRST = """
 WITH gone AS (
     DELETE FROM messages USING rooms WHERE messages.room_id = rooms.room_id AND messages.seq < rooms.first_seq
+           AND created_at < %(near)s
     RETURNING messages.room_id, created_at, message_type
 ), minutes AS (
     SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
@@ -145,9 +162,12 @@ def create_ahead(cursor: Any, today: date, days: int) -> list[str]:
 def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
     """Drop what is older than ``retention_days`` days before today; the names of the partitions dropped.
 
-    Partitions go by time, but a room's order by seq, and around midnight the two interleave: so each room begins anew
-    behind the last message that is dropped, at ``rooms.first_seq``, and what is left before that goes, too. An expired
-    message in the default partition whose room has older ones that are kept is kept with them.
+    At most ``MOST_DROPPED`` at a time, the oldest: a transaction's locks have to fit into the server's table of them.
+    If it was as many, call it again, in another transaction.
+
+    Partitions go by time, but a room's order by seq; around midnight the two interleave, and for longer if a clock was
+    wrong. So each room begins anew with its first message that is young enough, at ``rooms.first_seq``: what is before
+    that goes, and what follows is kept, in the default partition if its own one is dropped.
 
     ``message_stats_minute`` counts what ``messages`` holds, and follows. ``user_activity`` counts since the beginning,
     and stays.
@@ -158,15 +178,24 @@ def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
     # Against writers, and before the tables, as they do.
     cursor.execute("SELECT FROM rooms ORDER BY room_id FOR UPDATE")
     kept_from, _ = bounds(first_kept_day(today, retention_days))
-    names = [partition_name(day) for day in expired_days(_existing(cursor), today, retention_days)]
+    existing = _existing(cursor)
+    expired = expired_days(existing, today, retention_days)
+    if len(expired) > MOST_DROPPED:
+        # As if it were the day on which these are all: the rest is for the next time.
+        expired = expired[:MOST_DROPPED]
+        kept_from, _ = bounds(expired[-1] + timedelta(days=1))
+    names = [partition_name(day) for day in expired]
+    # What came later than that is not looked at where there are many days: nothing waits so long before it is stored.
+    near = kept_from + timedelta(days=_NEAR_DAYS) if len(existing) > _NEAR_DAYS else datetime.max.replace(tzinfo=UTC)
     if names:
         # What DROP locks, in the order of readers and writers: first the whole, then its parts.
         cursor.execute("LOCK TABLE ONLY messages IN ACCESS EXCLUSIVE MODE")
-    cursor.execute(_RAISE_FIRST_SEQ, {"kept_from": kept_from})
-    for name in names:
-        cursor.execute(SQL("DROP TABLE {}").format(Identifier(name)))
+    _, future = bounds(today + timedelta(days=1))
+    cursor.execute(_RAISE_FIRST_SEQ, {"kept_from": kept_from, "future": min(future, near)})
     cursor.execute(_BY_INDEX)
-    cursor.execute(_DELETE_BEFORE_FIRST, {"kept_from": kept_from})
+    for name in names:
+        cursor.execute(SQL(_DROP).format(part=Identifier(name)))
+    cursor.execute(_DELETE_BEFORE_FIRST, {"kept_from": kept_from, "near": near})
     cursor.execute(_RECOUNT_EXPIRED, {"kept_from": kept_from})
     return names
 

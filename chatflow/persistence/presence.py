@@ -37,9 +37,10 @@ ON CONFLICT (server_id, start, room_id) DO UPDATE SET
        members = excluded.members, users = excluded.users, truncated = excluded.truncated
 """
 
+# Also when the clock was set back since: what lies in its future is no sign of life.
 _OTHERS = """
 SELECT room_id, members, users, truncated FROM presence JOIN presence_instances USING (server_id, start)
-WHERE (server_id, start) <> (%s, %s) AND seen_at > now() - make_interval(secs => %s)
+WHERE (server_id, start) <> (%s, %s) AND abs(extract(epoch FROM now() - seen_at)) < %s
 """
 
 _FORGET = "DELETE FROM presence_instances WHERE seen_at < now() - make_interval(secs => %s)"

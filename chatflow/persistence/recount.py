@@ -15,6 +15,7 @@ from attrs import frozen
 from chatflow.errors import Unavailable
 from chatflow.persistence.commit import REPEAT_HOURS
 from chatflow.persistence.refresh import VIEWS, WHAT_IS_HELD
+from chatflow.persistence.sessions import set_up_in_thread
 
 _MAX_DIFFERENCES = 20
 
@@ -114,8 +115,7 @@ def recount_in_thread(connection: Any) -> Iterator[Check]:
         # Not read only: it makes a temporary table.
         connection.set_session(isolation_level="REPEATABLE READ")
         with connection, connection.cursor() as cursor:
-            cursor.execute("SET LOCAL TimeZone = 'UTC'")
-            cursor.execute("SET LOCAL statement_timeout = 0")
+            set_up_in_thread(cursor)
             cursor.execute(_HELD)
             for name, sql in _CHECKS.items():
                 yield Check(name, _differences(cursor, sql))

@@ -10,6 +10,8 @@ import psycopg2
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import LOCK_MESSAGES, REPEAT_HOURS, commit_in_thread, refuse_forged
 from chatflow.persistence.database import is_refusal
+from chatflow.persistence.failures import one_line
+from chatflow.persistence.sessions import set_up_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import iso_timestamp
 
@@ -39,12 +41,14 @@ def replay(connection: Any, envelope: Envelope) -> tuple[int, int] | None:
     """
     try:
         with connection, connection.cursor() as cursor:
+            set_up_in_thread(cursor)
             return replay_in_thread(cursor, envelope)
-    except psycopg2.Error as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:
         if is_refusal(error):
-            raise NotStored(reason) from error
-        raise Unavailable(f"the database: {reason}") from error
+            raise NotStored(one_line(error)) from error
+        if isinstance(error, psycopg2.Error):
+            raise Unavailable(f"the database: {one_line(error)}") from error
+        raise
 
 
 def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from zope.interface import implementer
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
+from chatflow.persistence.failures import one_line
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import (
     IBatchWriter,
@@ -48,6 +49,8 @@ class BatchWriter:
 
     :param dead_letters: takes what PostgreSQL refuses.
     :param batch_messages: a flush takes envelopes up to this many messages (and at least one envelope).
+    :param refuse_conflicts: whether senders wait for the commit, and so can be told; see
+        :func:`.commit.commit_in_thread`.
     :param observe: called with the messages and the seconds of each flush.
     """
 
@@ -60,6 +63,7 @@ class BatchWriter:
         database: Database,
         dead_letters: IDeadLetters,
         batch_messages: int,
+        refuse_conflicts: bool = False,
         linger_seconds: float = 0.0,
         observe: Callable[[int, float], object] = lambda messages, seconds: None,
     ) -> None:
@@ -67,11 +71,13 @@ class BatchWriter:
         self._database = database
         self._dead_letters = dead_letters
         self._batch_messages = batch_messages
+        self._refuse_conflicts = refuse_conflicts
         self._linger_seconds = linger_seconds
         self._observe = observe
         self._waiting: deque[_Waiting] = deque()
         self._flushing: Deferred[None] | None = None
         self._stopped = False
+        self._began: float | None = None
         self.stored = 0
         self.batches = 0
         self.set_aside = 0
@@ -98,6 +104,10 @@ class BatchWriter:
         """Messages that wait for a flush."""
         return sum(len(one.envelope.messages) for one in self._waiting)
 
+    def busy_seconds(self) -> float:
+        """How long the flush under way has taken; 0 if there is none."""
+        return 0.0 if self._began is None else self._clock.seconds() - self._began
+
     def stop(self) -> None:
         """Fail what waits, and all that comes. Call it when nobody needs a flush any more."""
         self._stopped = True
@@ -114,9 +124,11 @@ class BatchWriter:
         try:
             while self._waiting:
                 await self._linger()
+                self._began = self._clock.seconds()
                 await self._flush(self._next_batch())
+                self._began = None
         finally:
-            self._flushing = None
+            self._flushing = self._began = None
 
     async def _linger(self) -> None:
         # Zero seconds is one turn of the reactor: the envelopes of other rooms that are about to come join this flush.
@@ -144,6 +156,7 @@ class BatchWriter:
                 commit_in_thread,
                 [one.envelope for one in batch],
                 [one.is_held for one in batch],
+                self._refuse_conflicts,
             )
         except Exception as error:
             await self._flush_failed(batch, error)
@@ -168,12 +181,12 @@ class BatchWriter:
             await self._flush(batch[:middle])
         else:
             (one,) = batch
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             self._log.error(
                 "envelope {envelope_id} of room {room} is refused and set aside: {sqlstate}",
                 envelope_id=one.envelope.envelope_id,
                 room=one.envelope.room,
-                sqlstate=getattr(error, "pgcode", None),
+                sqlstate=getattr(error, "pgcode", None) or type(error).__name__,
             )
             # Not awaited: while the dead letters are out of reach, this room waits, but no other.
             Deferred.fromCoroutine(self._set_aside(one, reason))
@@ -200,10 +213,10 @@ def _outcome(envelope: Envelope, place: Place) -> Outcome:
     if not place.held:
         return NotHeld()
     if place.first_seq is None:
-        return StoredBefore(envelope.room, place.head)
+        return StoredBefore(envelope.room, place.head, place.conflicts)
     if len(place.messages) < len(envelope.messages):
         envelope = msgspec.structs.replace(envelope, messages=tuple(place.messages))
-    return Stored(envelope, place.first_seq)
+    return Stored(envelope, place.first_seq, place.conflicts)
 
 
 def _outcomes_or_error(results: Sequence[tuple[bool, Any]]) -> Any:

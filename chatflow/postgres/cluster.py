@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -28,6 +29,9 @@ _STOP_SECONDS = 60.0  # a fast shutdown writes a checkpoint
 _KILL_SECONDS = 10.0
 _POLL_SECONDS = 0.01
 _MAX_LOG_BYTES = 10_000_000
+
+# How PostgreSQL says that a disk is full; the second is of a write of which a part found room.
+_FULL = "No space left on device|wrote only [0-9]+ of [0-9]+ bytes"
 
 #: Only a part of the socket's name.
 PORT = 5432
@@ -86,7 +90,8 @@ class Cluster:
                 process.terminate()
                 raise
         if process.returncode:
-            raise StartupError(f"initdb failed in {self._pgdata.parent}: {_reason(output)}")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of the space that it took, a full disk may need all
+            raise StartupError(f"initdb failed in {self._pgdata.parent}: {_reason(output)}{self._hint(output)}")
         unfinished.rename(self._pgdata)
 
     def ensure_server(self, is_cancelled: Callable[[], bool] = lambda: False) -> None:
@@ -97,7 +102,7 @@ class Cluster:
         :raises Unavailable: cancelled.
         """
         deadline = time.monotonic() + _READY_SECONDS
-        log_offset = None
+        log_offset: int | None = None
         while not is_cancelled():
             server, state = self._server()
             if state == "ready":
@@ -105,7 +110,7 @@ class Cluster:
             # One that is starting or, left behind by somebody who stopped it, stopping, is waited for.
             if server is None and log_offset is not None:
                 log = self._log_path.read_bytes()[log_offset:]
-                raise StartupError(f"PostgreSQL did not start: {_reason(log)} ({self._log_path})")
+                raise StartupError(f"PostgreSQL did not start: {_reason(log)}{self._hint(log)} ({self._log_path})")
             if server is None:
                 log_offset = self._launch()
             if time.monotonic() > deadline:
@@ -130,22 +135,15 @@ class Cluster:
 
         (None, None) if there is none, (process, None) if it has not yet written its state.
         """
-        import psutil
-
-        lines: list[str] = []
-        with suppress(FileNotFoundError):
-            lines = (self._pgdata / "postmaster.pid").read_text().splitlines()
+        lines = _lines(self._pgdata / "postmaster.pid")
         if self._child is not None and self._child.poll() is None:
             pid = str(self._child.pid)
         elif lines:
             pid = lines[0]
         else:
             return None, None
-        try:
-            process = psutil.Process(int(pid))
-        except (ValueError, psutil.Error):
-            return None, None
-        if not self._has(process):
+        process = _process(pid)
+        if process is None or not self._has(process):
             return None, None
         return process, lines[7].strip() if len(lines) > 7 and lines[0] == pid else None
 
@@ -170,6 +168,7 @@ class Cluster:
         """Start a postmaster; the size of its log before that."""
         self._end_all()
         self._remove_stale_locks()
+        self._see_that_it_is_whole()
         if self._log_path.exists() and self._log_path.stat().st_size > _MAX_LOG_BYTES:
             self._log_path.replace(self._log_path.with_suffix(".log.1"))
         settings = {
@@ -216,18 +215,76 @@ class Cluster:
             raise StartupError(f"an earlier PostgreSQL on {self._pgdata} does not end: process {numbers}")
 
     def _remove_stale_locks(self) -> None:
-        """Remove what PostgreSQL would take for the lock of a running server.
+        """Remove what PostgreSQL would take for the lock of a running server, unless it is one.
 
-        It sees through a number that nobody has now; not through one that another program got, or that a dead process
-        keeps because nobody asks for its exit status, as in a container whose first process is no init.
+        Whoever calls this holds the lock of the data directory, and has ended what other daemons have left there: so
+        only a server that somebody has started by hand can be meant. A file may also be empty or hold anything, after a
+        power failure; its number may have gone to another program, or belong to a dead process that nobody has asked
+        for its exit status, as in a container whose first process is no init.
         """
         import psutil
 
+        others = [process.pid for process in psutil.process_iter() if self._is_served_by(process)]
+        if others:
+            raise StartupError(
+                f"{self._pgdata} is served by a PostgreSQL that no ChatFlow has started, process {others[0]}: stop it"
+            )
         for path in (self._pgdata / "postmaster.pid", self._socket_directory / f".s.PGSQL.{PORT}.lock"):
-            with suppress(FileNotFoundError, IndexError, ValueError, psutil.Error):
-                process = psutil.Process(int(path.read_text().splitlines()[0]))
-                if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
-                    path.unlink()
+            lines = _lines(path)
+            if path.is_file() and not (lines and self._is_hidden(_process(lines[0].lstrip("-")))):
+                path.unlink()
+                self._log.info("removed {path}, which was left behind", path=str(path))
+
+    def _is_served_by(self, process: Any) -> bool:
+        """Whether a process is a postmaster on this cluster, whoever has started it."""
+        import psutil
+
+        try:
+            if process is None or process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return bool(self._pgdata.samefile(process.cwd()))  # a postmaster's is its PGDATA
+        except (psutil.Error, OSError):
+            return False
+
+    def _is_hidden(self, process: Any) -> bool:
+        """Whether a process is a PostgreSQL of which this one may not know more; PostgreSQL itself may."""
+        import psutil
+
+        try:
+            return process is not None and process.name() == "postgres" and not process.cwd()
+        except psutil.AccessDenied:
+            return True
+        except psutil.Error:
+            return False
+
+    def _see_that_it_is_whole(self) -> None:
+        """Make good what PostgreSQL only complains about, and say in its place what is beyond repair.
+
+        :raises StartupError: it lacks what no cluster is without.
+        """
+        mode = stat.S_IMODE(self._pgdata.stat().st_mode)
+        if mode & 0o077:
+            # PostgreSQL refuses more. Volumes of Kubernetes with an fsGroup get more at each start.
+            self._pgdata.chmod(0o700)
+            self._log.info("took the access of others to {directory} away", directory=str(self._pgdata))
+        control = self._pgdata / "global" / "pg_control"
+        if not control.is_file() or not control.stat().st_size:
+            raise StartupError(
+                f"the PostgreSQL cluster in {self._pgdata} is damaged, it has no global/pg_control: restore a "
+                "backup, or move the directory away to begin anew"
+            )
+
+    def _hint(self, log: bytes) -> str:
+        """What to do about a cluster that does not start, as far as that can be told."""
+        if re.search(_FULL.encode(), log):
+            return ": the disk is full, free some space"
+        if b"PANIC" not in log and b"checkpoint" not in log:
+            return ""
+        if (self._pgdata / "backup_label").exists():
+            return (
+                ": backup_label is that of a backup; restore the WAL that belongs to it, or remove it if this is none"
+            )
+        return ": the cluster is damaged; restore a backup, or move the directory away to begin anew"
 
     def _wait_gone(self, processes: list[Any], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -240,8 +297,36 @@ class Cluster:
         return True
 
 
+def _lines(path: Path) -> list[str]:
+    """What a file holds, whatever that is; nothing if there is none."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes().decode(errors="replace").splitlines()
+    return []
+
+
+def _process(number: str) -> Any:
+    """The process with this number, if it is one."""
+    import psutil
+
+    number = number.strip()
+    if not re.fullmatch(r"[0-9]{1,9}", number, re.ASCII):
+        return None
+    with suppress(psutil.Error):
+        return psutil.Process(int(number))
+    return None
+
+
 def _reason(output: bytes) -> str:
     """The part of a command's output that says why it failed, one line."""
     text = output.decode(errors="replace").strip() or "it said nothing"
-    found = re.search(r"(?:FATAL|error): +(.*)", text)
-    return found[1] if found else text.splitlines()[-1]
+    # What the disk says comes first, whatever follows from it; some programs name no level.
+    for pattern in (
+        rf"(?:[A-Z]+|error): +(.*(?:{_FULL}).*)",
+        r"PANIC: +(.*)",
+        r"(?:FATAL|error): +(.*)",
+        "(could not .*)",
+    ):
+        found = re.search(pattern, text)
+        if found:
+            return found[1]
+    return text.splitlines()[-1]

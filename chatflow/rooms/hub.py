@@ -4,6 +4,9 @@ Every message comes with its room's ``seq``. The next one is delivered, one alre
 far ahead is held for a moment: when a room's head moves between instances, what the last one stored is often still on
 its way. What has not come by then is read from the database. So a lost, doubled or late fan-out heals itself.
 
+A database that was restored, or a standby that took over behind, has rooms set back: their seqs are given anew. The hub
+sees it by other messages under seqs that it has, or by a head behind what it has delivered, and begins anew from there.
+
 Each room's newest messages are kept as its *tail*, so that :mod:`chatflow.rooms.resume` can lead a member from history
 to the live messages without holding up anything: history up to the tail, the tail, and then it joins.
 """
@@ -55,6 +58,16 @@ class _Room:
     #: The newest messages, up to ``last_seq`` without a hole.
     tail: deque[_Block] = Factory(deque)
     tail_messages: int = 0
+    #: The smallest seq since the last comparison that was dropped as seen, though nothing here says by which message.
+    doubtful_seq: int | None = None
+
+    def seen(self, seq: int) -> StoredMessage | None:
+        """What was delivered under a seq, if the tail still has it."""
+        for block in reversed(self.tail):
+            first = block.messages[0].seq
+            if first <= seq:
+                return block.messages[seq - first] if seq - first < len(block.messages) else None
+        return None
 
 
 class Hub:
@@ -93,6 +106,9 @@ class Hub:
         self.gaps_filled = 0
         self._compared_gaps = 0
         self.duplicates_dropped = 0
+        self.rooms_set_back = 0
+        #: Called with a room and the first seq that is given anew in it, before anything of it is delivered.
+        self.on_set_back: Callable[[int, int], object] | None = None
         #: Called with what was delivered in a room, behind its members.
         self.witness: Callable[[Sequence[StoredMessage]], None] | None = None
 
@@ -169,6 +185,8 @@ class Hub:
         room = messages[0].room
         state = self._room(room)
         first, last = messages[0].seq, messages[-1].seq
+        if first <= state.last_seq:
+            self._verify(room, state, messages[: state.last_seq + 1 - first])
         if last <= state.last_seq:
             self.duplicates_dropped += len(messages)
             return
@@ -192,11 +210,21 @@ class Hub:
                 self._fill(room, state)
 
     async def compare_with_database(self) -> bool:
-        """Find messages whose fan-out was lost: a room that stood still since the last call and is behind its head.
+        """Find rooms that were set back, and messages whose fan-out was lost.
+
+        The latter in a room that stood still since the last call and is behind its head.
 
         :returns: whether there are such, or messages had to be read from the database since the last call.
         """
+        # What had been delivered was stored then: a head that is smaller was set back.
+        delivered = {room: state.last_seq for room, state in self._rooms.items()}
         heads = await self._history.heads()
+        for room, seq in delivered.items():
+            state, head = self._rooms[room], heads.get(room, 0)
+            if head < seq <= state.last_seq:
+                self._set_back(room, state, head + 1)
+                self.announce(room, head)
+            state.doubtful_seq = None
         was_behind = self.gaps_filled != self._compared_gaps
         self._compared_gaps = self.gaps_filled
         for room, head in heads.items():
@@ -212,6 +240,33 @@ class Hub:
         if state is None:
             state = self._rooms[room] = _Room()
         return state
+
+    def _verify(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
+        """These seqs were delivered already; see whether with these messages."""
+        seen = state.seen(messages[-1].seq)
+        if seen is None:
+            state.doubtful_seq = min(messages[0].seq, state.doubtful_seq or messages[0].seq)
+        elif seen.message.message_id != messages[-1].message.message_id:
+            self._set_back(room, state, next(one.seq for one in messages if _differ(one, state.seen(one.seq))))
+
+    def _set_back(self, room: int, state: _Room, first: int) -> None:
+        """From ``first`` on the room has other messages now, or none yet."""
+        first = min(first, state.doubtful_seq or first)
+        self._log.error(
+            "room {room} was set back from message {last} to {first}: was the database restored?",
+            room=room,
+            last=state.last_seq,
+            first=first - 1,
+        )
+        self.rooms_set_back += 1
+        state.last_seq = state.head = first - 1
+        state.compared_seq, state.doubtful_seq = -1, None
+        state.held.clear()
+        self._drop_tail(room, state)
+        state.members.update(state.ahead.fromkeys(state.ahead))
+        state.ahead.clear()
+        if self.on_set_back is not None:
+            self.on_set_back(room, first)
 
     def _advance(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
         """Broadcast what of these messages is not seen yet; they begin at the next one or before it."""
@@ -275,14 +330,17 @@ class Hub:
         """There are no messages any more up to ``seq``, so the tail begins anew."""
         if seq > state.last_seq:
             state.last_seq = seq
-            self._tails_messages -= state.tail_messages
-            self._tails.pop(room, None)
-            state.tail.clear()
-            state.tail_messages = 0
+            self._drop_tail(room, state)
             for member, has in tuple(state.ahead.items()):
                 if has <= seq:
                     del state.ahead[member]
                     state.members[member] = None
+
+    def _drop_tail(self, room: int, state: _Room) -> None:
+        self._tails_messages -= state.tail_messages
+        self._tails.pop(room, None)
+        state.tail.clear()
+        state.tail_messages = 0
 
     def _fill(self, room: int, state: _Room) -> None:
         state.filling = True
@@ -315,6 +373,10 @@ class Hub:
         finally:
             state.filling = False
             state.held = {first: kept for first, kept in state.held.items() if kept[-1].seq > state.last_seq}
+
+
+def _differ(one: StoredMessage, seen: StoredMessage | None) -> bool:
+    return seen is None or seen.message.message_id != one.message.message_id
 
 
 def _without_hole(messages: Sequence[StoredMessage]) -> Sequence[StoredMessage]:

@@ -20,14 +20,26 @@ def uuid7(milliseconds: int, random_bits: int | None = None) -> str:
     return _text(value)
 
 
-def derived_id(room: int, user_id: int, client_message_id: str) -> str:
+def derived_id(room: int, user_id: int, client_message_id: str, content: str) -> str:
     """The identifier of a message that its client has named: the same on every instance, without asking anybody.
 
+    Its first half stands for the name, its second for what is so called: who calls something else by the same name gets
+    another identifier, next to the first (:func:`same_name`).
+
     :param client_message_id: without NUL, which separates the parts.
+    :param content: what makes it the same message.
     """
-    name = f"{room}\0{user_id}\0{client_message_id}".encode()
-    bits = int.from_bytes(blake2b(name, digest_size=16, person=b"chatflow").digest(), "big")
-    return _text(bits & ~(0xF << 76 | 0b11 << 62) | _VERSION_8 | _VARIANT)
+    name = _digest(f"{room}\0{user_id}\0{client_message_id}") & ~(0xF << 76 | (1 << 64) - 1)
+    return _text(name | _VERSION_8 | _VARIANT | _digest(content) & (1 << 62) - 1)
+
+
+def same_name(derived: str) -> tuple[str, str]:
+    """Between which identifiers, both included, all lie that are derived from the same name."""
+    return f"{derived[:19]}0000-000000000000", f"{derived[:19]}ffff-ffffffffffff"
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=16, person=b"chatflow").digest(), "big")
 
 
 def _text(value: int) -> str:

@@ -8,21 +8,23 @@ keeps the order in which messages were accepted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from chatflow.errors import NotStored, Refused, Unavailable
+from chatflow.errors import ErrorCode, NotStored, Refused, Unavailable
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.interfaces import Accepted, IPublish, ISender
-from chatflow.rooms.messages import ClientMessage, Message
+from chatflow.rooms.messages import ClientMessage, Message, content
 
 _OVERLOADED = "the server has too many messages under way: send this one again later"
-_DRAINING = "the server is stopping: reconnect and send this message again"
+_ID_CONFLICT = "this user has sent another message to this room under the same clientMessageId: use another one"
+_DRAINING: tuple[ErrorCode, str] = "draining", "the server is stopping: reconnect and send this message again"
 
 
 @define
@@ -39,19 +41,34 @@ class _Room:
 class Ingress:
     """Where accepted messages enter. All of it runs on the reactor thread.
 
+    :param now: for stamps and identifiers.
     :param queue: where envelopes go.
     :param max_pending_messages: accepted but unanswered messages; beyond them clients are refused (``overloaded``).
+    :param observe: called once for each acknowledged envelope, with the seconds that its oldest message had waited for
+        that.
     """
 
     _log = Logger()
 
-    def __init__(self, *, clock: IReactorTime, queue: IPublish, server_id: str, max_pending_messages: int) -> None:
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        now: WallTime,
+        queue: IPublish,
+        server_id: str,
+        max_pending_messages: int,
+        observe: Callable[[float], object] = lambda seconds: None,
+    ) -> None:
         self._clock = clock
+        self._now = now
+        self._observe = observe
         self._queue = queue
         self._server_id = server_id
-        self._max_pending = max_pending_messages
+        self.max_pending_messages = max_pending_messages
         self._rooms: dict[int, _Room] = {}
-        self._draining = False
+        #: Why nothing is accepted.
+        self._closed: tuple[ErrorCode, str] | None = None
         self._drained: list[Deferred[None]] = []
         self.pending = 0
         self.accepted = 0
@@ -62,17 +79,17 @@ class Ingress:
     def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> Message:
         """Take a message, which gets its id; its sender is answered through :class:`ISender` later.
 
-        :raises Refused: ``overloaded`` or ``draining``; then the sender is not called.
+        :raises Refused: ``overloaded``, or why nothing is accepted; then the sender is not called.
         """
-        if self._draining:
-            raise Refused("draining", _DRAINING)
-        if self.pending >= self._max_pending:
+        if self._closed is not None:
+            raise Refused(*self._closed)
+        if self.pending >= self.max_pending_messages:
             raise Refused("overloaded", _OVERLOADED)
-        now = self._clock.seconds()
+        now = self._now()
         user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
             # A message that its client may repeat has the same id each time, whichever instance it reaches.
-            derived_id(room, user_id, own_id) if own_id else uuid7(int(now * 1e3)),
+            _named_id(room, user_id, own_id, original) if own_id else uuid7(int(now * 1e3)),
             int(now * 1e6),
             user_id,
             original.username,
@@ -87,7 +104,7 @@ class Ingress:
         state = self._rooms.get(room)
         if state is None:
             state = self._rooms[room] = _Room()
-        state.waiting.append((sender, Accepted(message, original)))
+        state.waiting.append((sender, Accepted(message, original, self._clock.seconds())))
         state.waiting_bytes += content_bytes(message)
         if not state.publishing:
             state.publishing = True
@@ -96,9 +113,19 @@ class Ingress:
             state.gathering.reset(0)
         return message
 
+    def close(self, reason: str) -> None:
+        """Accept nothing until :meth:`reopen`; what was accepted goes on."""
+        if self._closed is None:
+            self._closed = "unavailable", reason
+
+    def reopen(self) -> None:
+        """Accept messages again, unless this is draining."""
+        if self._closed is not _DRAINING:
+            self._closed = None
+
     def drain(self) -> Deferred[None]:
         """Accept nothing more. Fires when every accepted message is answered. May be cancelled."""
-        self._draining = True
+        self._closed = _DRAINING
         drained: Deferred[None] = Deferred(self._drained.remove)
         if self.pending:
             self._drained.append(drained)
@@ -128,14 +155,15 @@ class Ingress:
         state.gathering = None
 
     async def _publish(self, room: int, batch: Sequence[tuple[ISender, Accepted]]) -> None:
-        milliseconds = int(self._clock.seconds() * 1e3)
+        milliseconds = int(self._now() * 1e3)
         envelope = Envelope(
             uuid7(milliseconds), room, self._server_id, tuple(accepted.message for _, accepted in batch)
         )
         self.envelopes += 1
         refused: Refused | None = None
+        conflicts: Sequence[int] | None = None
         try:
-            await self._queue.publish(envelope)
+            conflicts = await self._queue.publish(envelope)
         except NotStored:
             refused = Refused("not_stored", "the database refused this message: it was set aside for the operator")
         except Unavailable:
@@ -143,6 +171,10 @@ class Ingress:
         except Exception:
             self._log.failure("envelope {envelope_id} was not published", envelope_id=envelope.envelope_id)
             refused = Refused("internal_error", "the server failed on this message")
+        if conflicts:
+            of_conflicts = [batch[at] for at in conflicts]
+            self._answer(of_conflicts, Refused("id_conflict", _ID_CONFLICT, "clientMessageId"))
+            batch = [one for at, one in enumerate(batch) if at not in conflicts]
         self._answer(batch, refused)
 
     def _answer(self, batch: Sequence[tuple[ISender, Accepted]], refused: Refused | None) -> None:
@@ -157,12 +189,17 @@ class Ingress:
         self.pending -= len(batch)
         if refused is None:
             self.acknowledged += len(batch)
+            self._observe(self._clock.seconds() - batch[0][1].at)
         else:
             self.failed += len(batch)
         if not self.pending:
             drained, self._drained = self._drained, []
             for deferred in drained:
                 deferred.callback(None)
+
+
+def _named_id(room: int, user_id: int, own_id: str, original: ClientMessage) -> str:
+    return derived_id(room, user_id, own_id, content(original.username, original.messageType, original.message))
 
 
 def _take(state: _Room) -> list[tuple[ISender, Accepted]]:

@@ -16,10 +16,14 @@ from chatflow.rooms.messages import ClientMessage, Message, StoredMessage
 
 
 class Accepted(NamedTuple):
-    """A message on its way, with the client's original of it for the acknowledgement."""
+    """A message on its way, with the client's original of it for the acknowledgement.
+
+    :ivar at: when it was accepted, in seconds of the ingress's clock.
+    """
 
     message: Message
     original: ClientMessage
+    at: float = 0.0
 
 
 class ISender(Interface):
@@ -59,7 +63,7 @@ class Reset:
     before ``first``; a :class:`Resumed` from there on follows.
     """
 
-    reason: Literal["beyond_head", "expired"]
+    reason: Literal["beyond_head", "expired", "restored"]
     first: int
 
 
@@ -76,8 +80,8 @@ class IResumingMember(IMember):
 class IPublish(Interface):
     """Where ingress puts its envelopes; a part of :class:`chatflow.broker.interfaces.IRoomQueue`."""
 
-    def publish(envelope: Envelope) -> Deferred[None]:
-        """Fires when the envelope is durable. See ``IRoomQueue``."""
+    def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
+        """Fires when the envelope is durable, with the positions of messages that were refused. See ``IRoomQueue``."""
 
     def wait_seconds(room: int) -> float:
         """How long to gather messages before the room's next envelope is made; 0 when publishing costs nothing."""
@@ -85,10 +89,15 @@ class IPublish(Interface):
 
 @frozen
 class Stored:
-    """An envelope's messages are committed, numbered from ``first_seq`` on."""
+    """An envelope's messages are committed, numbered from ``first_seq`` on.
+
+    :ivar conflicts: positions, in the envelope as it was written, of messages that are not stored because their
+        clientMessageId stands for another one.
+    """
 
     envelope: Envelope
     first_seq: int
+    conflicts: Sequence[int] = ()
 
     def messages(self) -> list[StoredMessage]:
         """The messages with their places."""
@@ -101,10 +110,15 @@ class Stored:
 
 @frozen
 class StoredBefore:
-    """The room's head remembers this envelope: a redelivery. ``head``: the room's last committed seq."""
+    """Nothing of this envelope was stored now, as in a redelivery.
+
+    :ivar head: the room's last committed seq.
+    :ivar conflicts: as in :class:`Stored`.
+    """
 
     room: int
     head: int
+    conflicts: Sequence[int] = ()
 
 
 @frozen
@@ -234,6 +248,18 @@ class InstanceStart:
     server_id: str
     start: str
     fanout_queue: str
+
+
+@frozen
+class InstanceState:
+    """How one server's newest heartbeat is, by the database's clock.
+
+    :ivar up_seconds: since it registered. :ivar silent_seconds: since its last heartbeat.
+    """
+
+    server_id: str
+    up_seconds: float
+    silent_seconds: float
 
 
 class IInstanceTable(Interface):

@@ -19,17 +19,25 @@ from chatflow.errors import Refused
 
 MessageType = Literal["TEXT", "JOIN", "LEAVE"]
 
+# The limits of a message; chatflow.js has the same as LIMITS. Characters are code points, as they were sent: no text is
+# normalized, so that what everybody is shown is what was said, and é may be one or two.
 MAX_USER_ID = 100_000
+MIN_USERNAME_CHARACTERS = 3
+MAX_USERNAME_CHARACTERS = 20
 MAX_TEXT_CHARACTERS = 500
+MAX_CLIENT_MESSAGE_ID_CHARACTERS = 64
+
+#: Letters and digits of ASCII alone: names that look alike in other scripts would be different ones.
+USERNAME = f"[A-Za-z0-9]{{{MIN_USERNAME_CHARACTERS},{MAX_USERNAME_CHARACTERS}}}"
 
 #: What a client is told when a field breaks its rule, by the field's wire name.
 RULES = {
     "userId": f"userId must be a string or integer of digits from 1 to {MAX_USER_ID}",
-    "username": "username must be 3-20 characters, letters and digits",
+    "username": f"username must be {MIN_USERNAME_CHARACTERS}-{MAX_USERNAME_CHARACTERS} characters, letters and digits",
     "message": f"message must be 1-{MAX_TEXT_CHARACTERS} characters, without NUL",
     "timestamp": "timestamp must be ISO-8601 with a zone, such as 2026-11-23T10:30:00.123Z",
     "messageType": "messageType must be TEXT, JOIN or LEAVE",
-    "clientMessageId": "clientMessageId must be 1-64 characters, without NUL",
+    "clientMessageId": f"clientMessageId must be 1-{MAX_CLIENT_MESSAGE_ID_CHARACTERS} characters, without NUL",
 }
 
 # Offsets up to 15:59 are what PostgreSQL takes; `datetime.fromisoformat` checks the calendar itself. [0-9], since
@@ -43,11 +51,11 @@ class ClientMessage(msgspec.Struct, frozen=True):
     """What a client sent, checked. Field names are the wire's; unknown fields were ignored."""
 
     userId: Annotated[int, Meta(ge=1, le=MAX_USER_ID)] | Annotated[str, Meta(pattern=r"^[0-9]{1,6}\Z")]
-    username: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{3,20}\Z")]
+    username: Annotated[str, Meta(pattern=rf"^{USERNAME}\Z")]
     message: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
     timestamp: Annotated[str, Meta(max_length=40, pattern=_TIMESTAMP)]
     messageType: MessageType
-    clientMessageId: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    clientMessageId: Annotated[str, Meta(min_length=1, max_length=MAX_CLIENT_MESSAGE_ID_CHARACTERS)] | UnsetType = UNSET
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -62,6 +70,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     client_timestamp: str
     client_ip: str | None = None
     client_message_id: str | None = None
+
+
+def content(username: str, message_type: str, text: str) -> str:
+    """What makes a message with a clientMessageId the same when it is sent again; its timestamp may differ."""
+    return f"{username}\0{message_type}\0{text}"
 
 
 class StoredMessage(msgspec.Struct, frozen=True, array_like=True):

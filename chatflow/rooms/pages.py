@@ -148,6 +148,12 @@ class Pages:
         _, first = self._first.get(room, (0.0, 1))
         _answer(self._first_waiting.pop(room, []), first)
 
+    def forget(self, room: int) -> None:
+        """What is kept of a room is no longer so."""
+        for key in [key for key in self._kept if key[0] == room]:
+            self._kept_bytes -= _cost_bytes(self._kept.pop(key))
+        self._first.pop(room, None)
+
     def _key(self, room: int, seq: int) -> _Key:
         return room, (seq - 1) // self._page_messages
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -40,7 +41,7 @@ def texts(url: str) -> list[tuple[Any, ...]]:
 
 
 def make_keeper(names: Names) -> SqsDeadLetters:
-    keeper = SqsDeadLetters(clock=reactor, aws=shared_aws(), names=names)
+    keeper = SqsDeadLetters(clock=reactor, now=time.time, aws=shared_aws(), names=names)
     keeper.start()
     return keeper
 

@@ -271,7 +271,7 @@ class RoomQueueContract:
         await queue.again(held[2:])
         assert texts(await self.receive_and_settle(queue, 1, sent[-1])) == ["2", "3"]
         first, second, *others = await gatherResults(published)
-        assert [first, *others] == [None] * 3
+        assert not any([first, *others])
         # A queue that keeps what it accepts has told the publisher before.
         assert second is None or isinstance(second, NotStored)
 

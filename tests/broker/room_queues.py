@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ async def make_queue(proxy: FaultProxy, parking: Parking) -> AsyncIterator[MakeQ
             "set_aside": parking.keep,
             "long_poll_seconds": 0,
         }
-        queue = SqsRoomQueue(clock=reactor, names=names, **usual | options)
+        queue = SqsRoomQueue(clock=reactor, now=time.time, names=names, **usual | options)
         queue.start()
         queues.append(queue)
         return queue

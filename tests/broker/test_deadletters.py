@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters, find_queue
+from chatflow.broker.calls import find_queue
+from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters
 from chatflow.broker.names import Names
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff
@@ -43,6 +45,7 @@ def one_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_keeper(names: Names, aws: Any = None) -> SqsDeadLetters:
     keeper = SqsDeadLetters(
         clock=reactor,
+        now=time.time,
         aws=aws or shared_aws(),
         names=names,
         backoff=lambda: Backoff(first_seconds=0.001, cap_seconds=0.01),

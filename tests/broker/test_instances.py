@@ -32,6 +32,8 @@ class Cluster:
     table: InstanceTable
     url: str
     clock: Clock = field(factory=Clock)
+    #: When the database's clock was set, by the other clock.
+    set_at: float = float("-inf")
 
     def instance(self, server_id: str) -> Instances:
         return Instances(clock=self.clock, table=self.table, server_id=server_id, interval_seconds=BEAT_SECONDS)
@@ -54,9 +56,13 @@ class Cluster:
             table=self.table,
             instances=instance,
             silent_seconds=SILENT_SECONDS,
+            is_steady=self._is_steady,
         )
         await self.beat(instance, SILENT_SECONDS)
         return reaper
+
+    async def _is_steady(self, seconds: float) -> bool:
+        return self.clock.seconds() - self.set_at >= seconds
 
     async def beat(self, instance: Instances, seconds: float) -> None:
         """Let its heartbeats come for so long."""
@@ -217,6 +223,17 @@ class TestReaper:
         cluster.clock.advance(BEAT_SECONDS)
         await reaper.reap()
         assert cluster.queues() == set()
+
+    @on_reactor
+    async def test_after_the_databases_clock_was_set_it_takes_nobody_for_dead_before_all_have_beaten(
+        self, cluster: Cluster
+    ) -> None:
+        _, queue = await cluster.start("living")
+        reaper = await cluster.steady_reaper()
+        cluster.silence("living")  # as if an hour had passed at once
+        cluster.set_at = cluster.clock.seconds()
+        await reaper.reap()
+        assert cluster.queues() == {queue}
 
     @on_reactor
     async def test_it_makes_no_calls_while_nobody_is_dead(self, cluster: Cluster) -> None:

@@ -120,16 +120,6 @@ def test_after_hours_of_rest_the_first_call_is_the_base(caller: Caller) -> None:
     assert caller.pace.base_seconds == 0.05
 
 
-def test_a_clock_that_was_set_back_makes_no_wait_longer_than_the_gap_nor_stops_decisions(caller: Caller) -> None:
-    caller.call(30, per_second=2 * _BUDGET, round_trip=0.01)
-    now = caller.clock.seconds()
-    caller.clock.rightNow -= 3600
-    assert caller.pace.wait_seconds(now) == pytest.approx(_MAX_GAP_SECONDS)
-    assert caller.pace.wait_seconds(now, share=0.5) == pytest.approx(_MAX_GAP_SECONDS / 2)
-    caller.call(60, per_second=5, round_trip=0.01)
-    assert caller.pace.gap_seconds == 0.0
-
-
 def test_after_a_long_rest_a_single_call_finds_little_left_of_a_burst(caller: Caller) -> None:
     caller.call(30, per_second=2 * _BUDGET, round_trip=0.01)
     caller.clock.advance(60)

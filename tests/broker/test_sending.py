@@ -87,16 +87,6 @@ class SenderTests(SynchronousTestCase):
         self.successResultOf(published)
         self.assertEqual(self.calls.batches[-1], [following.envelope_id])
 
-    def test_a_clock_that_was_set_back_holds_nothing_up_once_the_pause_is_over(self) -> None:
-        published = self.sender.publish(make_envelope(1))
-        self.turn()
-        self.calls.refuses = False
-        self.clock.rightNow -= 3600
-        for call in self.clock.getDelayedCalls():
-            call.reset(0)  # the reactor's own calls are the reactor's affair
-        self.turn()
-        self.successResultOf(published)
-
     def test_the_size_of_each_body_is_told_once(self) -> None:
         self.sender.publish(make_envelope(1))
         self.sender.publish(make_envelope(2, "x" * 500))

@@ -193,7 +193,7 @@ class TestWhileSnsDoesNotAnswer:
         with mock.patch("chatflow.broker.publishing._QUIET_SECONDS", quiet_seconds):
             yield
 
-    @pytest.mark.parametrize("fault", ["fail", "throttle", "reset"])
+    @pytest.mark.parametrize("fault", ["fail", "reset"])
     @on_reactor
     async def test_news_are_dropped_without_a_call_and_counted(
         self, peers: tuple[Peer, Peer], proxy: FaultProxy, fault: str
@@ -244,6 +244,24 @@ class TestWhileSnsDoesNotAnswer:
         proxy.set_rules()
         await one.hears()
         await reaches(*peers)
+
+
+class TestWhileSnsThrottles:
+    @on_reactor
+    async def test_news_are_tried_again_until_they_are_heard_and_storing_does_not_wait(
+        self, peers: tuple[Peer, Peer], proxy: FaultProxy
+    ) -> None:
+        one, two = peers
+        proxy.set_rules("PublishBatch:throttle=1,times=4")
+        first = [make_stored(1, room) for room in range(1, 26)]
+        await one.fanout.publish(first)  # though it is not out yet
+        later = [make_stored(2, room) for room in range(1, 26)]
+        assert one.fanout.publish(later).called
+        heard = await two.has_heard([*first, *later])
+        assert [message.seq for message in heard if message.room == 7] == [1, 2]
+        assert proxy.injected("PublishBatch", "throttle") == 4
+        assert one.fanout.counters.publish_failures == 0
+        assert one.fanout.counters.throttled == 4
 
 
 class TestHearingWhenCallsFail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
@@ -71,7 +72,11 @@ class Topic:
             "long_poll_seconds": 0,
         }
         peer.fanout = SnsFanout(
-            clock=reactor, deliver=peer.heard.extend, observe_latency=peer.latencies.append, **usual | options
+            clock=reactor,
+            now=time.time,
+            deliver=peer.heard.extend,
+            observe_latency=peer.latencies.append,
+            **usual | options,
         )
         self.peers.append(peer)
         return peer

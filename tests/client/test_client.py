@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from websockets.typing import Subprotocol
 
@@ -194,3 +195,21 @@ def test_a_daemon_tells_who_is_idle_how_far_its_room_is(idle: RoomClient) -> Non
     frames = [json.loads(idle.socket.recv(20)) for _ in range(2)]  # mostly it came while the other tests ran
     assert [frame["type"] for frame in frames] == ["welcome", "heartbeat"]
     assert frames[1] == {"type": "heartbeat", "head": 0}
+
+
+@on_reactor
+async def test_an_ipv6_address_is_reached_and_named_in_brackets() -> None:
+    heads: list[bytes] = []
+
+    class Listener(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            heads.append(data)
+            assert self.transport is not None
+            self.transport.loseConnection()
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Listener), interface="::1")
+    one = ChatClient(reactor, f"ws://[::1]:{port.getHost().port}", 1, user_id=7, username="ann").start()
+    await until(lambda: heads, "it has asked")
+    assert f"\r\nHost: [::1]:{port.getHost().port}\r\n".encode() in heads[0]
+    await one.close()
+    await port.stopListening()

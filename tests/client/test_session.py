@@ -65,6 +65,8 @@ def test_a_reset_is_told_and_what_follows_is_taken() -> None:
     assert seqs(session, broadcast(9), broadcast(10)) == [9, 10]
     ahead = Session(since=30)
     assert ahead.received({"type": "reset", "reason": "beyond_head", "from": 4}) == [Reset("beyond_head", 4)]
+    assert ahead.received({"type": "reset", "reason": "restored", "from": 2}) == [Reset("restored", 2)]
+    ahead.received({"type": "reset", "reason": "beyond_head", "from": 4})
     assert seqs(ahead, broadcast(4)) == [4]
 
 

@@ -14,9 +14,10 @@ from zope.interface import implementer
 
 from chatflow.edge.connections import ChatFactory, EdgeLimits
 from chatflow.edge.frames import broadcast_block
+from chatflow.edge.handshake import Handshake
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
-from chatflow.edge.websocket import ChatProtocol
+from chatflow.edge.wishes import parse_wish
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
@@ -24,11 +25,11 @@ from chatflow.rooms.interfaces import IPublish, StoredMessage
 from chatflow.rooms.pages import Pages
 from chatflow.rooms.presence import NoOthers, Presence
 from chatflow.rooms.resume import Resumer
-from testbed.client import CLOSE, TEXT, client_frame, handshake, message
+from testbed.client import CLOSE, TEXT, client_frame, message
 from tests.rooms.doubles import Store
 from tests.support.transport import Transport
 
-_PORT = 80
+_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 Frame = dict[str, Any]
 
 
@@ -50,12 +51,13 @@ class Queue:
 class Peer:
     """A client's end of one connection."""
 
-    def __init__(self, protocol: ChatProtocol, query: str, v2: bool) -> None:
-        self.protocol = protocol
+    def __init__(self, edge: ChatFactory, query: str, v2: bool) -> None:
+        asked = Handshake(1, parse_wish(query), _KEY, v2)
+        self.protocol = edge.build_connection(asked)
         self.transport = Transport()
-        protocol.makeConnection(self.transport)
-        headers = {"Sec-WebSocket-Protocol": "chatflow.v2"} if v2 else {}
-        protocol.dataReceived(handshake(_PORT, f"/chat/1{query}", headers))
+        self.protocol.makeConnection(self.transport)
+        headers = [name + b": " + value for name, (value,) in asked.plain_headers().getAllRawHeaders()]
+        self.protocol.dataReceived(b"\r\n".join([b"GET / HTTP/1.1", *headers, b"\r\n"]))
         head, _, rest = self.transport.value().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101"), head
         self.transport.clear()
@@ -103,14 +105,17 @@ class Rig:
         self.stored = StoredTracker(clock=self.clock, hub=self.hub, places=self._places)
         self.edge = ChatFactory(
             clock=self.clock,
+            now=self.clock.seconds,
             rooms=1,
             server_id="s1",
-            ingress=Ingress(clock=self.clock, queue=self.queue, server_id="s1", max_pending_messages=100),
+            ingress=Ingress(
+                clock=self.clock, now=self.clock.seconds, queue=self.queue, server_id="s1", max_pending_messages=100
+            ),
             hub=self.hub,
             resumer=self.resumer,
             presence=self.presence,
             stored=self.stored,
-            limits=EdgeLimits(16384, 100, 100, max_client_buffer_bytes),
+            limits=EdgeLimits(16384, 100, 100, max_client_buffer_bytes, 60),
             ping_interval_seconds=20,
         )
 
@@ -119,7 +124,7 @@ class Rig:
 
     def peer(self, query: str = "", *, v2: bool = True) -> Peer:
         """Somebody connects."""
-        return Peer(self.edge.buildProtocol(None), query, v2)
+        return Peer(self.edge, query, v2)
 
     def deliver(self, first: int, last: int) -> None:
         """These messages are stored and come from the fan-out, one by one."""

@@ -81,7 +81,7 @@ def test_what_waited_behind_a_welcome_does_not_count_later() -> None:
         peer = slow_welcome(rig)
         rig.deliver(1, 5)
         rig.store.let_go()
-        peer.protocol.pauseProducing()
+        peer.transport.stalls()
         rig.deliver(6, 10)
         assert peer.kinds() == ["welcome", *range(1, 11)]
 
@@ -146,7 +146,7 @@ class TestLeavingWhileResuming:
         with rigged(max_client_buffer_bytes=30) as rig:
             rig.deliver(1, 3)
             peer = rig.peer(f"?since={since}")
-            peer.protocol.pauseProducing()  # it does not read
+            peer.transport.stalls()  # it does not read
             rig.clock.pump([0] * 5)
             assert peer.kinds() == ["welcome", 1013]
             assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
@@ -156,7 +156,7 @@ class TestLeavingWhileResuming:
             rig.store.commit(2000)
             rig.hub.start_at(1, 2000)
             peer = rig.peer("?since=0")
-            peer.protocol.pauseProducing()
+            peer.transport.stalls()
             rig.clock.pump([0] * 5)
             assert peer.kinds() == ["welcome", "resumed", 1013]
             assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)

@@ -99,7 +99,7 @@ def test_latency_is_taken_from_the_send_to_the_ack_and_to_each_delivery() -> Non
     room.connections[0].dataReceived(broadcast(1, 1, message))
     room.now_us += 500
     room.connections[1].dataReceived(broadcast(1, 1, message))
-    assert room.counts.ack_ticks == {20: 1}
+    assert room.counts.acks.ticks == {20: 1}
     assert room.counts.delivery_ticks == {35: 1, 40: 1}
 
 
@@ -116,7 +116,7 @@ def test_with_a_schedule_latency_counts_from_when_the_message_was_due() -> None:
     (second,) = room.sent()
     room.now_us = start_us + 8_000
     connection.dataReceived(ack(2, second))
-    assert room.counts.ack_ticks == {50: 1, 70: 1}
+    assert room.counts.acks.ticks == {50: 1, 70: 1}
 
 
 def test_with_a_schedule_nothing_is_sent_before_it_is_due() -> None:

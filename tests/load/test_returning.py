@@ -142,6 +142,7 @@ async def test_a_server_that_stops_or_dies_is_counted_and_no_fault(
     outcome = await _run_against(Ends(reactor, how), reconnect=_NEVER)
     assert (outcome.verdict, outcome.causes, faults(outcome)) == ("pass", [], {})
     assert as_report(outcome)["losses"] == {told: 1}
+    assert as_report(outcome)["returns_refused"] == 0
     assert f"reconnects 1, resent {outcome.phases[0].resent}; losses by the server's doing: {told} 1" in as_summary(
         outcome
     )
@@ -154,6 +155,10 @@ async def test_a_return_that_nobody_can_take_now_is_tried_again(status: str) -> 
     outcome = await _run_against(server, reconnect=_NEVER)
     assert (outcome.verdict, outcome.causes) == ("pass", [])
     assert outcome.phases[0].returns == 1
+    report = as_report(outcome)
+    assert report["returns_refused"] >= 1
+    assert report["away_ms"]["max"] >= 20  # a pause before each of two tries
+    assert f"refused {report['returns_refused']}; away for" in as_summary(outcome)
 
 
 @ensureDeferred

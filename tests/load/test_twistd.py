@@ -86,7 +86,10 @@ async def test_a_run_that_passes_has_status_0_and_leaves_its_results(directory: 
     assert sorted(path.name for path in directory.iterdir()) == ["results"], "the pid file is gone"
 
     results = directory / "results" / "here"
-    assert sorted(path.name for path in results.iterdir()) == ["messages.csv", "report.json", "throughput.csv"]
+    assert sorted(path.name for path in results.iterdir()) == [
+        *("messages.csv", "report.html", "report.json", "throughput.csv")
+    ]
+    assert "<b>PASS</b>" in (results / "report.html").read_text()
     report = json.loads((results / "report.json").read_text())
     assert (report["verdict"], report["sent"], report["acked"]) == ("pass", 80, 80)
     assert report["deliveries"]["received"] == 60 * 3 + 20

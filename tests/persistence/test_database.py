@@ -98,7 +98,7 @@ class TestErrors:
         assert (is_transient(caught.value), is_refusal(caught.value)) == (transient, refusal)
 
     def test_an_error_of_somebody_else_is_neither(self) -> None:
-        assert (is_transient(OSError()), is_refusal(ValueError())) == (False, False)
+        assert (is_transient(OSError()), is_refusal(KeyError())) == (False, False)
 
     def test_a_connection_that_is_closed_can_be_replaced(self, class_database_url: str) -> None:
         connection = psycopg2.connect(class_database_url)
@@ -143,8 +143,8 @@ class TestTransactions:
             await run("fail", fail_in_thread, "ours")
         with pytest.raises(psycopg2.errors.UniqueViolation):
             await run("fail", fail_in_thread, "INSERT INTO rooms VALUES (1)")
-        with pytest.raises(psycopg2.errors.UndefinedTable):
-            await run("fail", fail_in_thread, "SELECT * FROM nowhere")
+        with pytest.raises(psycopg2.errors.DivisionByZero):
+            await run("fail", fail_in_thread, "SELECT 1 / 0")
         assert len(tries) == 3
         assert execute(database_url, "SELECT * FROM rooms") == []
         before = execute(database_url, _CONNECTIONS, (_NAME,))
@@ -282,11 +282,9 @@ class TestRetries:
 
         with PostgresProxy(database_url) as proxy:
             database = make_database(proxy.url)
-            proxy.lose_answers_to_commits()  # the first is that of the session's limits
-            assert await database.run("insert", insert_in_thread) == 1
             proxy.lose_answers_to_commits()
-            assert await database.run("insert", insert_in_thread) == 3, "the first run was committed"
-            assert database.retries == 2
+            assert await database.run("insert", insert_in_thread) == 2, "the first run was committed"
+            assert database.retries == 1
 
 
 class TestAwayAndBack:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
+import msgspec
 import psycopg2
 import pytest
 
-from chatflow.persistence.commit import REPEAT_HOURS, Place, commit_in_thread
+from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, Place, commit_in_thread
 from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.identifiers import derived_id
-from chatflow.rooms.messages import Message
+from chatflow.rooms.identifiers import derived_id, same_name
+from chatflow.rooms.messages import Message, content
 from testbed.postgres import execute
 from testbed.recount import recount
 from testbed.threads import run_together
@@ -31,7 +34,7 @@ def connection(database_url: str) -> Iterator[Any]:
 def named(own_id: str, text: str = "Hello", room: int = 1, user_id: int = 7, at_us: int = NOW_US) -> Message:
     return make_message(
         text,
-        message_id=derived_id(room, user_id, own_id),
+        message_id=derived_id(room, user_id, own_id, content("user12345", "TEXT", text)),
         user_id=user_id,
         client_message_id=own_id,
         created_at_us=at_us,
@@ -55,16 +58,16 @@ def texts(url: str, room: int = 1) -> list[str]:
 
 
 def test_within_an_envelope_the_first_one_stands(connection: Any, database_url: str) -> None:
-    first, again, other = named("a", "first"), named("a", "another text"), named("b", "other")
+    first, again, other = named("a", "first"), named("a", "first"), named("b", "other")
     (place,) = commit(connection, envelope(first, again, other))
     assert place == Place(1, 2, [first, other])
     assert texts(database_url) == ["first", "other"]
 
 
 def test_within_a_batch_and_in_later_ones_it_is_left_out(connection: Any, database_url: str) -> None:
-    places = commit(connection, envelope(named("a", "1")), envelope(named("a", "2"), named("b", "3")))
+    places = commit(connection, envelope(named("a", "1")), envelope(named("a", "1"), named("b", "3")))
     assert [(place.first_seq, place.head) for place in places] == [(1, 1), (2, 2)]
-    (place,) = commit(connection, envelope(named("b"), make_message("4"), named("a")))
+    (place,) = commit(connection, envelope(named("b", "3"), make_message("4"), named("a", "1")))
     assert (place.first_seq, place.head, [one.text for one in place.messages]) == (3, 3, ["4"])
     assert texts(database_url) == ["1", "3", "4"]
 
@@ -89,8 +92,8 @@ def test_messages_without_a_name_are_never_the_same(connection: Any, database_ur
 
 def test_it_is_recognised_within_the_window_whichever_came_first(connection: Any, database_url: str) -> None:
     commit(connection, envelope(named("a", "1")))
-    commit(connection, envelope(named("a", "2", at_us=NOW_US + REPEAT_HOURS * _HOUR_US)))
-    commit(connection, envelope(named("a", "3", at_us=NOW_US - _HOUR_US)))
+    commit(connection, envelope(named("a", "1", at_us=NOW_US + REPEAT_HOURS * _HOUR_US)))
+    commit(connection, envelope(named("a", "1", at_us=NOW_US - _HOUR_US)))
     assert texts(database_url) == ["1"]
 
 
@@ -117,13 +120,10 @@ def test_of_copies_that_race_over_several_connections_one_is_stored(database_url
 
 
 def test_the_search_for_repeated_ones_reads_an_index_of_the_days_in_the_window(database_url: str) -> None:
-    lookup = (
-        "EXPLAIN SELECT message_id FROM messages WHERE message_id = ANY(ARRAY[%s]::uuid[])"
-        " AND client_message_id IS NOT NULL AND created_at >= now()"
-    )
+    lookup = f"EXPLAIN {_NAMED.partition(';')[2]}"
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SET enable_seqscan = off")
-        cursor.execute(lookup, (derived_id(1, 1, "a"),))
+        low, high = same_name(derived_id(1, 1, "a", "b"))
+        cursor.execute(lookup, ([low], [high], "2026-11-23T00:00:00Z"))
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "message_id_idx" in plan
     assert "Filter: (message_id" not in plan
@@ -141,3 +141,53 @@ def test_a_room_was_last_active_when_its_newest_message_came_and_never_before(
     assert last_activity() == {1: NOW_US, 2: late}
     commit(connection, make_envelope(2, messages=(make_message(created_at_us=early),)))
     assert last_activity()[2] == late
+
+
+class TestAnotherMessageUnderTheSameName:
+    def refusing(self, connection: Any, *envelopes: Envelope) -> list[Place]:
+        with connection, connection.cursor() as cursor:
+            return commit_in_thread(cursor, envelopes, refuse_conflicts=True)
+
+    def test_it_is_refused_where_its_sender_can_be_told(self, connection: Any, database_url: str) -> None:
+        first, other = named("a", "first"), named("a", "other")
+        (place,) = self.refusing(connection, envelope(first, other, named("b", "b")))
+        assert (place.head, place.conflicts) == (2, (1,))
+        (place,) = self.refusing(connection, envelope(other, first))
+        assert (place.first_seq, place.conflicts) == (None, (0,))
+        assert texts(database_url) == ["first", "b"]
+
+    def test_so_it_is_when_the_same_envelope_comes_again(self, connection: Any) -> None:
+        sent = envelope(named("a", "first"), named("a", "other"), make_message("x"))
+        assert [self.refusing(connection, sent)[0].conflicts for _ in range(2)] == [(1,), (1,)]
+
+    def test_it_is_stored_as_its_own_where_it_was_acknowledged_before_and_once(
+        self, connection: Any, database_url: str
+    ) -> None:
+        first, other = named("a", "first"), named("a", "other")
+        commit(connection, envelope(first, other), envelope(other))
+        commit(connection, envelope(first, other))
+        assert texts(database_url) == ["first", "other"]
+        assert first.message_id != other.message_id
+
+    @pytest.mark.parametrize(
+        "fields", [{"text": "other"}, {"username": "other"}, {"message_type": "JOIN"}, {"text": "Hello "}]
+    )
+    def test_what_makes_it_another_is_text_name_and_type(self, connection: Any, fields: dict[str, str]) -> None:
+        other = msgspec.structs.replace(named("a"), **fields)
+        (place,) = self.refusing(connection, envelope(named("a"), other))
+        assert place.conflicts == (1,)
+
+    @pytest.mark.parametrize("fields", [{"client_timestamp": "2027-01-01T00:00:00Z"}, {"client_ip": "192.0.2.1"}])
+    def test_time_and_place_do_not(self, connection: Any, fields: dict[str, str]) -> None:
+        again = msgspec.structs.replace(named("a"), **fields)
+        (place,) = self.refusing(connection, envelope(named("a"), again))
+        assert (place.head, place.conflicts) == (1, ())
+
+    def test_what_an_earlier_version_stored_under_the_name_is_known(self, connection: Any, database_url: str) -> None:
+        name = b"1\x007\x00a"
+        bits = int.from_bytes(blake2b(name, digest_size=16, person=b"chatflow").digest(), "big")
+        earlier = str(uuid.UUID(int=bits & ~(0xF << 76 | 0b11 << 62) | 8 << 76 | 0b10 << 62))
+        commit(connection, envelope(msgspec.structs.replace(named("a"), message_id=earlier)))
+        (place,) = self.refusing(connection, envelope(named("a"), named("a", "other")))
+        assert (place.head, place.conflicts) == (1, (1,))
+        assert texts(database_url) == ["Hello"]

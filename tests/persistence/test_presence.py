@@ -50,6 +50,19 @@ def test_a_beat_changes_only_the_rooms_that_it_names(cursor: Any) -> None:
     assert cursor.fetchall() == [(1,)]
 
 
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_after_the_databases_clock_was_set_the_silent_do_not_count_and_the_living_do_again_with_their_next_beat(
+    cursor: Any, seconds: float
+) -> None:
+    beat_in_thread(cursor, THERE, {1: RoomPresence(2)})
+    beat_in_thread(cursor, THIRD, {1: RoomPresence(3)})
+    silence(cursor, THERE, seconds)
+    silence(cursor, THIRD, seconds)
+    assert others_in_thread(cursor, HERE) == {}
+    assert beat_in_thread(cursor, THERE, {})
+    assert others_in_thread(cursor, HERE) == {1: RoomPresence(2)}
+
+
 def test_the_members_of_a_silent_instance_do_not_count_until_it_beats_again(cursor: Any) -> None:
     beat_in_thread(cursor, THERE, {1: RoomPresence(2)})
     silence(cursor, THERE, 5)

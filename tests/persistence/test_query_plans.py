@@ -59,6 +59,9 @@ class Explaining:
     plans: list[Plan] = field(factory=list)
 
     def execute(self, sql: str, arguments: Sequence[Any] = ()) -> None:
+        if "pg_inherits" in sql:  # how many days there are
+            self.cursor.execute(sql, arguments)
+            return
         self.cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", arguments)
         ((found,),) = self.cursor.fetchall()
         nodes = list(_nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"]))

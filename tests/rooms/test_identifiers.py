@@ -7,7 +7,7 @@ import uuid
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatflow.rooms.identifiers import derived_id, uuid7
+from chatflow.rooms.identifiers import derived_id, same_name, uuid7
 
 _TIMES = st.integers(0, 2**48 - 1)
 _BITS = st.integers(0, 2**74 - 1)
@@ -41,15 +41,28 @@ def test_identifiers_of_the_same_millisecond_differ() -> None:
 
 
 def test_what_a_client_has_named_has_one_id_of_version_8() -> None:
-    text = derived_id(1, 42, "mine ü")
+    text = derived_id(1, 42, "mine ü", "a")
     parsed = uuid.UUID(text)
     assert str(parsed) == text, "as PostgreSQL writes it"
     assert (parsed.version, parsed.variant) == (8, uuid.RFC_4122)
-    assert text == derived_id(1, 42, "mine ü")
+    assert text == derived_id(1, 42, "mine ü", "a")
 
 
 @given(*[st.tuples(st.integers(1, 200), st.integers(1, 200), st.text("0123456789a", min_size=1, max_size=4))] * 2)
 @example((1, 11, "1"), (11, 1, "1"))
 @example((1, 1, "11"), (1, 11, "1"))
 def test_different_names_have_different_ids(one: tuple[int, int, str], other: tuple[int, int, str]) -> None:
-    assert (derived_id(*one) == derived_id(*other)) == (one == other)
+    assert (derived_id(*one, "a") == derived_id(*other, "a")) == (one == other)
+
+
+@given(
+    *[st.tuples(st.integers(1, 9), st.integers(1, 9), st.text("ab", min_size=1, max_size=2))] * 2, st.text(max_size=3)
+)
+def test_those_of_one_name_lie_together_and_differ_by_their_content(
+    one: tuple[int, int, str], other: tuple[int, int, str], content: str
+) -> None:
+    first, second = derived_id(*one, "a"), derived_id(*other, f"b{content}")
+    low, high = same_name(first)
+    assert first != second
+    assert low <= first <= high
+    assert (low <= second <= high) == (one == other)

@@ -86,7 +86,11 @@ class Rig:
         self.clock.advance(NOW_US / 1e6)
         self.queue = HeldQueue()
         self.ingress = Ingress(
-            clock=self.clock, queue=self.queue, server_id="s1", max_pending_messages=max_pending_messages
+            clock=self.clock,
+            now=self.clock.seconds,
+            queue=self.queue,
+            server_id="s1",
+            max_pending_messages=max_pending_messages,
         )
         self.sender = Sender()
 
@@ -145,7 +149,7 @@ class TestStamping:
         assert (message.client_ip, message.client_message_id) == ("::1", "own")
 
         rig.queue.settle(7)
-        assert rig.sender.accepted == [Accepted(message, original)]
+        assert rig.sender.accepted == [Accepted(message, original, rig.clock.seconds())]
 
     def test_without_an_own_id_none_is_stored(self, rig: Rig) -> None:
         rig.ingress.accept(1, client_message(clientMessageId=UNSET), rig.sender, None)

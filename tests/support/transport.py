@@ -6,9 +6,33 @@ from twisted.internet.testing import StringTransport
 
 
 class Transport(StringTransport):
-    """Says when it is given up, and as the real one does not mind that nobody produces."""
+    """Says when it is given up, and as the real one does not mind that nobody produces.
+
+    What is written is there at once for the test, and still waits for the client once that :meth:`stalls`.
+    """
 
     aborted = False
+    dataBuffer = b""
+    offset = 0
+    _tempDataLen = 0  # what Twisted calls it: see chatflow.edge.outgoing
+    _stalled = False
+
+    def stalls(self) -> None:
+        """From now on the client takes nothing."""
+        self._stalled = True
+        self.producer.pauseProducing()
+
+    def takes(self, size: int) -> None:
+        """The client takes so much of what waits; of all, the transport says so."""
+        self._tempDataLen -= size
+        if not self._tempDataLen:
+            self._stalled = False
+            self.producer.resumeProducing()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self._stalled:
+            self._tempDataLen += len(data)
 
     def unregisterProducer(self) -> None:
         self.producer = None

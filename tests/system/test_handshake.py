@@ -185,9 +185,10 @@ class TestSize:
             assert send_request(daemon.port, head + body).status == 413
         assert daemon.is_ready()
 
-    def test_a_body_of_unknown_length_is_413(self, daemon: Daemon) -> None:
-        head = b"POST /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        assert send_request(daemon.port, head).status == 413
+    def test_a_body_of_unknown_length_is_413_once_it_is_large(self, daemon: Daemon) -> None:
+        head = b"POST /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert send_request(daemon.port, head + b"5\r\nhello\r\n0\r\n\r\n").status == 405
+        assert send_request(daemon.port, head + b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n2\r\nxx\r\n").status == 413
 
     def test_huge_headers_end_the_connection(self, daemon: Daemon) -> None:
         for data in (

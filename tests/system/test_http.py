@@ -231,7 +231,7 @@ class TestAnyPath:
         assert answer.status == 405
         assert {"GET", "HEAD"} <= set(answer.headers["allow"].split(", "))
 
-    @pytest.mark.parametrize("host", [b"", b"..", b"\xff", b"a" * 300, b"[", b"x:abc", b"x\r\nHost: y"], ids=repr)
+    @pytest.mark.parametrize("host", [b"", b"..", b"a" * 300, b"chat.example.", b"[::1]:80", b"x:"], ids=repr)
     def test_no_host_name_matters(self, daemon: Daemon, host: bytes) -> None:
         data = b"GET /health HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
         assert send_request(daemon.port, data).status == 200

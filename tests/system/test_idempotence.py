@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from testbed.client import ChatClient
+from testbed.client import ChatClient, Frame, kind
 from testbed.daemon import Daemon, running_daemon
 from testbed.waiting import eventually
 
@@ -42,3 +42,34 @@ def test_a_message_whose_answer_was_lost_with_the_daemon_is_stored_once() -> Non
             assert client.receive_kind("ack")["messageId"] == stored
             assert client.receive_kind("ack")["messageId"] != stored
         assert daemon.sql("SELECT seq, message_text FROM messages ORDER BY seq") == [(1, "once"), (2, "another")]
+
+
+def test_another_message_under_the_same_id_is_refused_and_the_first_one_may_be_sent_again(
+    daemon: Daemon, room: int
+) -> None:
+    with ChatClient(daemon.chat_url(room)) as client:
+        client.send("first", clientMessageId="mine")
+        first = client.receive_kind("ack")
+        for fields in ({"message": "other"}, {"username": "another"}, {"messageType": "LEAVE"}):
+            client.send(**{"message": "first", "clientMessageId": "mine", **fields})
+            error = client.receive_kind("error")
+            assert (error["code"], error["field"]) == ("id_conflict", "clientMessageId")
+        client.send("first", clientMessageId="mine", timestamp="2027-01-01T00:00:00Z")
+        assert client.receive_kind("ack")["messageId"] == first["messageId"]
+        client.send("first", clientMessageId="mine", userId="54321")
+        assert client.receive_kind("ack")["messageId"] != first["messageId"]
+        rows = daemon.sql("SELECT seq, user_id, message_text FROM messages WHERE room_id = %s ORDER BY seq", room)
+        assert rows == [(1, 12345, "first"), (2, 54321, "first")]
+
+
+def test_in_one_envelope_each_sender_is_told_what_became_of_its_own(daemon: Daemon, room: int) -> None:
+    with ChatClient(daemon.chat_url(room)) as one:
+        for number in range(10):
+            one.send(f"text {number}", clientMessageId=f"other {number % 5}")
+        answers: list[Frame] = []
+        while len(answers) < 10:
+            frame = one.receive()
+            answers += [frame] if kind(frame) != "broadcast" else []
+    acknowledged = [frame["originalMessage"]["message"] for frame in answers if kind(frame) == "ack"]
+    assert acknowledged == [f"text {number}" for number in range(5)]
+    assert [frame["code"] for frame in answers if kind(frame) == "error"] == ["id_conflict"] * 5

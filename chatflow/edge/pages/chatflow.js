@@ -24,7 +24,8 @@
  *               retryAt: when the next attempt is, in milliseconds since 1970, or null
  *     presence  {members, users: [{userId, username, connections}], truncated}    members: connections, named or not
  *     reset     {reason, from}    messages are missing here, or what was seen is not this room's;
- *               reason: "expired" (retention dropped them), "beyond_head" (the room never had so many) or "gap";
+ *               reason: "expired" (retention dropped them), "beyond_head" (the room never had so many), "restored"
+ *               (the room was set back to an earlier state) or "gap";
  *               from: the seq that comes next, or null where the server does not say
  */
 
@@ -41,7 +42,25 @@ const BEHIND_MS = 5_000; // how long the head may be ahead of what arrived
 const WATCH_MS = 1_000;
 
 const MAX_QUEUED = 1_000;
-const MAX_CHARACTERS = 500;
+
+/**
+ * What a message may be, as the server has it (docs/protocol.rst). Characters are code points, not the UTF-16 units that
+ * `length` counts: use `countCharacters`.
+ */
+export const LIMITS = Object.freeze({
+  messageCharacters: 500,
+  usernamePattern: "[A-Za-z0-9]{3,20}",
+  usernameCharacters: Object.freeze([3, 20]),
+  userId: 100_000,
+  clientMessageIdCharacters: 64,
+});
+
+/** How long the server finds a text. */
+export function countCharacters(text) {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}
 
 /** The server could take it another time. */
 const TRANSIENT = new Set(["overloaded", "unavailable", "draining"]);
@@ -308,6 +327,7 @@ export class ChatFlow extends EventTarget {
         break;
       case "reset":
         this.#seq = frame.from - 1;
+        this.#behindSince = null;
         this.#emit("reset", { reason: frame.reason, from: frame.from });
         break;
       case "heartbeat":
@@ -397,8 +417,8 @@ export class ChatFlow extends EventTarget {
     if (this.#outbox.length >= MAX_QUEUED) return new ChatFlowError("queue_full", "too many messages wait");
     const characters = typeof text === "string" ? [...text] : [];
     const legal = (character) => character !== "\0" && !/^[\ud800-\udfff]$/.test(character);
-    if (characters.length >= 1 && characters.length <= MAX_CHARACTERS && characters.every(legal)) return null;
-    const rule = `message must be 1-${MAX_CHARACTERS} characters, without NUL`;
+    if (characters.length >= 1 && characters.length <= LIMITS.messageCharacters && characters.every(legal)) return null;
+    const rule = `message must be 1-${LIMITS.messageCharacters} characters, without NUL`;
     return new ChatFlowError("invalid_field", rule, "message");
   }
 

@@ -1,10 +1,11 @@
 // The page at /: a room to chat in. All that comes from others is shown as text, never as HTML.
 
-import { ChatFlow } from "/chatflow.js";
+import { ChatFlow, LIMITS, countCharacters } from "/chatflow.js";
 
 const PAGE_SIZE = 50; // messages asked for at a time
 const MOST_SHOWN = 1_000; // older ones leave the page, and come back by scrolling
 const NEAR_PX = 120;
+const FEW_LEFT = 50; // characters: from then on it is shown how many
 
 const byId = (id) => document.getElementById(id);
 const scroller = byId("scroller");
@@ -21,11 +22,11 @@ let atEnd = true;
 
 // Who and where
 
-/** An id for a name, 1 to 100000: the same on every device. FNV-1a. */
+/** An id for a name, from 1 to the largest: the same on every device. FNV-1a. */
 function userIdOf(name) {
   let hash = 0x811c9dc5;
   for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0), 0x01000193);
-  return 1 + ((hash >>> 0) % 100_000);
+  return 1 + ((hash >>> 0) % LIMITS.userId);
 }
 
 /** Storage may be forbidden, which must not keep anybody from chatting. */
@@ -214,7 +215,8 @@ function showMessage(frame) {
 
 function showReset({ reason }) {
   if (reason === "beyond_head") messages.replaceChildren();
-  const text = reason === "beyond_head" ? "This room began anew." : "Older messages are no longer kept.";
+  const texts = { beyond_head: "This room began anew.", restored: "This room was set back to an earlier state." };
+  const text = texts[reason] ?? "Older messages are no longer kept.";
   messages.append(element("li", { className: "note" }, element("p", { className: "text" }, text)));
   arranged();
 }
@@ -242,6 +244,42 @@ async function say(text) {
     node.classList.replace("sending", "failed");
     state.textContent = `not sent: ${error.message}`;
   }
+}
+
+// Writing
+
+/** Parts of a text that a person takes for one character: a family of emoji or a letter with its accent. */
+function graphemes(text) {
+  if (!Intl.Segmenter) return [...text];
+  return Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
+}
+
+/** What is too much is taken from where it was put in, as `maxlength` would; and it is said. */
+function fit() {
+  const box = byId("text");
+  let over = countCharacters(box.value) - LIMITS.messageCharacters;
+  if (over <= 0) {
+    showRoomLeft();
+    return;
+  }
+  const behind = box.value.slice(box.selectionEnd);
+  const before = graphemes(box.value.slice(0, box.selectionEnd));
+  const cut = [];
+  for (; over > 0 && before.length; over -= countCharacters(cut[0])) cut.unshift(before.pop());
+  box.value = before.join("") + behind;
+  box.selectionStart = box.selectionEnd = box.value.length - behind.length;
+  showRoomLeft(cut.join(""));
+}
+
+function showRoomLeft(cut = "") {
+  const left = LIMITS.messageCharacters - countCharacters(byId("text").value);
+  const [first, more] = [graphemes(cut).slice(0, 20).join(""), countCharacters(cut)];
+  byId("room-left").hidden = left > FEW_LEFT && !cut;
+  byId("room-left").classList.toggle("error", Boolean(cut));
+  byId("room-left").textContent = cut
+    ? `A message has at most ${LIMITS.messageCharacters} characters: ${more} cut, from “${first}”` +
+      (first === cut ? "" : "…")
+    : `${left} ${left === 1 ? "character" : "characters"} left`;
 }
 
 // Scrolling
@@ -328,8 +366,13 @@ byId("say").addEventListener("submit", (event) => {
   const text = byId("text").value.trim();
   if (text) say(text);
   byId("text").value = "";
+  showRoomLeft();
   byId("text").focus();
 });
+byId("text").addEventListener("input", (event) => {
+  if (!event.isComposing) fit();
+});
+byId("text").addEventListener("compositionend", fit);
 byId("text").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -341,6 +384,10 @@ const openPeople = () => (byId("people").open = wide.matches);
 wide.addEventListener("change", openPeople);
 openPeople();
 
+const [fewest, most] = LIMITS.usernameCharacters;
+byId("name").pattern = LIMITS.usernamePattern;
+byId("name").maxLength = most;
+byId("name-rule").textContent = `${fewest} to ${most} letters and digits`;
 byId("name").value = remembered("name") ?? "";
 byId("room").value = /^#[1-9]\d{0,8}$/.test(location.hash) ? location.hash.slice(1) : (remembered("room") ?? "1");
 if (byId("name").value && byId("join").checkValidity()) join();

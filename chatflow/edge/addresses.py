@@ -1,0 +1,27 @@
+"""Where a client is: what a transport says of its peer, as a value that the database takes."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+
+def client_ip(peer: Any) -> str | None:
+    """The IP address of a peer, in its shortest form; None if it has none.
+
+    What PROXY protocol says of a client is not checked by anybody else: ``nowhere`` is none. An IPv4 client of a port
+    of IPv6 has its IPv4 address. The zone of a link-local address (``%eth0``) is this machine's.
+
+    :param peer: an address of Twisted, such as IPv4Address, UNIXAddress or None.
+    """
+    host = getattr(peer, "host", None)
+    if isinstance(host, bytes):
+        host = host.decode("ascii", "replace")
+    if not isinstance(host, str):
+        return None
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

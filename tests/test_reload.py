@@ -1,0 +1,107 @@
+"""Settings that are read again: what is applied, what waits, what is refused, each said in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.logger import formatEvent, globalLogPublisher
+
+from chatflow.errors import ConfigError
+from chatflow.lifecycle import Reloads
+from chatflow.options import Option, Setting, Table, Text
+
+TABLE = Table(
+    name="tea",
+    own_options=tuple(
+        Option(name=name, kind=Text(), default="", help="", group="", secret=name == "token")
+        for name in ("leaf", "milk", "token")
+    ),
+)
+
+
+class Sources:
+    """What the files say."""
+
+    def __init__(self) -> None:
+        self.values = {"leaf": "black", "milk": "no", "token": "first"}
+        self.wrong = ""
+
+    def read(self) -> dict[str, Setting]:
+        if self.wrong:
+            raise ConfigError(self.wrong)
+        return {option.name: Setting(self.values.get(option.name), "file f") for option in TABLE.options}
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if event.get("log_namespace", "").startswith("chatflow.lifecycle.reload"):
+            seen.append(f"{event['log_level'].name}: {formatEvent(event)}")
+
+    globalLogPublisher.addObserver(observe)
+    yield seen
+    globalLogPublisher.removeObserver(observe)
+
+
+@pytest.fixture
+def sources() -> Sources:
+    return Sources()
+
+
+@pytest.fixture
+def reloads(sources: Sources) -> Reloads:
+    return Reloads(TABLE, sources.read(), sources.read)
+
+
+def test_what_is_registered_is_applied_once(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
+    applied: list[str] = []
+    reloads.add("leaf", applied.append)
+    sources.values["leaf"] = "green"
+    assert reloads.reload() == "1 applied"
+    assert reloads.reload() == "nothing has changed"
+    assert applied == ["green"]
+    assert lines[0] == "info: reload: leaf = green (file f) is applied"
+
+
+def test_what_is_not_needs_a_restart_and_is_said_again(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
+    sources.values["milk"] = "yes"
+    assert [reloads.reload(), reloads.reload()] == ["1 waiting for a restart"] * 2
+    assert lines[0] == "warn: reload: milk = yes (file f) needs a restart"
+    sources.values["milk"] = "no"
+    assert reloads.reload() == "nothing has changed"
+
+
+def test_a_wrong_setting_leaves_all_as_they_were(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
+    reloads.add("leaf", pytest.fail)
+    sources.values["leaf"] = "green"
+    sources.wrong = "milk = perhaps: must be yes or no"
+    assert reloads.reload() == "a setting is wrong, all stay as they were"
+    assert lines == ["error: reload: milk = perhaps: must be yes or no; every setting stays as it was"]
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such leaf"), KeyError("bug")])
+def test_what_is_refused_stays_and_the_others_are_applied(
+    reloads: Reloads, sources: Sources, lines: list[str], error: Exception
+) -> None:
+    def refuse(value: str) -> None:
+        raise error
+
+    applied: list[str] = []
+    reloads.add("leaf", refuse)
+    reloads.add("milk", applied.append)
+    sources.values.update(leaf="straw", milk="yes")
+    assert reloads.reload() == "1 applied, 1 refused"
+    assert applied == ["yes"]
+    assert any(line.startswith("error: reload: leaf = straw (file f) is refused and stays as it was") for line in lines)
+    assert reloads.reload() == "1 refused"
+
+
+def test_a_secret_is_not_shown(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
+    sources.values["token"] = "hunter2"
+    reloads.reload()
+    assert "hunter2" not in "".join(lines)
+    assert "token = (hidden)" in lines[0]
