@@ -11,6 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
+from chatflow.errors import Refused
+from chatflow.persistence.days import are_many_in_thread, days_in_thread
 from chatflow.persistence.refresh import VIEWS
 
 #: What a query counts to and reads at most.
@@ -20,6 +22,8 @@ _SAMPLE_ROWS = 5
 _TOP = 10
 _MAX_TOP_ROOMS = 20
 _MAX_MINUTES = 1440
+# Each day is a table with its indexes, all of which a query locks; a server has room for some 1,000 days.
+_MAX_DAYS = 366
 
 Row = tuple[Any, ...]
 
@@ -114,8 +118,24 @@ FROM view_refreshes
 """
 
 
+def refuse_too_many_days(cursor: Any, window: Window) -> None:
+    """See that a window holds no more days than one statement can lock.
+
+    :raises Refused: it does.
+    """
+    if not are_many_in_thread(cursor):
+        return
+    ((start, end),) = _rows(cursor, "SELECT %s::timestamptz::date, %s::timestamptz::date", (window.start, window.end))
+    held = sum(start <= day <= end for day in days_in_thread(cursor))
+    if held > _MAX_DAYS:
+        raise Refused(
+            "invalid_parameter", f"from testStartTime to testEndTime there may be {_MAX_DAYS} days of messages"
+        )
+
+
 def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int) -> dict[str, CoreQuery]:
     """The reference's four, timed here: a room's messages, a user's history, active users, a user's rooms."""
+    refuse_too_many_days(cursor, window)
     times = window.start, window.end
     return {
         "query1_room_messages": _timed(cursor, _ROOM_MESSAGES, (room, *times, MAX_ROWS), _SAMPLE_ROWS),
@@ -147,6 +167,7 @@ class Analytics:
 
 def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
     """All but the first part is of the views, which do not know the window."""
+    refuse_too_many_days(cursor, window)
     (rate,) = _rows(cursor, _RATE, (window.start, window.end))
     top_users = _rows(cursor, _TOP_USERS, (_TOP,))
     top_rooms = _rows(cursor, _TOP_ROOMS, (_MAX_TOP_ROOMS,))

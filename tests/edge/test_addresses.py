@@ -112,7 +112,7 @@ class TestEveryColumn:
             return
         clock, queue = Clock(), Queue()
         clock.advance(NOW_US / 1e6)
-        ingress = Ingress(clock=clock, queue=queue, server_id="s-1", max_pending_messages=10)  # type: ignore[arg-type]
+        ingress = Ingress(clock=clock, now=clock.seconds, queue=queue, server_id="s-1", max_pending_messages=10)  # type: ignore[arg-type]
         ip = client_ip(IPv6Address("TCP", host, 1))
         sent = ingress.accept(1, original, Sender(), ip)  # type: ignore[arg-type]
         clock.advance(0)
