@@ -35,7 +35,7 @@ from testbed.daemon import Daemon, clean_environment
 from testbed.emulator import Emulator, aws_environment
 from testbed.fault_proxy import FaultProxy
 from testbed.haproxy import HAProxy
-from testbed.postgres import execute
+from testbed.postgres import copy_cluster, execute
 from testbed.threads import run_together
 from testbed.waiting import eventually
 
@@ -72,6 +72,7 @@ class Cluster:
         self.emulator = Emulator()
         self.instances: list[Daemon] = []
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-cluster-"))
+        self._is_temporary = data_directory is None
         self._postgres = EmbeddedPostgres(data_directory or self._directory)
         self._faults, self._seed = faults, seed
         self._clock = clock
@@ -94,6 +95,8 @@ class Cluster:
             self._exits.callback(self.haproxy.stop)
         self._exits.callback(self.emulator.stop)
         self._exits.callback(self._postgres.stop)
+        if self._is_temporary:
+            copy_cluster(self._directory)
         run_together([self.emulator.start, self.start_database])
         if self._faults is not None:
             proxy = FaultProxy(self.emulator.url, rules=self._faults, seed=self._seed)

@@ -26,7 +26,7 @@ import psycopg2
 
 from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
 from testbed.http import Answer, request
-from testbed.postgres import execute
+from testbed.postgres import copy_cluster, execute
 from testbed.waiting import eventually
 
 TWISTD = Path(sysconfig.get_path("scripts")) / "twistd"
@@ -230,8 +230,10 @@ class Daemon:
 def running_daemon(
     *options: str, database: str = "embedded", environment: Mapping[str, str] | None = None
 ) -> Iterator[Daemon]:
-    """A :class:`Daemon` that is ready."""
+    """A :class:`Daemon` that is ready. Its own PostgreSQL, if it has one, was not made by it in a run of pytest."""
     with Daemon(*options, database=database, environment=environment) as daemon:
+        if database == "embedded":
+            copy_cluster(daemon.data_directory)
         yield daemon.start()
 
 

@@ -43,6 +43,7 @@ class Leftovers:
             makers = {
                 "postgres": postgres.server_url,
                 "template": postgres.template,
+                "cluster": postgres.made_cluster,
                 "emulator": lambda: str(emulator.shared_emulator().port),
             }
             share(self._guard.directory, makers)
