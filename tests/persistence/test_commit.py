@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatflow.persistence.commit import Place, commit_in_thread
+from chatflow.persistence.heads import create_rooms_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import always
 from chatflow.rooms.messages import Message
@@ -87,6 +88,19 @@ class TestNumbering:
     def test_a_room_that_was_made_before_is_used(self, connection: Any, database_url: str) -> None:
         execute(database_url, "INSERT INTO rooms (room_id) VALUES (1)")
         assert commit(connection, make_envelope(1), make_envelope(2)) == [(1, 1), (1, 1)]
+
+    def test_a_room_whose_head_was_lost_goes_on_behind_its_messages(self, connection: Any, database_url: str) -> None:
+        yesterday = make_message("yesterday", created_at_us=NOW_US - 86_400_000_000)
+        commit(connection, make_envelope(1, messages=(yesterday,)), make_envelope(1, "b", "c"), make_envelope(2))
+        execute(database_url, "DELETE FROM rooms")
+        assert commit(connection, make_envelope(1, "d"), make_envelope(3)) == [(4, 4), (1, 1)]
+        assert [seq for seq, _ in stored(database_url)] == [1, 2, 3, 4]
+        with connection, connection.cursor() as cursor:
+            create_rooms_in_thread(cursor, range(1, 5))
+        assert recount(database_url) == {}
+        assert execute(database_url, "SELECT room_id, first_seq, last_seq FROM rooms ORDER BY 1") == [
+            *((1, 1, 4), (2, 1, 1), (3, 1, 1), (4, 1, 0)),
+        ]
 
     def test_every_column_holds_what_it_is_named_after(self, connection: Any, database_url: str) -> None:
         message = Message(

@@ -261,6 +261,13 @@ class TestNegotiation:
     def test_metrics_are_text_for_who_prefers_that(self, daemon: Daemon, accept: str) -> None:
         assert daemon.get("/metrics", headers={"Accept": accept}).headers["content-type"].startswith("text/plain")
 
+    @pytest.mark.parametrize("item", ["a/b,", "text/plain;q=0.1,", "a/b;x=y;", '"', ",", "x*=utf-8''%aa;"])
+    def test_a_header_as_long_as_a_book_is_not_weighed_and_holds_nobody_up(self, daemon: Daemon, item: str) -> None:
+        header = item * (12_000 // len(item))
+        answer = daemon.get("/metrics", headers={"Accept": header})
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        assert daemon.get("/chatflow.js", headers={"If-None-Match": header}).status == 200
+
     @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x",W/{},"y"', "*"])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     def test_who_has_the_newest_is_told_so(self, daemon: Daemon, form: str, method: str) -> None:
