@@ -26,7 +26,7 @@ listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
-default_pool_size = 2
+default_pool_size = {sessions}
 max_client_conn = 100
 logfile = {directory}/log
 pidfile = {directory}/pid
@@ -39,11 +39,12 @@ def find_pgbouncer() -> str | None:
 
 
 @contextmanager
-def running_pgbouncer(url: str, mode: str) -> Iterator[str]:
+def running_pgbouncer(url: str, mode: str, sessions: int = 2) -> Iterator[str]:
     """The same database's URL through it.
 
     :param url: of a server on a socket of the file system.
-    :param mode: ``transaction``, ``session`` or ``statement``. Two sessions serve all clients.
+    :param mode: ``transaction``, ``session`` or ``statement``.
+    :param sessions: so many of them serve all clients.
     """
     program = find_pgbouncer()
     assert program is not None
@@ -55,7 +56,12 @@ def running_pgbouncer(url: str, mode: str) -> Iterator[str]:
         port = free.getsockname()[1]
     configuration = directory / "pgbouncer.ini"
     text = _CONFIGURATION.format(
-        host=unquote(query["host"][0]), port=query["port"][0], listen_port=port, mode=mode, directory=directory
+        host=unquote(query["host"][0]),
+        port=query["port"][0],
+        listen_port=port,
+        mode=mode,
+        sessions=sessions,
+        directory=directory,
     )
     configuration.write_text(text.replace("* =", f"{parts.path[1:]} = user=postgres dbname={parts.path[1:]}"))
     account: dict[str, Any] = {}
