@@ -329,6 +329,12 @@ def test_a_body_that_was_asked_about_is_waited_for(daemon: Daemon) -> None:
     assert received.startswith(b"HTTP/1.1 413") and b"100" not in received, "it is not to be sent"
 
 
+def test_an_empty_line_before_a_request_is_passed_over(daemon: Daemon) -> None:
+    """RFC 9112, 2.2: some clients send one behind the body of the request before."""
+    request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert send_request(daemon.port, b"\r\n" + request, "GET").status == 200
+
+
 def test_connection_close_in_a_list_closes(daemon: Daemon) -> None:
     with socket.create_connection(("127.0.0.1", daemon.port), 20) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: Close,x\r\n\r\n")
