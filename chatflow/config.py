@@ -441,6 +441,9 @@ def _check(settings: Mapping[str, Setting]) -> None:
     listen = settings["listen"]
     if not listen.value:
         raise ConfigError(f"listen ({listen.source}): must be at least one endpoint")
+    twice = next((one for at, one in enumerate(listen.value) if one in listen.value[:at]), None)
+    if twice is not None:
+        raise ConfigError(f"listen ({listen.source}): {twice} is named twice, name each endpoint once")
     broker, database = settings["broker"], settings["database"]
     if broker.value == "sqs" and database.value == "embedded":
         raise ConfigError(

@@ -105,6 +105,10 @@ class TestCrossChecks:
         line = refusal({"CHATFLOW_LISTEN": ""})
         assert line == "listen (environment variable CHATFLOW_LISTEN): must be at least one endpoint"
 
+    def test_each_endpoint_is_listened_on_once(self) -> None:
+        line = refusal({"CHATFLOW_LISTEN": "8080, tcp:8081, 8080"})
+        assert line == "listen (environment variable CHATFLOW_LISTEN): 8080 is named twice, name each endpoint once"
+
     @pytest.mark.parametrize(
         ("low", "high", "value", "limit"),
         [

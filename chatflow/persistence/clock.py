@@ -22,6 +22,9 @@ _SET_SECONDS = 1.0
 
 #: Since the start, before retention drops anything: a machine without a battery learns the time after it has started.
 _STEADY_SECONDS = 3000.0
+#: So old at least is something that was stored, or a daemon that starts again and again would never drop anything. At
+#: most so old: what came before is no evidence of what day it is.
+_STEADY_MOST_SECONDS = 21_600.0
 #: Since a clock has jumped. Whoever sets a clock to next year has so long to set it back.
 _STEADY_AFTER_JUMP_SECONDS = 86_400.0
 
@@ -87,7 +90,21 @@ class ClockWatch:
 
     async def may_drop(self) -> bool:
         """Whether retention may believe that it is the day that the database says."""
-        return await self.is_steady(_STEADY_AFTER_JUMP_SECONDS if self._stamps.jumps else _STEADY_SECONDS)
+        if not await self.compare():
+            return False
+        steady_seconds = self._stamps.steady_seconds()
+        if self._stamps.jumps:
+            return steady_seconds >= _STEADY_AFTER_JUMP_SECONDS
+        return steady_seconds >= _STEADY_SECONDS or await self._was_steady_before()
+
+    async def _was_steady_before(self) -> bool:
+        """Whether it was the time of this day for long enough, by what was stored before this process began."""
+        if abs(self._stamps.off_seconds) > StampClock.MAX_APART_SECONDS:
+            return False
+        try:
+            return bool(await self._database.run_once("look for what is older", was_told_in_thread))
+        except Unavailable:
+            return False
 
     def readings(self) -> list[Reading]:
         """Figures for Prometheus."""
@@ -111,6 +128,19 @@ def read_in_thread(cursor: Any, seconds: Callable[[], float], stamps: StampClock
     if ended - began > _MAX_ROUND_TRIP_SECONDS or abs(after - before) > _SET_SECONDS:
         return None
     return there, after, there - (began + ended) / 2
+
+
+_WAS_TOLD = """
+SELECT EXISTS (SELECT FROM message_stats_minute WHERE minute BETWEEN now() - make_interval(secs => %s)
+                                                                 AND now() - make_interval(secs => %s))
+"""
+
+
+def was_told_in_thread(cursor: Any) -> bool:
+    """Whether something was stored fifty minutes to six hours ago, as the database's clock has it now."""
+    cursor.execute(_WAS_TOLD, (_STEADY_MOST_SECONDS, _STEADY_SECONDS + 60))
+    ((was_told,),) = cursor.fetchall()
+    return bool(was_told)
 
 
 def _read(cursor: Any) -> float:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import psycopg2
 from attrs import define
 
+from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.identifiers import same_name
 from chatflow.rooms.interfaces import always
@@ -40,16 +41,10 @@ SELECT room_id, last_seq, recent_envelopes::text[] FROM rooms
 WHERE room_id = ANY(%s) ORDER BY room_id FOR UPDATE
 """
 
-_CREATE_ROOMS = "INSERT INTO rooms (room_id) SELECT unnest(%s::int[]) ON CONFLICT DO NOTHING"
-
 _COPY = """
 COPY messages (room_id, seq, created_at, message_id, user_id, username, message_text, message_type,
                server_id, client_ip, client_timestamp, client_message_id) FROM STDIN
 """
-
-#: Whoever is going to write says so before it reads any partition: who makes or drops partitions takes the whole before
-#: its parts, too, and so they never wait for each other in a circle.
-LOCK_MESSAGES = "LOCK TABLE ONLY messages IN ROW EXCLUSIVE MODE"
 
 # The limit makes it a look into the index for each name. Under one there are few; so many only if its client, on a
 # queue that acknowledges before the commit, uses it again and again for something else.
@@ -209,7 +204,7 @@ def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
     cursor.execute(_LOCK_HEADS, (rooms,))
     found = cursor.fetchall()
     if len(found) < len(rooms):
-        cursor.execute(_CREATE_ROOMS, (rooms,))
+        create_rooms_in_thread(cursor, rooms)
         cursor.execute(_LOCK_HEADS, (rooms,))
         found = cursor.fetchall()
     return {room: _Head(seq, seq, recent) for room, seq, recent in found}

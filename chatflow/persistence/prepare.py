@@ -16,6 +16,7 @@ from chatflow.persistence import migrations, partitions
 from chatflow.persistence.clock import require_agreement
 from chatflow.persistence.database import Database, connect
 from chatflow.persistence.failures import one_line
+from chatflow.persistence.heads import create_rooms_in_thread
 from chatflow.persistence.history import heads_in_thread
 from chatflow.persistence.server import check_in_thread, unlogged_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
@@ -59,7 +60,7 @@ def _prepare(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTime
             create_ahead_in_thread(cursor, ahead_days)
         with connection, connection.cursor() as cursor:
             set_up_in_thread(cursor)
-            cursor.execute("INSERT INTO rooms (room_id) SELECT generate_series(1, %s) ON CONFLICT DO NOTHING", (rooms,))
+            create_rooms_in_thread(cursor, range(1, rooms + 1))
             return heads_in_thread(cursor)
 
 

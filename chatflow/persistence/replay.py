@@ -8,14 +8,13 @@ import msgspec
 import psycopg2
 
 from chatflow.errors import NotStored, Unavailable
-from chatflow.persistence.commit import LOCK_MESSAGES, REPEAT_HOURS, commit_in_thread, refuse_forged
+from chatflow.persistence.commit import REPEAT_HOURS, commit_in_thread, refuse_forged
 from chatflow.persistence.database import is_refusal
 from chatflow.persistence.failures import one_line
+from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import iso_timestamp
-
-_CREATE_ROOM = "INSERT INTO rooms (room_id) VALUES (%s) ON CONFLICT DO NOTHING"
 
 _HEAD = "SELECT last_seq FROM rooms WHERE room_id = %s"
 
@@ -59,7 +58,7 @@ def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
     nobody else can store them.
     """
     refuse_forged([envelope])
-    cursor.execute(_CREATE_ROOM, (envelope.room,))
+    create_rooms_in_thread(cursor, [envelope.room])
     cursor.execute(_HEAD, (envelope.room,))
     ((before,),) = cursor.fetchall()
     stored = _stored(cursor, envelope, 0, before)

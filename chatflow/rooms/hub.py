@@ -48,6 +48,8 @@ class _Room:
     #: Members that have more than was delivered here, by the last seq that they have.
     ahead: dict[IMember, int] = Factory(dict)
     last_seq: int = 0
+    #: The id of the message at ``last_seq``, if it was delivered here.
+    last_id: str | None = None
     #: The highest seq known to be stored; members are given the rest from the database.
     head: int = 0
     filling: bool = False
@@ -60,13 +62,28 @@ class _Room:
     tail_messages: int = 0
     #: The smallest seq since the last comparison that was dropped as seen, though nothing here says by which message.
     doubtful_seq: int | None = None
+    #: ``last_seq`` and ``last_id`` when that one was dropped.
+    doubted: tuple[int, str] | None = None
 
-    def seen(self, seq: int) -> StoredMessage | None:
-        """What was delivered under a seq, if the tail still has it."""
+    def doubt(self, seq: int) -> None:
+        """A message with this seq is dropped as seen, though nothing here says by which one."""
+        if self.doubtful_seq is None and self.last_id is not None:
+            self.doubted = self.last_seq, self.last_id
+        self.doubtful_seq = min(seq, self.doubtful_seq or seq)
+
+    def trust(self) -> None:
+        """What was dropped as seen was seen."""
+        self.doubtful_seq = self.doubted = None
+
+    def seen_id(self, seq: int) -> str | None:
+        """The id of the message that was delivered under a seq, if it is still known."""
+        if seq == self.last_seq:
+            return self.last_id
         for block in reversed(self.tail):
             first = block.messages[0].seq
             if first <= seq:
-                return block.messages[seq - first] if seq - first < len(block.messages) else None
+                found = block.messages[seq - first : seq - first + 1]
+                return found[0].message.message_id if found else None
         return None
 
 
@@ -115,7 +132,7 @@ class Hub:
     def start_at(self, room: int, seq: int) -> None:
         """Messages up to ``seq`` were stored before this instance began: they are history, not news."""
         state = self._room(room)
-        state.last_seq = state.head = seq
+        state.last_seq, state.head, state.last_id = seq, seq, None
 
     def join(self, room: int, member: IMember, after: int = 0) -> None:
         """From now on ``member`` gets every message of the room that has a larger seq than ``after``.
@@ -224,7 +241,9 @@ class Hub:
             if head < seq <= state.last_seq:
                 self._set_back(room, state, head + 1)
                 self.announce(room, head)
-            state.doubtful_seq = None
+            elif state.doubted is not None:
+                await self._dispel(room, state, *state.doubted)
+            state.trust()
         was_behind = self.gaps_filled != self._compared_gaps
         self._compared_gaps = self.gaps_filled
         for room, head in heads.items():
@@ -235,6 +254,14 @@ class Hub:
             state.compared_seq = state.last_seq
         return was_behind
 
+    async def _dispel(self, room: int, state: _Room, seq: int, message_id: str) -> None:
+        """See whether a message that was delivered is stored still: if not, others have taken the place of it."""
+        stored = await self._history.after(room, seq - 1, 1)
+        if stored and stored[0].seq == seq and stored[0].message.message_id != message_id and seq <= state.last_seq:
+            head = self.head(room)
+            self._set_back(room, state, seq)
+            self.announce(room, head)
+
     def _room(self, room: int) -> _Room:
         state = self._rooms.get(room)
         if state is None:
@@ -243,11 +270,12 @@ class Hub:
 
     def _verify(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
         """These seqs were delivered already; see whether with these messages."""
-        seen = state.seen(messages[-1].seq)
+        seen = state.seen_id(messages[-1].seq)
         if seen is None:
-            state.doubtful_seq = min(messages[0].seq, state.doubtful_seq or messages[0].seq)
-        elif seen.message.message_id != messages[-1].message.message_id:
-            self._set_back(room, state, next(one.seq for one in messages if _differ(one, state.seen(one.seq))))
+            state.doubt(messages[0].seq)
+        elif seen != messages[-1].message.message_id:
+            others = (one.seq for one in messages if one.message.message_id != state.seen_id(one.seq))
+            self._set_back(room, state, next(others))
 
     def _set_back(self, room: int, state: _Room, first: int) -> None:
         """From ``first`` on the room has other messages now, or none yet."""
@@ -260,7 +288,8 @@ class Hub:
         )
         self.rooms_set_back += 1
         state.last_seq = state.head = first - 1
-        state.compared_seq, state.doubtful_seq = -1, None
+        state.last_id, state.compared_seq = None, -1
+        state.trust()
         state.held.clear()
         self._drop_tail(room, state)
         state.members.update(state.ahead.fromkeys(state.ahead))
@@ -276,7 +305,7 @@ class Hub:
             self._broadcast(room, state, messages[seen:] if seen else messages)
 
     def _broadcast(self, room: int, state: _Room, messages: Sequence[StoredMessage]) -> None:
-        state.last_seq = messages[-1].seq
+        state.last_seq, state.last_id = messages[-1].seq, messages[-1].message.message_id
         block = _Block(messages)
         self._keep(room, state, block)
         members = state.members
@@ -329,7 +358,7 @@ class Hub:
     def _skip_to(self, room: int, state: _Room, seq: int) -> None:
         """There are no messages any more up to ``seq``, so the tail begins anew."""
         if seq > state.last_seq:
-            state.last_seq = seq
+            state.last_seq, state.last_id = seq, None
             self._drop_tail(room, state)
             for member, has in tuple(state.ahead.items()):
                 if has <= seq:
@@ -373,10 +402,6 @@ class Hub:
         finally:
             state.filling = False
             state.held = {first: kept for first, kept in state.held.items() if kept[-1].seq > state.last_seq}
-
-
-def _differ(one: StoredMessage, seen: StoredMessage | None) -> bool:
-    return seen is None or seen.message.message_id != one.message.message_id
 
 
 def _without_hole(messages: Sequence[StoredMessage]) -> Sequence[StoredMessage]:

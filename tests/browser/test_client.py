@@ -321,6 +321,22 @@ class TestOrder:
         assert [reset["reason"] for reset in rig.told("reset")] == ["beyond_head"]
         assert rig.seqs == [13]
 
+    def test_a_room_that_was_set_back_is_told_and_followed_from_there_also_by_who_comes_back(self, rig: Rig) -> None:
+        rig.start()
+        rig.welcome(18)
+        rig.broadcast(19, 20)
+        rig.deliver(type="heartbeat", head=20)
+        rig.deliver(type="reset", reason="restored", **{"from": 11})
+        assert rig.told("reset") == [{"reason": "restored", "from": 11}]
+        rig.broadcast(11, 12)
+        assert (rig.seqs, rig.connections) == ([19, 20, 11, 12], 1)
+        rig.end()
+        rig.advance(2)
+        assert rig.address == "/chat/1?since=12"
+        rig.welcome(13)
+        rig.broadcast(13)
+        assert (rig.seqs[-1], len(rig.told("reset"))) == (13, 1)
+
     @pytest.mark.parametrize(("code", "reason"), [("since_expired", "expired"), ("since_beyond_head", "beyond_head")])
     def test_without_v2_an_error_frame_says_so_and_no_message_is_blamed(self, rig: Rig, code: str, reason: str) -> None:
         rig.start(since=50, user=ALICE)

@@ -13,6 +13,7 @@ from chatflow.errors import Unavailable
 from chatflow.lifecycle.clocks import StampClock
 from chatflow.persistence.clock import ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
+from testbed.postgres import execute
 from tests.support.reactor import on_reactor, reactor
 
 
@@ -69,11 +70,14 @@ class Server:
             raise Unavailable(name)
         return transaction_in_thread(self, *arguments)
 
-    def execute(self, sql: str) -> None:
+    def execute(self, sql: str, values: object = ()) -> None:
+        self.asked = sql
         self.clock.advance(self.takes_seconds)
         self.meanwhile()
 
     def fetchall(self) -> list[tuple[float]]:
+        if "message_stats_minute" in self.asked:
+            return [(False,)]  # nothing is stored
         return [(1e9 + self.clock.seconds() + self.step,)]
 
 
@@ -105,6 +109,26 @@ async def test_retention_waits_for_an_hour_after_the_start() -> None:
     assert not await machine.watch.may_drop()
     await machine.hours_pass(1)
     assert await machine.watch.may_drop()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "may_drop"), [(0, False), (45, False), (55, True), (350, True), (370, False), (-86_400, False)]
+)
+@on_reactor
+async def test_retention_does_not_wait_after_a_restart_where_something_was_stored_before_by_the_same_clock(
+    here: Callable[[], Here], database_url: str, minutes: int, may_drop: bool
+) -> None:
+    execute(
+        database_url,
+        "INSERT INTO message_stats_minute (room_id, minute, message_count, text_count, join_count, leave_count)"
+        f" VALUES (1, now() - interval '{minutes} minutes', 1, 1, 0, 0)",
+    )
+    machine = here()
+    assert await machine.watch.may_drop() == may_drop
+    machine.step = 3600.0
+    assert not await machine.watch.may_drop()
+    machine.step = 0.0
+    assert not await machine.watch.may_drop(), "a clock was set"
 
 
 @pytest.mark.parametrize("both", [False, True])

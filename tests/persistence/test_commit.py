@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from ipaddress import ip_address
+from itertools import count
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatflow.persistence.commit import Place, commit_in_thread
+from chatflow.persistence.heads import create_rooms_in_thread
 from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.interfaces import always
 from chatflow.rooms.messages import Message
@@ -87,6 +89,19 @@ class TestNumbering:
     def test_a_room_that_was_made_before_is_used(self, connection: Any, database_url: str) -> None:
         execute(database_url, "INSERT INTO rooms (room_id) VALUES (1)")
         assert commit(connection, make_envelope(1), make_envelope(2)) == [(1, 1), (1, 1)]
+
+    def test_a_room_whose_head_was_lost_goes_on_behind_its_messages(self, connection: Any, database_url: str) -> None:
+        yesterday = make_message("yesterday", created_at_us=NOW_US - 86_400_000_000)
+        commit(connection, make_envelope(1, messages=(yesterday,)), make_envelope(1, "b", "c"), make_envelope(2))
+        execute(database_url, "DELETE FROM rooms")
+        assert commit(connection, make_envelope(1, "d"), make_envelope(3)) == [(4, 4), (1, 1)]
+        assert [seq for seq, _ in stored(database_url)] == [1, 2, 3, 4]
+        with connection, connection.cursor() as cursor:
+            create_rooms_in_thread(cursor, range(1, 5))
+        assert recount(database_url) == {}
+        assert execute(database_url, "SELECT room_id, first_seq, last_seq FROM rooms ORDER BY 1") == [
+            *((1, 1, 4), (2, 1, 1), (3, 1, 1), (4, 1, 0)),
+        ]
 
     def test_every_column_holds_what_it_is_named_after(self, connection: Any, database_url: str) -> None:
         message = Message(
@@ -329,16 +344,19 @@ class TestTexts:
 def _store_and_compare(connection: Any) -> None:
     select = (
         "SELECT message_id::text, (extract(epoch FROM created_at) * 1000000)::bigint, user_id, username, message_text,"
-        " message_type, host(client_ip), client_message_id FROM messages WHERE room_id = 1 AND seq > %s ORDER BY seq"
+        " message_type, host(client_ip), client_message_id FROM messages WHERE room_id = %s ORDER BY seq"
     )
+    rooms = count(1)
 
-    @given(st.lists(legal_messages(), min_size=1, max_size=20))
+    # What a user has named is stored once in a room.
+    @given(
+        st.lists(legal_messages(), min_size=1, max_size=20, unique_by=lambda one: (one.user_id, one.client_message_id))
+    )
     def compare(generated: list[Message]) -> None:
-        messages = distinct(generated)
-        ((first, _),) = commit(connection, make_envelope(1, messages=messages))
-        assert first is not None
+        messages, room = distinct(generated), next(rooms)
+        commit(connection, make_envelope(room, messages=messages))
         with connection, connection.cursor() as cursor:
-            cursor.execute(select, (first - 1,))
+            cursor.execute(select, (room,))
             rows = cursor.fetchall()
         for row, one in zip(rows, messages, strict=True):
             *fields, address, own_id = row

@@ -127,3 +127,55 @@ def test_a_head_that_jumps_forward_is_followed(rig: Rig) -> None:
     rig.compare()
     assert rig.told == []
     assert rig.hub.last_seq(1) == 40
+
+
+class Tailless(Rig):
+    """Room 1 has 20 messages; what was delivered is forgotten, but for the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hub = Hub(clock=self.clock, history=self.store, encode=encode, max_tails_messages=1)
+        self.hub.on_set_back = lambda room, first: self.told.append((room, first))
+        self.hub.join(1, self.member)
+        self.deliver(1, 20)
+        self.store.commit(1, room=2)
+        self.hub.deliver(self.store.messages(1, 1, room=2))  # the room that was silent for longest loses its tail
+        self.member.blocks.clear()
+
+    def say(self, first: int, last: int) -> None:
+        """What comes one by one, as it does at a usual pace."""
+        for seq in range(first, last + 1):
+            self.hub.deliver(self.store.messages(seq, seq))
+
+
+def test_a_room_that_has_overtaken_what_was_seen_is_found_by_the_last_message_that_was() -> None:
+    rig = Tailless()
+    rig.restore(10)
+    rig.store.commit(25)
+    rig.say(11, 25)
+    assert rig.told == [(1, 11)]
+    rig.compare()
+    assert rig.told == [(1, 11)]
+    assert rig.member.seqs == list(range(11, 26))
+
+
+def test_what_overtook_it_unseen_is_found_by_the_comparison() -> None:
+    rig = Tailless()
+    rig.restore(10)
+    rig.store.commit(25)
+    rig.say(11, 19)
+    rig.say(21, 25)  # 20, which is another one now, is lost on its way
+    assert rig.told == []
+    rig.compare()
+    assert rig.told == [(1, 11)]
+    assert rig.member.seqs == [*range(21, 26), *range(11, 26)]
+
+
+def test_what_is_dropped_as_seen_and_was_is_no_sign_of_it() -> None:
+    rig = Tailless()
+    rig.say(1, 20)
+    rig.deliver(21, 22)
+    rig.say(5, 21)
+    rig.compare()
+    assert rig.told == []
+    assert rig.member.seqs == [21, 22]

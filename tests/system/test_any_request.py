@@ -261,6 +261,13 @@ class TestNegotiation:
     def test_metrics_are_text_for_who_prefers_that(self, daemon: Daemon, accept: str) -> None:
         assert daemon.get("/metrics", headers={"Accept": accept}).headers["content-type"].startswith("text/plain")
 
+    @pytest.mark.parametrize("item", ["a/b,", "text/plain;q=0.1,", "a/b;x=y;", '"', ",", "x*=utf-8''%aa;"])
+    def test_a_header_as_long_as_a_book_is_not_weighed_and_holds_nobody_up(self, daemon: Daemon, item: str) -> None:
+        header = item * (12_000 // len(item))
+        answer = daemon.get("/metrics", headers={"Accept": header})
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        assert daemon.get("/chatflow.js", headers={"If-None-Match": header}).status == 200
+
     @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x",W/{},"y"', "*"])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     def test_who_has_the_newest_is_told_so(self, daemon: Daemon, form: str, method: str) -> None:
@@ -320,6 +327,12 @@ def test_a_body_that_was_asked_about_is_waited_for(daemon: Daemon) -> None:
         connection.sendall(head + b"100000\r\n\r\n")
         received = connection.makefile("rb").read()
     assert received.startswith(b"HTTP/1.1 413") and b"100" not in received, "it is not to be sent"
+
+
+def test_an_empty_line_before_a_request_is_passed_over(daemon: Daemon) -> None:
+    """RFC 9112, 2.2: some clients send one behind the body of the request before."""
+    request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert send_request(daemon.port, b"\r\n" + request, "GET").status == 200
 
 
 def test_connection_close_in_a_list_closes(daemon: Daemon) -> None:
