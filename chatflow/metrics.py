@@ -5,7 +5,8 @@ Counters are plain integers of the parts that count, read when somebody asks: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 
 from prometheus_client import CollectorRegistry, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,8 +15,10 @@ from prometheus_client.registry import Collector
 
 from chatflow.broker.consumer import Consumer
 from chatflow.edge.connections import ChatFactory
+from chatflow.errors import Unavailable
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
+from chatflow.persistence.migrations import load_migrations
 from chatflow.persistence.writer import BatchWriter
 from chatflow.readings import Reading
 from chatflow.rooms.hub import Hub
@@ -98,6 +101,21 @@ class Metrics:
         return encode(self._registry), content_type
 
 
+class Latest:
+    """A figure that costs a question, asked from time to time. ``value``: NaN while it is not known."""
+
+    def __init__(self, ask: Callable[[], Awaitable[float]]) -> None:
+        self._ask = ask
+        self.value = float("nan")
+
+    async def ask(self) -> None:
+        """Ask again. Does not fail."""
+        try:
+            self.value = float(await self._ask())
+        except Unavailable:
+            self.value = float("nan")
+
+
 class Instance:
     """The parts of one daemon, as far as the HTTP routes speak of them."""
 
@@ -115,6 +133,8 @@ class Instance:
         writer: BatchWriter,
         databases: Iterable[Database],
         hears: Callable[[], bool],
+        views_age_seconds: Callable[[], float],
+        dead_letters: Latest,
         clock_is_wrong: Callable[[], bool],
     ) -> None:
         self._now = now
@@ -128,6 +148,8 @@ class Instance:
         self._writer = writer
         self._databases = tuple(databases)
         self._hears = hears
+        self._views_age_seconds = views_age_seconds
+        self._dead_letters = dead_letters
         self._clock_is_wrong = clock_is_wrong
         self.started = False
 
@@ -210,6 +232,7 @@ class Instance:
         """Every figure for Prometheus."""
         edge, ingress, hub, writer = self._edge.counters, self._ingress, self._hub, self._writer
         counter, gauge = True, False
+        version, schema_version = metadata.version("chatflow"), len(load_migrations())
         return [
             Reading("chatflow_connections", "Open connections", lambda: len(self._edge.protocols), gauge),
             Reading("chatflow_connections_opened", "Handshakes done", lambda: edge.connections_opened, counter),
@@ -239,6 +262,14 @@ class Instance:
             Reading("chatflow_pages_shared", "Pages given without a read", lambda: self._pages.shared, counter),
             Reading("chatflow_database_retries", "Transactions tried again", self._retries, counter),
             Reading("chatflow_database_available", "1 if the last try worked", self._database_available, gauge),
+            Reading("chatflow_commit_under_way_seconds", "Since the flush began, or 0", writer.busy_seconds, gauge),
+            Reading("chatflow_messages_pending_limit", "Of those pending", lambda: ingress.max_pending_messages, gauge),
+            Reading("chatflow_ready", "1 if /health/ready says so", self.ready, gauge),
+            Reading("chatflow_draining", "1 while it stops", lambda: self._edge.draining, gauge),
+            Reading("chatflow_dead_letters", "Waiting, asked each minute", lambda: self._dead_letters.value, gauge),
+            Reading("chatflow_views_age_seconds", "Since their refresh, by whomever", self._views_age_seconds, gauge),
+            Reading("chatflow_schema_version", "That this version works with", lambda: schema_version, gauge),
+            Reading("chatflow_build_info", "1, by version", lambda: {version: 1}, gauge, "version"),
         ]
 
     def _who(self) -> dict[str, object]:

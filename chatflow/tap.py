@@ -26,7 +26,7 @@ from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, Root, Status, routes
 from chatflow.edge.inherited import InheritedListener, is_inherited
-from chatflow.edge.listeners import Listener
+from chatflow.edge.listeners import Listener, address_of
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
@@ -35,7 +35,7 @@ from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, 
 from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
 from chatflow.lifecycle.step import Step
 from chatflow.logs import LogSettings, log_for
-from chatflow.metrics import Instance, Metrics
+from chatflow.metrics import Instance, Latest, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
@@ -93,6 +93,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         limits = SessionLimits(application_name=f"chatflow-{name} {config.server_id}")
         return Database(reactor=reactor, url=url, connections=connections, limits=limits, recover_in_thread=recover)
 
+    listeners: list[Listener] = []
     commits = database("writer", 1)
     reads = database("reader", config.database_connections)
     watch = ClockWatch(
@@ -112,7 +113,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         patience_seconds=lambda: broker.patience_seconds(),
     )
     if config.broker == "sqs":
-        broker = _one_of_many(config, reactor, now, watch, metrics, hub, commits, database("beats", 1))
+        address = partial(address_of, listeners)
+        broker = _one_of_many(config, reactor, now, watch, metrics, hub, commits, database("beats", 1), address)
     else:
         broker = _alone(config, commits)
     writer = BatchWriter(
@@ -168,6 +170,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         each = Rounds(clock=reactor, factory=edge, interval_seconds=interval_seconds, visit=visit)
         return Step(each.start, each.stop)
 
+    dead_letters = Latest(broker.count_dead_letters)
     instance = Instance(
         now=now,
         server_id=config.server_id,
@@ -180,6 +183,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         writer=writer,
         databases=(commits, reads),
         hears=broker.hears,
+        views_age_seconds=lambda: refresher.age_seconds(),
+        dead_letters=dead_letters,
         clock_is_wrong=lambda: now.is_wrong,
     )
     wrong_clock = WrongClock(clock=reactor, ingress=ingress, edge=edge, has_others=config.broker == "sqs")
@@ -191,6 +196,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             reactor, "refresh views", partial(refresh_in_thread, url, config.server_id, unless)
         ),
         config.refresh_views_seconds,
+        reactor.seconds,
     )
     analytics = AnalyticsApi(source=AnalyticsStore(reads, refresher.now), rooms=config.rooms)
     status = Status(
@@ -277,6 +283,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
     if config.refresh_views_seconds:
         service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
+    service.add(
+        "dead letters' count", Repeating(reactor, "count of dead letters", 60.0, dead_letters.ask, at_once=True)
+    )
     service.add("refresh of views", Step(stop=refresher.stop))
     service.add("comparison", Repeating(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
@@ -291,7 +300,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
         if endpoint not in inherited:
-            service.add(f"port {endpoint}", Listener(reactor, endpoint, site))
+            listeners.append(Listener(reactor, endpoint, site))
+            service.add(f"port {endpoint}", listeners[-1])
     drain = Drain(
         clock=reactor,
         edge=edge,
@@ -311,10 +321,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 def _alone(config: Config, commits: Database) -> Broker:
     """Room queue in this process, nobody to tell, dead letters in a table."""
     queue = EmbeddedRoomQueue(config.rooms)
+    dead_letters = DeadLetterTable(commits)
     return Broker(
         queue=queue,
         fanout=NoFanout(),
-        dead_letters=DeadLetterTable(commits),
+        dead_letters=dead_letters,
+        count_dead_letters=dead_letters.count,
         depths=EmbeddedDepths(queue),
         presence=NoOthers(),
         give_up=queue.close,
@@ -330,9 +342,11 @@ def _one_of_many(
     hub: Hub,
     commits: Database,
     beats: Database,
+    address: Callable[[], str],
 ) -> Broker:
     """Room queues and dead letters on SQS, fan-out through SNS, instances in a table.
 
+    :param address: of this instance's HTTP, for whoever looks after all instances.
     :param beats: of its own, so that no slow query makes the others take this instance for dead.
     """
     # Imported only here, because boto3 takes its time and memory.
@@ -373,7 +387,7 @@ def _one_of_many(
         may_extend=lambda: commits.away_seconds < 2 * config.visibility_seconds,
         observe_bytes=metrics.histogram("chatflow_envelope_bytes", "Body of an envelope that SQS took", _BODY_BYTES),
     )
-    table = InstanceTable(beats)
+    table = InstanceTable(beats, address)
     beat_seconds = heartbeat_seconds(config.reap_after_seconds)
     instances = Instances(clock=reactor, table=table, server_id=config.server_id, interval_seconds=beat_seconds)
     reaper = Reaper(
@@ -417,6 +431,7 @@ def _one_of_many(
         queue=queue,
         fanout=fanout,
         dead_letters=dead_letters,
+        count_dead_letters=dead_letters.count,
         depths=SqsDepths(clock=reactor, calls=aws, names=names, urls=queue.urls),
         presence=PresenceTable(beats, config.server_id, f"{int(now() * 1000):x}"),
         parts=[

@@ -31,7 +31,8 @@ environment() {
     echo "chatflow: installing into $venv" >&2
     "$python" -m venv --clear "$venv"
     # A plain editable install would hide the twistd plugins from Twisted; "compat" puts the checkout on the path.
-    "$bin/python" -m pip install --quiet --disable-pip-version-check \
+    # Of what is installed a fraction is ever imported, and then compiled.
+    "$bin/python" -m pip install --no-compile --quiet --disable-pip-version-check \
         --editable "$root[$extra]" --config-settings editable_mode=compat
     "$bin/twistd" --help >/dev/null # lets Twisted write its plugin cache once
     echo "$stamp" >"$venv/installed-$extra"

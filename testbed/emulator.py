@@ -21,6 +21,8 @@ import tempfile
 from http.client import HTTPConnection
 from pathlib import Path
 
+from testbed.leftovers import marks
+from testbed.shared import shared
 from testbed.waiting import eventually
 
 _START_SECONDS = 30.0
@@ -42,14 +44,15 @@ class Emulator:
     """One server. ``start`` blocks until it answers.
 
     :param services: what it plays, as ``SERVICES`` of ministack; none for all that it knows.
+    :param port: of one that another process has started, and ends.
     :ivar url: where it listens, for ``AWS_ENDPOINT_URL``.
     """
 
-    def __init__(self, services: str = "sqs,sns") -> None:
+    def __init__(self, services: str = "sqs,sns", *, port: int = 0) -> None:
         self._services = services
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-emulator-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -84,6 +87,7 @@ class Emulator:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCHER],
                 env={
+                    **marks(),
                     "PATH": os.environ.get("PATH", ""),
                     "HOME": str(self._directory),
                     "TMPDIR": str(self._directory),
@@ -129,10 +133,11 @@ def aws_environment(url: str) -> dict[str, str]:
 
 @functools.cache
 def shared_emulator() -> Emulator:
-    """The emulator of this test run."""
-    emulator = Emulator()
+    """The emulator of this test run, whichever of its processes asks."""
+    given = shared("emulator")
+    emulator = Emulator(port=int(given or 0))
     atexit.register(emulator.stop)
-    return emulator.start()
+    return emulator if given else emulator.start()
 
 
 def fresh_prefix() -> str:

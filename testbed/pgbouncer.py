@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import psycopg2
@@ -26,7 +26,7 @@ listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
-default_pool_size = 2
+default_pool_size = {sessions}
 max_client_conn = 100
 logfile = {directory}/log
 pidfile = {directory}/pid
@@ -39,11 +39,12 @@ def find_pgbouncer() -> str | None:
 
 
 @contextmanager
-def running_pgbouncer(url: str, mode: str) -> Iterator[str]:
+def running_pgbouncer(url: str, mode: str, sessions: int = 2) -> Iterator[str]:
     """The same database's URL through it.
 
     :param url: of a server on a socket of the file system.
-    :param mode: ``transaction``, ``session`` or ``statement``. Two sessions serve all clients.
+    :param mode: ``transaction``, ``session`` or ``statement``.
+    :param sessions: so many of them serve all clients.
     """
     program = find_pgbouncer()
     assert program is not None
@@ -55,20 +56,25 @@ def running_pgbouncer(url: str, mode: str) -> Iterator[str]:
         port = free.getsockname()[1]
     configuration = directory / "pgbouncer.ini"
     text = _CONFIGURATION.format(
-        host=unquote(query["host"][0]), port=query["port"][0], listen_port=port, mode=mode, directory=directory
+        host=unquote(query["host"][0]),
+        port=query["port"][0],
+        listen_port=port,
+        mode=mode,
+        sessions=sessions,
+        directory=directory,
     )
     configuration.write_text(text.replace("* =", f"{parts.path[1:]} = user=postgres dbname={parts.path[1:]}"))
-    user = None
+    account: dict[str, Any] = {}
     if os.geteuid() == 0:  # which it refuses; and the socket is of the server's own account
         owner = Path(unquote(query["host"][0])).stat()
-        user = pwd.getpwuid(owner.st_uid).pw_name
+        account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         os.chown(directory, owner.st_uid, owner.st_gid)
-    process = subprocess.Popen([program, "-q", configuration], user=user, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([program, "-q", configuration], stderr=subprocess.DEVNULL, **account)
     through = f"postgresql://postgres@127.0.0.1:{port}{parts.path}"
 
     def answers() -> bool:
         try:
-            psycopg2.connect(through).close()
+            psycopg2.connect(through, connect_timeout=3).close()
         except psycopg2.OperationalError:
             assert process.poll() is None, (directory / "log").read_text()
             return False

@@ -1,7 +1,7 @@
 """A real PostgreSQL for tests: a fresh, migrated database for each.
 
-Started at first use, from the wheel, in a temporary directory, and stopped when the interpreter ends. Set
-``CHATFLOW_TEST_DATABASE`` to the URL of a superuser to use that server instead.
+Started at first use, from the wheel, in a temporary directory, and stopped when the interpreter ends; the processes of
+one run of pytest share it. Set ``CHATFLOW_TEST_DATABASE`` to the URL of a superuser to use that server instead.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import psycopg2
 
 from chatflow.persistence import migrations
 from chatflow.postgres.embedded import EmbeddedPostgres
+from testbed.shared import shared
 
 _serial = itertools.count(1)
 
@@ -33,8 +34,8 @@ def fresh_database(*, migrated: bool = True) -> Iterator[str]:
     :param migrated: with the schema of ``sql/`` (a copy of a template, tens of milliseconds), or empty.
     """
     name = f"{_prefix()}_{next(_serial)}"
-    template = _template() if migrated else "template1"
-    execute(server_url(), f"CREATE DATABASE {name} TEMPLATE {template}")
+    source = template() if migrated else "template1"
+    execute(server_url(), f"CREATE DATABASE {name} TEMPLATE {source}")
     try:
         yield _with_database(server_url(), name)
     finally:
@@ -56,7 +57,7 @@ def execute(url: str, sql: str, arguments: tuple[Any, ...] | None = None) -> lis
 @functools.cache
 def server_url() -> str:
     """URL of the server's maintenance database."""
-    given = os.environ.get("CHATFLOW_TEST_DATABASE")
+    given = os.environ.get("CHATFLOW_TEST_DATABASE") or shared("postgres")
     if given:
         return given
     directory = Path(tempfile.mkdtemp(prefix="chatflow-test-"))
@@ -66,7 +67,8 @@ def server_url() -> str:
     atexit.register(server.stop)
     url = server.start()
     # What a crash of the machine would cost is of no interest here, and takes a third of the time.
-    execute(url, "ALTER SYSTEM SET fsync = off")
+    for setting in ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'"):
+        execute(url, f"ALTER SYSTEM SET {setting}")
     execute(url, "SELECT pg_reload_conf()")
     return url
 
@@ -78,8 +80,11 @@ def migrate(url: str) -> None:
 
 
 @functools.cache
-def _template() -> str:
+def template() -> str:
     """Name of a database with the schema, to be copied: much faster than applying the files for each test."""
+    given = shared("template")
+    if given:
+        return given
     name = f"{_prefix()}_template"
     execute(server_url(), f"CREATE DATABASE {name}")
     connection = psycopg2.connect(_with_database(server_url(), name))

@@ -33,7 +33,7 @@ def kept(directory: Path) -> dict[str, object]:
         ["commit", "--batches", "2"],
         ["throughput", "--messages", "2000", "--", "--batch-size", "100"],
         ["idle", "--connections", "20", "--seconds", "0"],
-        ["archive", "--rows", "2000", "--days", "2", "--reads", "5", "--queries", "2", "--refreshes", "2"],
+        ["archive", "--rows", "2000", "--days", "2", "--reads", "5", "--queries", "2", "--refreshes", "1"],
         ["resume-one", "--messages", "3000", "--times", "1", "--seconds", "0.2", "--rate", "100"],
         ["cluster-idle", "--instances", "1", "--connections", "5", "--no-proxy", "--seconds", "1"],
         ["resume-many", "--connections", "30", "--messages", "50", "--seconds", "0.2", "--rate", "100"],

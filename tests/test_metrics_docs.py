@@ -15,7 +15,7 @@ def served() -> set[str]:
         return figures_served_by(daemon)
 
 
-# Those of a cluster are asked for where there is one: tests/system/test_cluster.py.
-@pytest.mark.parametrize("page", [page for page in sorted(DOCS) if page != "cluster"])
+# Those of a cluster are asked for where there is one: tests/system/test_cluster.py, tests/monitoring.
+@pytest.mark.parametrize("page", [page for page in sorted(DOCS) if page not in ("cluster", "runbook")])
 def test_every_figure_that_the_documentation_names_is_served_under_that_name(page: str, served: set[str]) -> None:
     assert figures_named_in(page) - served == set()

@@ -494,3 +494,65 @@ def test_under_twistd_an_error_is_that_line_alone(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert run.stdout == ""
     assert run.stderr == "tea: cups = '0' (command line): must be a whole number from 1 to 12\n"
+
+
+class TestWhatTheWorldWrites:
+    """Values as shells, secrets' files, editors and compose files make them."""
+
+    @pytest.mark.parametrize("text", ["3\n", "3\r\n", "\t3 ", "\ufeff3\n", "\xa03\xa0", "\n3"])
+    def test_what_is_around_a_value_of_the_environment_does_not_count(self, text: str) -> None:
+        assert load(environ={"TEA_CUPS": text})["cups"].value == 3
+
+    @pytest.mark.parametrize("text", ["3\r", "3 \r", "\xa03", "\t3\t", "\ufeff3"])
+    def test_nor_does_what_is_around_a_value_of_the_file(self, text: str) -> None:
+        assert load_ini(f"[tea]\ncups = {text}\n")["cups"].value == 3
+
+    @pytest.mark.parametrize("text", ["1 2", "1\n2", "1\x002", "3\x1b", "'3", "３"])
+    def test_what_is_within_it_does(self, text: str) -> None:
+        assert "must be a whole number" in refusal(environ={"TEA_CUPS": text})
+
+    @pytest.mark.parametrize("text", ["'3'", '"3"'])
+    def test_quotes_are_named_as_what_is_wrong(self, text: str) -> None:
+        assert "leave them out" in refusal(environ={"TEA_CUPS": text})
+        assert "leave them out" in ini_refusal(f"[tea]\ncups = {text}")
+
+    @pytest.mark.parametrize("text", ["", " ", "\n"])
+    def test_an_empty_value_is_named_as_that(self, text: str) -> None:
+        assert "it is empty, leave it out for the default" in refusal(environ={"TEA_CUPS": text})
+
+    def test_what_does_not_look_like_a_key_is_not_repeated(self) -> None:
+        for line in ("postgresql://ann:hunter2@h/db?sslmode = x", "p\x1b[2Jhunter2 = 3", "hunter2@h = 3"):
+            assert "hunter2" not in ini_refusal(f"[tea]\n{line}")
+            assert "hunter2" not in ini_refusal(f"[tea]\n{line}\n{line}")
+        assert "hunter2" not in ini_refusal("[postgresql://ann:hunter2@h]")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    def test_line_ends_and_marks_of_every_system(self, tmp_path: Path, line_end: str, mark: bytes) -> None:
+        file = tmp_path / "tea.ini"
+        file.write_bytes(mark + line_end.join(["[tea]", "cups = 3", "guests = Zoë", ""]).encode())
+        config = TestCommandLine().config("--config", str(file))
+        assert (config["cups"], config["guests"]) == (3, ("Zoë",))
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+    def test_another_encoding_is_named_as_what_is_wrong(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+    ) -> None:
+        file = tmp_path / "tea.ini"
+        file.write_text("[tea]\ncups = 3\nguests = Zoë\n", encoding=encoding)
+        assert TestCommandLine().ends("--config", str(file)) == 1
+        assert capsys.readouterr().err == (
+            f"tea: config (command line): file {file} is not UTF-8 text: save it as UTF-8\n"
+        )
+
+    def test_half_of_a_password_is_no_argument_to_be_repeated(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert TestCommandLine().ends("--store=postgresql://ann:x", "hunter2@h/db") == 1
+        assert "hunter2" not in capsys.readouterr().err
+
+    def test_what_could_control_a_terminal_is_shown_as_text(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert TestCommandLine().ends("\x1b[2J\u202ecoffee") == 1
+        assert capsys.readouterr().err.isascii()

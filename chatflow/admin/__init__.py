@@ -3,20 +3,23 @@
 Each module in ``_MODULES`` brings commands: its ``add_to(add_command)`` calls ``add_command(name, help=...,
 description=...)``, adds arguments to the parser that this returns, and sets its ``run`` to a function of the
 parsed arguments, which prints to standard output and raises :class:`chatflow.errors.ChatFlowError` when it
-cannot do its work.
+cannot do its work. What it returns, if anything, is the exit status.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, NoReturn
 
-from chatflow.admin import deadletters, instances, migrate, queues, setup, verify
+from chatflow.admin import deadletters, instances, migrate, monitor, queues, setup, verify
 from chatflow.errors import ChatFlowError
+from chatflow.text import visible
 
-_MODULES = (migrate, setup, queues, deadletters, instances, verify)
+_MODULES = (migrate, setup, queues, deadletters, instances, monitor, verify)
 
 _DESCRIPTION = "Administers ChatFlow. `chatflow-admin COMMAND --help` explains a command."
 
@@ -37,16 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = make_parser().parse_args(arguments)
     try:
-        parsed.run(parsed)
+        return parsed.run(parsed) or 0
     except ChatFlowError as error:
-        print(f"chatflow-admin: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"chatflow-admin: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
-    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that does not repeat half of a password: a blank in that of a URL makes two arguments of it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if any("://" in word for word in self._words):
+            message = re.sub("(unrecognized arguments|invalid choice): .*", r"\1", message, flags=re.DOTALL)
+        super().error(visible(message))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; what it returns has ``run``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="chatflow-admin",
         description=_DESCRIPTION,
         epilog=_EXIT_STATUS,

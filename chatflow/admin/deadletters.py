@@ -13,7 +13,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from chatflow.admin.output import make_console, printable
+from chatflow.admin.output import json_escaped, make_console
 from chatflow.admin.settings import Settings, add_settings, read_settings
 from chatflow.errors import ChatFlowError, NotStored
 from chatflow.persistence.database import connect
@@ -90,9 +90,9 @@ def _list(arguments: argparse.Namespace) -> None:
             "-" if letter.room is None else str(letter.room),
             _count(letter),
             str(letter.attempts),
-            letter.first_failed_at[:19] + "Z",
-            letter.last_failed_at[:19] + "Z",
-            Text(printable(letter.reason)),
+            json_escaped(letter.first_failed_at[:19]) + "Z",
+            json_escaped(letter.last_failed_at[:19]) + "Z",
+            Text(json_escaped(letter.reason)),
         )
     make_console().print(table)
 
@@ -110,7 +110,7 @@ def _show(arguments: argparse.Namespace) -> None:
         shown["serverId"] = envelope.server_id
         shown["messages"] = [msgspec.structs.asdict(message) for message in envelope.messages]
     lines = json.dumps(shown, indent=2, ensure_ascii=False).splitlines()
-    print("\n".join(printable(line) for line in lines))
+    print("\n".join(json_escaped(line) for line in lines))
 
 
 def _replay(arguments: argparse.Namespace) -> None:
@@ -133,7 +133,7 @@ def _replay_one(connection: Any, box: IDeadLetterBox, letter: DeadLetter) -> boo
         place = replay(connection, envelope)
     except (BadEnvelope, NotStored) as error:
         box.replace(letter, letter.failed_again(str(error), time.time()))
-        print(f"refused {letter.id} again: {printable(str(error))}", flush=True)
+        print(f"refused {letter.id} again: {json_escaped(str(error))}", flush=True)
         return False
     # Only now: a crash before this line leaves a letter whose messages the next replay finds stored.
     box.remove([letter])
@@ -189,7 +189,8 @@ def _open(settings: Settings) -> Iterator[IDeadLetterBox]:
             yield DeadLetterRows(connection)
         return
     from chatflow.broker.aws import make_clients
-    from chatflow.broker.deadletters import SqsDeadLetterBox, find_queue
+    from chatflow.broker.calls import find_queue
+    from chatflow.broker.deadletters import SqsDeadLetterBox
 
     client = make_clients(polls=1, sends=1).sqs_control
     box = SqsDeadLetterBox(client, find_queue(client, settings.names.dead_letters))

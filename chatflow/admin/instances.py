@@ -10,6 +10,7 @@ from chatflow.admin.settings import add_settings, read_settings
 from chatflow.lifecycle.blocking import at_once
 from chatflow.persistence.database import connect
 from chatflow.persistence.instances import BlockingTransactions, InstanceTable
+from chatflow.text import visible
 
 _REAP = """\
 Removes the fan-out queues and subscriptions of instances that have not been heard of for
@@ -46,8 +47,8 @@ def _reap(arguments: argparse.Namespace) -> None:
     verb = "would remove" if arguments.dry_run else "removed"
     for instance in found.dead:
         gone = "" if instance.fanout_queue in found.queue_urls else ", whose queue is gone already"
-        print(f"{verb} instance {instance.server_id} (queue {instance.fanout_queue}{gone})")
+        print(f"{verb} instance {visible(instance.server_id)} (queue {visible(instance.fanout_queue)}{gone})")
     for subscription in found.subscriptions:
-        print(f"{verb} the subscription of {subscription.queue}")
+        print(f"{verb} the subscription of {visible(subscription.queue)}")
     if not (found.dead or found.subscriptions):
         print("nothing was left behind")

@@ -10,8 +10,8 @@ from rich.console import Console
 _COLUMNS_OF_A_FILE = 200
 
 
-def printable(text: str) -> str:
-    """The same with JSON's escapes for what could control a terminal: users may have written it."""
+def json_escaped(text: str) -> str:
+    """The same with JSON's escapes for what could control a terminal, written by users: JSON stays JSON."""
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 

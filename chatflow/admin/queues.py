@@ -20,6 +20,7 @@ from chatflow.broker.depth import Depth, ask_depth
 from chatflow.broker.names import Names
 from chatflow.errors import ChatFlowError
 from chatflow.lifecycle.blocking import at_once
+from chatflow.text import visible
 
 _QUEUES = """\
 Shows for each queue how many envelopes (messages of a room that one instance sent together) wait in it, and
@@ -59,11 +60,19 @@ _STRANDED = _Limits(0, 0)
 
 
 @frozen
-class _Row:
+class Row:
+    """A queue. ``depth``: None if there is none of this name. ``lane``: of a room queue that instances receive from."""
+
     queue: str
     purpose: str
     limits: _Limits
-    depth: Depth | None  # None if there is no such queue
+    depth: Depth | None
+    lane: int | None = None
+
+    @property
+    def is_dead_letters(self) -> bool:
+        """Whether it is the queue of what was set aside."""
+        return self.limits is _DEAD_LETTERS
 
 
 @define
@@ -72,7 +81,7 @@ class _Watch:
 
     empty_at: dict[str, float] = field(factory=dict)
 
-    def look(self, row: _Row, now: float) -> float | None:
+    def look(self, row: Row, now: float) -> float | None:
         """Seconds since the queue was seen empty; None if it never was."""
         if row.depth is not None and not (row.depth.waiting or row.depth.in_flight):
             self.empty_at[row.queue] = now
@@ -84,13 +93,14 @@ def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
     queues = add_command("queues", help="show what waits in the queues", description=_QUEUES)
     queues.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     queues.add_argument(
-        "--interval-seconds", metavar="SECONDS", type=_seconds, default=5.0, help="between two looks. Default: 5."
+        "--interval-seconds", metavar="SECONDS", type=seconds, default=5.0, help="between two looks. Default: 5."
     )
     add_settings(queues, "queue-prefix", "rooms", "room-queues")
     queues.set_defaults(run=_queues)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """An interval, for argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -110,7 +120,7 @@ def _queues(arguments: argparse.Namespace) -> None:
 
     def look() -> Table:
         now = time.monotonic()
-        return _table([(row, watch.look(row, now)) for row in _ask(clients, names)], arguments.watch)
+        return _table([(row, watch.look(row, now)) for row in ask_queues(clients, names)], arguments.watch)
 
     if not arguments.watch:
         console.print(look())
@@ -131,22 +141,26 @@ def _repeat(
         try:
             show(look())
         except ChatFlowError as error:
-            console.print(Text(str(error), "yellow"))  # AWS does not answer just now: keep on looking
+            console.print(Text(visible(str(error)), "yellow"))  # AWS does not answer just now: keep on looking
 
 
-def _ask(clients: Any, names: Names) -> Iterator[_Row]:
+def ask_queues(clients: Any, names: Names) -> Iterator[Row]:
+    """Every queue of a prefix, as it is now. Blocks.
+
+    :raises AwsError: AWS does not answer.
+    """
     from chatflow.broker.calls import BlockingCalls, queue_url, queues_beginning
 
     calls = BlockingCalls(clients)
 
-    def row(name: str, purpose: str, limits: _Limits, url: str | None) -> _Row:
-        return _Row(name, purpose, limits, at_once(ask_depth(calls, url)) if url else None)
+    def row(name: str, purpose: str, limits: _Limits, url: str | None, lane: int | None = None) -> Row:
+        return Row(name, purpose, limits, at_once(ask_depth(calls, url)) if url else None, lane)
 
     for lane in names.lanes:
         rooms = names.lane_rooms(lane)
         purpose = f"room {rooms[0]}" if len(rooms) == 1 else f"{len(rooms)} rooms"
         name = names.room_queue(lane)
-        yield row(name, purpose, _ROOM, queue_url(clients.sqs_control, name))
+        yield row(name, purpose, _ROOM, queue_url(clients.sqs_control, name), lane)
     for name, url in sorted(queues_beginning(clients.sqs_control, f"{names.prefix}-room").items()):
         if (settings := names.settings_of(name)) and (one := row(name, settings, _STRANDED, url)).depth != Depth(url):
             yield one
@@ -155,7 +169,7 @@ def _ask(clients: Any, names: Names) -> Iterator[_Row]:
         yield row(name, "fan-out", _FANOUT, url)
 
 
-def _table(rows: list[tuple[_Row, float | None]], is_watching: bool) -> Table:
+def _table(rows: list[tuple[Row, float | None]], is_watching: bool) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("queue", no_wrap=True)
     table.add_column("for", no_wrap=True)
@@ -163,10 +177,10 @@ def _table(rows: list[tuple[_Row, float | None]], is_watching: bool) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("health", no_wrap=True)
     for row, age_seconds in rows:
-        health = _health(row, age_seconds)
+        health = health_of(row, age_seconds)
         depth = row.depth or Depth()
         table.add_row(
-            row.queue,
+            visible(row.queue),
             row.purpose,
             str(depth.waiting),
             str(depth.in_flight),
@@ -182,7 +196,8 @@ def _oldest(depth: Depth, age_seconds: float | None) -> str:
     return "?" if age_seconds is None else f"< {age_seconds:.0f} s"
 
 
-def _health(row: _Row, age_seconds: float | None) -> str:
+def health_of(row: Row, age_seconds: float | None) -> str:
+    """A word of the help."""
     if row.depth is None:
         return "missing"
     if row.limits is _STRANDED:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from chatflow.admin.settings import add_settings, read_settings
 from chatflow.errors import ChatFlowError
+from chatflow.text import visible
 
 _SETUP = """\
 Makes what `--broker sqs` needs in AWS: an SQS FIFO queue for each room (or --room-queues of them), one for
@@ -65,4 +66,4 @@ def _teardown(arguments: argparse.Namespace) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(visible(line), flush=True)

@@ -10,6 +10,7 @@ from chatflow.admin.settings import add_settings, read_settings
 from chatflow.errors import ChatFlowError
 from chatflow.persistence.database import connect
 from chatflow.persistence.recount import recount_in_thread
+from chatflow.text import visible
 
 _VERIFY = """\
 Counts everything anew from the messages, in one snapshot of the database, and names what differs: the heads
@@ -46,6 +47,6 @@ def _verify(arguments: argparse.Namespace) -> None:
                 wrong += 1
                 print(f"WRONG    {check.name}", flush=True)
                 for difference in check.differences:
-                    print(f"           {difference}", flush=True)
+                    print(f"           {visible(difference)}", flush=True)
     if wrong:
         raise CountsDiffer(f"{wrong} of these differ from a recount of the messages")

@@ -19,6 +19,7 @@ from botocore.parsers import ResponseParserError
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
+from chatflow.broker.surroundings import explain, tidy_environment
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import NamedThreadPool
 
@@ -123,10 +124,9 @@ def make_clients(*, polls: int, sends: int) -> Clients:
     :param sends: connections kept for sending.
     :raises StartupError: region or credentials are missing.
     """
-    # Alone among AWS's SDKs, boto3 does not know AWS_REGION.
-    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+    tidy_environment()
 
-    def client(service: str, connections: int, read_seconds: float, attempts: int) -> Any:
+    def client(session: Any, service: str, connections: int, read_seconds: float, attempts: int) -> Any:
         return session.client(
             service,
             config=Config(
@@ -139,15 +139,19 @@ def make_clients(*, polls: int, sends: int) -> Clients:
         )
 
     try:
+        # Alone among AWS's SDKs, boto3 does not know AWS_REGION.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
         return Clients(
-            sqs_poll=client("sqs", polls, _POLL_READ_SECONDS, 1),
-            sqs_send=client("sqs", sends, _SEND_READ_SECONDS, 1),
-            sns_send=client("sns", sends, _SEND_READ_SECONDS, 1),
-            sqs_control=client("sqs", 2, 10, 4),
-            sns_control=client("sns", 2, 10, 4),
+            sqs_poll=client(session, "sqs", polls, _POLL_READ_SECONDS, 1),
+            sqs_send=client(session, "sqs", sends, _SEND_READ_SECONDS, 1),
+            sns_send=client(session, "sns", sends, _SEND_READ_SECONDS, 1),
+            sqs_control=client(session, "sqs", 2, 10, 4),
+            sns_control=client(session, "sns", 2, 10, 4),
         )
-    except BotoCoreError as error:
-        raise StartupError(f"AWS cannot be used: {error} Set AWS_REGION and credentials: docs/cluster.rst") from error
+    except Exception as error:  # ValueError for an endpoint that is none, OSError for a file that cannot be read, ...
+        raise StartupError(
+            f"AWS cannot be used: {explain(error).rstrip('.')}. Set AWS_REGION and credentials: docs/cluster.rst"
+        ) from None
 
 
 class Aws:
@@ -223,11 +227,11 @@ class Aws:
         call: Deferred[dict[str, Any]] = threads.run(getattr(client, operation), **arguments)
         try:
             response = await call
-        except (ClientError, BotoCoreError, ResponseParserError) as error:
+        except CALL_FAILURES as error:
             failure = as_aws_error(operation, error)
             self.counters.calls[operation, failure.code] += 1
             self._on_failure()
-            raise failure from error
+            raise failure from None  # what is secret in the error is not in the failure
         seconds = self._reactor.seconds() - began
         self.counters.calls[operation, "ok"] += 1
         self.counters.seconds[operation] += seconds
@@ -235,8 +239,13 @@ class Aws:
         return response
 
 
-def as_aws_error(operation: str, error: ClientError | BotoCoreError | ResponseParserError) -> AwsError:
-    """What boto3 raised, in our terms. A ResponseParserError is of an answer that came from something else than AWS."""
+#: What a call of boto3 may raise. A ResponseParserError is of an answer that came from something else than AWS; the
+#: last two of surroundings that cannot be used, such as a file of certificates that is not there.
+CALL_FAILURES = (ClientError, BotoCoreError, ResponseParserError, OSError, ValueError)
+
+
+def as_aws_error(operation: str, error: Exception) -> AwsError:
+    """What boto3 raised (see :data:`CALL_FAILURES`), in our terms."""
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
@@ -245,8 +254,8 @@ def as_aws_error(operation: str, error: ClientError | BotoCoreError | ResponsePa
         return AwsError(
             operation,
             code,
-            details.get("Message", ""),
+            explain(error),
             certain=400 <= status < 500,
             is_busy=status == _TOO_MANY_REQUESTS or is_busy_code(code),
         )
-    return AwsError(operation, type(error).__name__, str(error), certain=False)
+    return AwsError(operation, type(error).__name__, explain(error), certain=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from attrs import frozen
 from twisted.application.service import Service
@@ -19,6 +19,7 @@ class Broker:
     """One instance's room queue, fan-out, dead letters, and how deep its queues are.
 
     :ivar presence: where the members of other instances are known from.
+    :ivar count_dead_letters: how many there are now; fails with Unavailable.
     :ivar parts: services by name, started before the consumer and stopped after it.
     :ivar listeners: services by name, started after the consumer and stopped before it.
     :ivar hears: whether news of other instances arrive here.
@@ -34,6 +35,7 @@ class Broker:
     dead_letters: IDeadLetters
     depths: Depths
     presence: IPresenceTable
+    count_dead_letters: Callable[[], Awaitable[int]]
     parts: Sequence[tuple[str, Service]] = ()
     listeners: Sequence[tuple[str, Service]] = ()
     hears: Callable[[], bool] = lambda: True

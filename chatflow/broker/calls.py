@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from chatflow.broker.aws import AwsError, Clients, as_aws_error
+from chatflow.broker.aws import CALL_FAILURES, AwsError, Clients, as_aws_error
+from chatflow.errors import StartupError
 
 
 class BlockingCalls:
@@ -32,8 +31,8 @@ def call(client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
     """
     try:
         response: dict[str, Any] = getattr(client, operation)(**arguments)
-    except (ClientError, BotoCoreError) as error:
-        raise as_aws_error(operation, error) from error
+    except CALL_FAILURES as error:
+        raise as_aws_error(operation, error) from None  # what is secret in the error is not in ours
     return response
 
 
@@ -45,6 +44,20 @@ def queue_url(client: Any, name: str) -> str | None:
         if error.queue_is_missing:
             return None
         raise
+
+
+def find_queue(client: Any, name: str) -> str:
+    """Where a queue is that must be there. Blocks.
+
+    :raises StartupError: there is none, or AWS does not answer.
+    """
+    try:
+        url = queue_url(client, name)
+    except AwsError as error:
+        raise StartupError(f"cannot find queue {name}: {error}") from error
+    if url is None:
+        raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`")
+    return url
 
 
 def queues_beginning(client: Any, prefix: str) -> dict[str, str]:

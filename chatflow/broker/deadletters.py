@@ -18,10 +18,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
-from chatflow.broker.calls import call, queue_url
+from chatflow.broker.calls import call, find_queue
+from chatflow.broker.depth import ask_depth
 from chatflow.broker.names import Names
 from chatflow.broker.sending import MAX_ENTRIES
-from chatflow.errors import StartupError, Unavailable
+from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms import deadletters as letters
@@ -73,6 +74,14 @@ class SqsDeadLetters:
     def keep_body(self, body: str, reason: str) -> Deferred[None]:
         """The same for a body that is no envelope."""
         return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._now())))
+
+    async def count(self) -> int:
+        """How many there are, about.
+
+        :raises AwsError: SQS does not answer.
+        """
+        depth = await ask_depth(self._aws, self._url)
+        return depth.waiting + depth.in_flight
 
     async def _send(self, letter: DeadLetter) -> None:
         backoff = self._backoff()
@@ -170,20 +179,6 @@ def _merge(letters: Sequence[DeadLetter]) -> DeadLetter:
         attempts[began] = max(letter.attempts, attempts.get(began, 0))
     latest = max(letters, key=lambda letter: (letter.last_failed_at, letter.attempts))
     return msgspec.structs.replace(latest, attempts=sum(attempts.values()), first_failed_at=min(attempts))
-
-
-def find_queue(client: Any, name: str) -> str:
-    """The URL of the dead letter queue. Blocks.
-
-    :raises StartupError: there is none, or AWS does not answer.
-    """
-    try:
-        url = queue_url(client, name)
-    except AwsError as error:
-        raise StartupError(f"cannot find queue {name}: {error}") from error
-    if url is None:
-        raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`")
-    return url
 
 
 def _message(url: str, letter: DeadLetter) -> dict[str, str]:

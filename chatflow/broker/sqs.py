@@ -19,11 +19,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
+from chatflow.broker.calls import find_queue
 from chatflow.broker.interfaces import Delivery, IRoomQueue
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sending import MAX_ENTRIES, SendCounters, Sender, is_final
-from chatflow.errors import NotStored, StartupError
+from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms import envelope as envelopes
@@ -139,13 +140,7 @@ class SqsRoomQueue:
         """
         client = self._aws.clients.sqs_control
         for lane, state in self._lanes.items():
-            name = self._names.room_queue(lane)
-            try:
-                state.sender.url = client.get_queue_url(QueueName=name)["QueueUrl"]
-            except client.exceptions.QueueDoesNotExist:
-                raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`") from None
-            except Exception as error:
-                raise StartupError(f"cannot find queue {name}: {error}") from error
+            state.sender.url = find_queue(client, self._names.room_queue(lane))
 
     def urls(self) -> dict[int, str]:
         """Each lane's queue."""

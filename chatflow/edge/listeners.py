@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -79,8 +79,25 @@ class Listener(Service):
             case _:
                 raise StartupError(f"cannot listen on {self._description}: this kind of endpoint is not bound at once")
 
+    @property
+    def address(self) -> str:
+        """``http://HOST:PORT`` while it listens on TCP, without HOST if on every interface; otherwise empty."""
+        if not self._ports:
+            return ""
+        where = self._ports[0].getHost()
+        host, port = getattr(where, "host", None), getattr(where, "port", None)
+        if host is None or port is None:
+            return ""
+        host = "" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        return f"{'https' if self._description.startswith('ssl:') else 'http'}://{host}:{port}"
+
     def _cannot(self, reason: str) -> StartupError:
         return StartupError(f"cannot listen on {self._description}: {reason}; choose another with --listen")
+
+
+def address_of(listeners: Iterable[Listener]) -> str:
+    """Of the first that has one; see :attr:`Listener.address`."""
+    return next((listener.address for listener in listeners if listener.address), "")
 
 
 def page(addresses: Sequence[Any]) -> str:

@@ -43,6 +43,7 @@ from chatflow.lifecycle.services import OrderedServices
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.terminal import has_terminal
 from chatflow.logs import Log
+from chatflow.passwords import without_passwords
 from chatflow.text import visible
 
 _log = Logger()
@@ -235,7 +236,7 @@ class TopService(OrderedServices):
                 reason = str(error)
             else:
                 _log.failure("cannot start")
-                reason = f"{type(error).__name__}: {error}"
+                reason = without_passwords(f"{type(error).__name__}: {error}")
             _print_startup_errors(self._program)
             raise StartupError(" ".join(reason.split())) from error
 

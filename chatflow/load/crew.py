@@ -23,6 +23,7 @@ from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import MAIN, Phase, Schedule, Seat, Settings, kinds, phases
 from chatflow.load.shift import Shift
 from chatflow.load.verify import PhaseTally
+from chatflow.passwords import mask_password, without_passwords
 
 # How many handshakes at once: a listener's backlog is often 50, and a SYN that finds it full is repeated 1 s later.
 _OPENING_AT_ONCE = 32
@@ -137,7 +138,8 @@ class Crew:
         except Exception as error:
             connection.abort()
             why = "no answer to the handshake" if isinstance(error, TookTooLong) else str(error) or repr(error)
-            raise CannotOpen(f"cannot connect to {seat.url}, room {seat.room}: {why}") from error
+            where = f"{mask_password(seat.url)}, room {seat.room}"
+            raise CannotOpen(f"cannot connect to {where}: {without_passwords(why, seat.url)}") from error
 
     def _endpoint(self, address: wire.Address) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint = HostnameEndpoint(

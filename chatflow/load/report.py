@@ -15,6 +15,7 @@ from chatflow.load.page import as_page
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import MAIN
 from chatflow.load.verify import PhaseTally, Stored, merge
+from chatflow.passwords import mask_password
 
 _INTERVAL_SECONDS = 10  # as the reference's throughput_over_time.csv
 _BAR_COLUMNS = 40
@@ -94,7 +95,10 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
             "in_line": [round(share, 3) for share in _shares(main, main.waited_seconds)],
         },
         "client_ceiling_hint": ceiling_hint(main),
-        "settings": attrs.asdict(outcome.settings),
+        "settings": {
+            **attrs.asdict(outcome.settings),
+            "urls": [mask_password(url) for url in outcome.settings.urls],
+        },
     }
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import attrs
 
+from chatflow.passwords import mask_password
+
 TYPES = ("TEXT", "JOIN", "LEAVE")
 HIGHEST_USER = 100_000
 WARM_UP, MAIN = "warm-up", "main"
@@ -80,7 +82,9 @@ PHRASES = (
 class Settings:
     """What was asked for. :ivar rate: messages/s over all connections; 0 is as fast as acks allow."""
 
-    urls: tuple[str, ...] = ("ws://127.0.0.1:8080/chat",)
+    urls: tuple[str, ...] = attrs.field(
+        default=("ws://127.0.0.1:8080/chat",), repr=lambda urls: repr([mask_password(url) for url in urls])
+    )
     connections: int = 64
     senders: int = 0  # how many of the connections send; 0 is all
     rooms: int = 20

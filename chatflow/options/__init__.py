@@ -8,9 +8,10 @@
 """
 
 from chatflow.options.command import CommandLine, read_file
-from chatflow.options.kinds import Choice, Flag, Integer, Kind, Number, Text, Url, mask_password
+from chatflow.options.kinds import Choice, Flag, Integer, Kind, Number, Text, Url
 from chatflow.options.load import check_order, load
 from chatflow.options.table import Option, Setting, Table
+from chatflow.passwords import mask_password
 
 __all__ = [
     "Choice",

@@ -18,6 +18,7 @@ from chatflow.options.load import load, unknown
 from chatflow.options.manual import as_config, as_help, can_be_negated
 from chatflow.options.pidfile import forget_stale_pid_file
 from chatflow.options.table import COMMAND_LINE, SHOW_CONFIG, Setting, Table
+from chatflow.text import visible
 
 _HELP_COLUMNS = 100
 """Longer lines are hard to read, however wide the terminal is."""
@@ -69,7 +70,7 @@ class CommandLine(usage.Options):
             self.config = self.build(self.settings)
         except ConfigError as error:
             line = " ".join(str(error).split())  # what was typed may have had line ends
-            print(f"{self.table.name}: {line}", file=sys.stderr)
+            print(f"{self.table.name}: {visible(line)}", file=sys.stderr)
             raise SystemExit(1) from None
         if self.settings[SHOW_CONFIG.name].value:
             sys.stdout.write(as_config(self.table, self.settings))
@@ -98,7 +99,9 @@ class CommandLine(usage.Options):
         if "--version" in names:
             self.opt_version()
         if rest:
-            raise ConfigError(f"unexpected argument {rest[0]!r} (command line): every setting is an option")
+            # A blank in the password of a URL makes an argument of its second half.
+            quoted = "" if any("://" in text for text in arguments) else f" {rest[0]!r}"
+            raise ConfigError(f"unexpected argument{quoted} (command line): every setting is an option")
 
         given: dict[str, list[str]] = {}
         flags = {name for name, option in self.table.given_by(COMMAND_LINE).items() if option.is_flag}
@@ -132,5 +135,12 @@ class CommandLine(usage.Options):
 
 
 def read_file(path: Path | str) -> str:
-    """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark."""
-    return Path(path).read_text(encoding="utf-8-sig")
+    """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark.
+
+    :raises OSError: it cannot be read.
+    :raises UnicodeError: it is something else, such as UTF-16, of which every other byte is NUL.
+    """
+    text = Path(path).read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("a NUL in a text file")
+    return text

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from chatflow.passwords import mask_password
+
 _FLAG_VALUES = {"yes": True, "true": True, "on": True, "1": True}
 _FLAG_VALUES |= {"no": False, "false": False, "off": False, "0": False}
 
@@ -172,6 +174,8 @@ class Url:
             return text
         if not re.fullmatch(r"[\x21-\x7e]+", text):
             raise ValueError("other characters than visible ASCII must be percent-encoded")
+        if re.search("%(?![0-9A-Fa-f]{2})|%00", text):
+            raise ValueError("a % must be percent-encoded as %25")
         try:
             parts = urlsplit(text)
             port = parts.port if self.needs_host else None
@@ -179,11 +183,13 @@ class Url:
             raise ValueError("the host or the port is malformed") from None
         if parts.scheme not in self.schemes or not text.startswith(f"{parts.scheme}://"):
             raise ValueError
-        if "@" in parts.path + parts.query or parts.fragment or "#" in text:
+        if "@" in parts.path + parts.query or parts.netloc.count("@") > 1 or "#" in text:
             # Half of a password would be taken for a path, and shown as one.
             raise ValueError("the characters @ / ? # in user and password must be percent-encoded")
         if self.needs_host and not parts.hostname:
             raise ValueError("the host is missing")
+        if not self.needs_host:
+            _check_for_libpq(parts.netloc.rpartition("@")[2], parts.query)
         if port == 0:
             raise ValueError("port 0 cannot be reached")
         return text
@@ -192,19 +198,17 @@ class Url:
         return mask_password(value)
 
     def may_quote(self, text: str) -> bool:
-        return "@" not in text and "password" not in text.lower()
+        return False  # any part of it may be a password, or half of one
 
 
-def mask_password(url: str) -> str:
-    """The same URL with ``***`` for each password: of the authority, and of libpq's parameters.
+def _check_for_libpq(places: str, query: str) -> None:
+    """What libpq would refuse with an error that repeats it.
 
-    :param url: as accepted by :class:`Url`; words pass unchanged.
+    :param places: ``host:port``, or several with commas.
+    :raises ValueError: they, or a parameter, are malformed.
     """
-    scheme, separator, rest = url.partition("://")
-    address, mark, query = rest.partition("?")
-    login, at, place = address.rpartition("@")
-    user, colon, _password = login.partition(":")
-    if colon:
-        login = f"{user}:***"
-    query = re.sub(r"(^|&)((?:ssl)?password)=[^&]*", r"\1\2=***", query, flags=re.IGNORECASE)
-    return scheme + separator + login + at + place + mark + query
+    for place in places.split(","):
+        if not re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]{0,5})?", place):
+            raise ValueError("the host or the port is malformed")
+    if query and not all(re.fullmatch("[^=]+=[^=]*", parameter) for parameter in query.split("&")):
+        raise ValueError("behind the ? must be name=value, several joined by &; a = in a value is %3D")

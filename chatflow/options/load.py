@@ -102,6 +102,10 @@ def _parse(option: Option, text: str, given: _Given) -> Any:
         if given.may_quote and not option.secret and option.kind.may_quote(text):
             quoted = f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
         detail = "".join(f"; {argument}" for argument in error.args[:1])
+        if re.fullmatch(r"""(?s)(["']).*\1""", text):
+            detail += "; the quotes are taken for a part of it, leave them out"
+        elif not text:
+            detail += "; it is empty, leave it out for the default"
         raise ConfigError(f"{option.name}{quoted} ({given.source}): must be {option.kind.allowed}{detail}") from None
 
 
@@ -113,8 +117,13 @@ def _read_environment(table: Table, environ: Mapping[str, str]) -> dict[str, _Gi
             continue
         if variable not in variables:
             raise ConfigError(unknown(f"environment variable {variable}", variable, variables))
-        given[variables[variable]] = _Given((text,), f"environment variable {variable}")
+        given[variables[variable]] = _Given((_trimmed(text),), f"environment variable {variable}")
     return given
+
+
+def _trimmed(text: str) -> str:
+    """A value without what programs leave around it: blanks, line ends (``echo``), a byte order mark (Windows)."""
+    return text.strip().removeprefix("\ufeff").strip()
 
 
 def _read_credentials(table: Table, directory: str | None, read_file: Callable[[str], str]) -> dict[str, _Given]:
@@ -126,7 +135,7 @@ def _read_credentials(table: Table, directory: str | None, read_file: Callable[[
     for option in table.kept_in_file().values() if directory else ():
         path, name = f"{directory}/{table.credential(option)}", table.credential(option)
         try:
-            given[option.name] = _Given((read_file(path).strip(),), f"credential {name}", may_quote=False)
+            given[option.name] = _Given((_trimmed(read_file(path)),), f"credential {name}", may_quote=False)
         except FileNotFoundError:
             continue
         except (OSError, UnicodeError) as error:
@@ -146,7 +155,7 @@ def _with_files(table: Table, given: Mapping[str, _Given], read_file: Callable[[
             raise ConfigError(f"{name} ({source}): cannot stand beside {option.name} ({given[option.name].source})")
         try:
             whole[option.name] = _Given(
-                (read_file(path).strip(),), f"file {path}, named by {name} ({source})", may_quote=False
+                (_trimmed(read_file(path)),), f"file {path}, named by {name} ({source})", may_quote=False
             )
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"{name} ({source}): {_unreadable(path, error)}") from None
@@ -156,7 +165,7 @@ def _with_files(table: Table, given: Mapping[str, _Given], read_file: Callable[[
 def _unreadable(path: str, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot read file {path}: {error.strerror or error}"
-    return f"file {path} is not UTF-8 text"
+    return f"file {path} is not UTF-8 text: save it as UTF-8"
 
 
 def _is_service_link(variable: str, text: str) -> bool:
@@ -187,24 +196,31 @@ def _read_ini(table: Table, path: str, named_by: str, read_file: Callable[[str],
     known = table.given_by(FILE)
     for section in parser.sections():
         if section not in (table.name, *table.siblings):
-            raise ConfigError(unknown(f"section [{section}] (file {path})", f"[{section}]", [f"[{table.name}]"]))
+            name = _quotable(section, "...")
+            raise ConfigError(unknown(f"section [{name}] (file {path})", f"[{name}]", [f"[{table.name}]"]))
     if not parser.has_section(table.name):
         return {}
     given = {}
     for key, text in parser.items(table.name):
         if key not in known:
-            raise ConfigError(unknown(f"key {key} (file {path})", key, known))
-        given[key] = _Given((text,), f"file {path}")
+            name = _quotable(key, "whose name is not repeated here")
+            raise ConfigError(unknown(f"key {name} (file {path})", name, known))
+        given[key] = _Given((_trimmed(text),), f"file {path}")
     return given
+
+
+def _quotable(name: str, otherwise: str) -> str:
+    """A name that a person made up; what does not look like one may be half of a password."""
+    return name if re.fullmatch("[A-Za-z0-9_.-]{1,60}", name) else otherwise
 
 
 def _what_is_wrong(error: configparser.Error, section: str) -> str:
     """In our words, since configparser's span lines and repeat the file's text, which may be a secret."""
     match error:
         case configparser.DuplicateOptionError():
-            return f", line {error.lineno}: the key {error.option} is there twice"
+            return f", line {error.lineno}: the key {_quotable(error.option, 'in it')} is there twice"
         case configparser.DuplicateSectionError():
-            return f", line {error.lineno}: the section [{error.section}] is there twice"
+            return f", line {error.lineno}: the section [{_quotable(error.section, '...')}] is there twice"
         case configparser.MissingSectionHeaderError():
             return f", line {error.lineno}: the section [{section}] must come first"
         case configparser.ParsingError() if error.errors:

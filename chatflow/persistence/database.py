@@ -22,7 +22,8 @@ from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, run_in_own_thread
-from chatflow.persistence.failures import is_answer, is_refusal, is_transient, one_line, remedy
+from chatflow.persistence.failures import is_answer, is_refusal, is_transient, remedy
+from chatflow.persistence.reasons import reason_of
 from chatflow.persistence.sessions import COMMIT, CONNECT_OPTIONS, SessionLimits, connect
 
 __all__ = ["Database", "SessionLimits", "connect", "is_answer", "is_refusal", "is_transient"]
@@ -52,6 +53,7 @@ class Database:
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._recover_in_thread = recover_in_thread
+        self._url = url
         self._limits = limits
         self._pool = ConnectionPool(
             "psycopg2",
@@ -130,7 +132,7 @@ class Database:
                 if is_refusal(error):
                     self._note_answer(True)
                     raise
-                reason = one_line(error)
+                reason = reason_of(error, self._url)
                 self._call_for_help(name, remedy(error), reason)
             else:
                 self.transactions += 1
@@ -158,7 +160,7 @@ class Database:
         except psycopg2.Error as error:
             self._note_answer(is_answer(error) or not is_transient(error))
             if is_transient(error):
-                raise Unavailable(f"{name}: {str(error).strip()}") from error
+                raise Unavailable(f"{name}: {reason_of(error, self._url)}") from error
             raise
         self.transactions += 1
         self._note_answer(True)

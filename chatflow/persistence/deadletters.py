@@ -47,6 +47,19 @@ class DeadLetterTable:
         """See :class:`IDeadLetters`."""
         return Deferred.fromCoroutine(self._database.run("keep a dead letter", keep_in_thread, envelope, reason))
 
+    async def count(self) -> int:
+        """How many there are.
+
+        :raises Unavailable: the database does not answer.
+        """
+        return await self._database.run_once("count dead letters", _count_in_thread)
+
+
+def _count_in_thread(cursor: Any) -> int:
+    cursor.execute("SELECT count(*) FROM dead_letters")
+    ((count,),) = cursor.fetchall()
+    return int(count)
+
 
 def keep_in_thread(cursor: Any, envelope: Envelope, reason: str) -> None:
     """Add the envelope, or count another attempt."""

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.sessions import connect, set_up_in_thread
+from chatflow.persistence.vitals import BEATS_NAME
 from chatflow.rooms.interfaces import IInstanceTable, InstanceStart, InstanceState
 
 T = TypeVar("T")
@@ -79,10 +80,14 @@ class BlockingTransactions:
 
 @implementer(IInstanceTable)
 class InstanceTable:
-    """See :class:`IInstanceTable`. Runs where ``transactions`` does."""
+    """See :class:`IInstanceTable`. Runs where ``transactions`` does.
 
-    def __init__(self, transactions: Transactions) -> None:
+    :param address: where this instance answers HTTP, or empty; see :mod:`chatflow.persistence.vitals`.
+    """
+
+    def __init__(self, transactions: Transactions, address: Callable[[], str] = str) -> None:
         self._transactions = transactions
+        self._address = address
 
     async def register(self, instance: InstanceStart) -> None:
         """See :class:`IInstanceTable`."""
@@ -90,7 +95,7 @@ class InstanceTable:
 
     async def heartbeat(self, instance: InstanceStart) -> bool:
         """See :class:`IInstanceTable`."""
-        changed = await self._transactions.run_once("heartbeat", _change_in_thread, _HEARTBEAT, instance)
+        changed = await self._transactions.run_once("heartbeat", _heartbeat_in_thread, instance, self._address())
         return changed == 1
 
     async def leave(self, instance: InstanceStart) -> None:
@@ -142,6 +147,14 @@ def register_now(url: str, instance: InstanceStart) -> None:
 def register_in_thread(cursor: Any, instance: InstanceStart) -> None:
     """Add it, alive from now on."""
     cursor.execute(_REGISTER, (instance.server_id, instance.start, instance.fanout_queue))
+
+
+def _heartbeat_in_thread(cursor: Any, instance: InstanceStart, address: str) -> int:
+    if address:
+        # The address lives as long as the connection, and no longer than this process.
+        name = f"{BEATS_NAME} {instance.server_id} {address}"
+        cursor.execute("SELECT set_config('application_name', %s, false)", (name,))
+    return _change_in_thread(cursor, _HEARTBEAT, instance)
 
 
 def _change_in_thread(cursor: Any, sql: str, instance: InstanceStart) -> int:

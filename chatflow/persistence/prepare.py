@@ -6,13 +6,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from typing import Any
 
+import psycopg2
 from psycopg2.errors import LockNotAvailable
 from twisted.logger import Logger
 
+from chatflow.errors import StartupError
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.clock import require_agreement
 from chatflow.persistence.database import Database, connect
+from chatflow.persistence.failures import one_line
 from chatflow.persistence.history import heads_in_thread
 from chatflow.persistence.server import check_in_thread, unlogged_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
@@ -28,6 +31,18 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTi
     :returns: the last seq of every room that has one.
     :raises StartupError: in one line, what the operator has to do.
     """
+    try:
+        return _prepare(url, migrate, rooms, ahead_days, now)
+    except psycopg2.Error as error:
+        # The first, not that of a rollback on a connection that it has closed.
+        first = error.__context__ if isinstance(error.__context__, psycopg2.Error) else error
+        # PgBouncer with pool_mode statement hangs up on BEGIN, and libpq seldom gets to see why.
+        hung_up = "pooling mode" in str(first) or "server closed the connection" in str(first)
+        remedy = " (a PgBouncer must have the pool_mode transaction or session)" if hung_up else ""
+        raise StartupError(f"the database refuses to be prepared: {one_line(first)}{remedy}") from error
+
+
+def _prepare(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
     with closing(connect(url, "chatflow-start")) as connection:
         with connection, connection.cursor() as cursor:
             set_up_in_thread(cursor)

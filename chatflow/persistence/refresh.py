@@ -102,16 +102,31 @@ class Refresher:
     Who asks during one shares the next: the one under way may lack what was stored before it was asked for.
 
     :param refresh: :func:`refresh_in_thread`, run in a thread, with the seconds within which none is needed.
+    :param seconds: a monotonic clock.
     """
 
     _log = Logger()
 
-    def __init__(self, refresh: Callable[[float], Deferred[float | None]], interval_seconds: float) -> None:
+    def __init__(
+        self,
+        refresh: Callable[[float], Deferred[float | None]],
+        interval_seconds: float,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._refresh = refresh
+        self._seconds = seconds
+        self._refreshed_at: float | None = None
         self._interval_seconds = interval_seconds
         self._running: Deferred[float | None] | None = None
         self._waiting: list[Deferred[float | None]] = []
         self._stopped = False
+
+    def age_seconds(self) -> float:
+        """How old the views are, as far as this instance knows: it learns of others' refreshes when it wants its own.
+
+        NaN while it knows nothing.
+        """
+        return float("nan") if self._refreshed_at is None else self._seconds() - self._refreshed_at
 
     async def on_timer(self) -> None:
         """Refresh unless somebody did within the interval, or does so now. Does not fail."""
@@ -145,7 +160,10 @@ class Refresher:
             raise Unavailable("refresh the views: the daemon stops")
         try:
             self._running = self._refresh(unless_within_seconds)
-            return await self._running
+            age_seconds = await self._running
+            if age_seconds is not None:
+                self._refreshed_at = self._seconds() - age_seconds
+            return age_seconds
         except CancelledError:
             raise Unavailable("refresh the views: the daemon stops") from None
         finally:

@@ -15,7 +15,7 @@ import psycopg2
 from attrs import field, frozen
 
 from chatflow.errors import StartupError
-from chatflow.persistence.failures import one_line
+from chatflow.persistence.reasons import reason_of
 
 #: Connect and notice a dead server within seconds, also behind a failover; libpq ignores those of TCP on sockets
 #: of the file system. Aurora's old writer accepts connections but no writes, hence target_session_attrs.
@@ -89,10 +89,10 @@ def connect(url: str, application_name: str = "chatflow-admin", **options: Any) 
         connection = psycopg2.connect(url, **{**CONNECT_OPTIONS, **options}, application_name=application_name)
         connection.set_session(isolation_level="READ COMMITTED")
     except psycopg2.Error as error:
-        reason = one_line(error)
+        reason = reason_of(error, url)
         if "session is read-only" in reason:
             reason += " (a standby, or default_transaction_read_only is set for the role or the database)"
-        raise StartupError(f"cannot connect to the database: {reason}") from error
+        raise StartupError(f"cannot connect to the database: {reason}") from None
     return connection
 
 

@@ -77,6 +77,7 @@ class BatchWriter:
         self._waiting: deque[_Waiting] = deque()
         self._flushing: Deferred[None] | None = None
         self._stopped = False
+        self._began: float | None = None
         self.stored = 0
         self.batches = 0
         self.set_aside = 0
@@ -103,6 +104,10 @@ class BatchWriter:
         """Messages that wait for a flush."""
         return sum(len(one.envelope.messages) for one in self._waiting)
 
+    def busy_seconds(self) -> float:
+        """How long the flush under way has taken; 0 if there is none."""
+        return 0.0 if self._began is None else self._clock.seconds() - self._began
+
     def stop(self) -> None:
         """Fail what waits, and all that comes. Call it when nobody needs a flush any more."""
         self._stopped = True
@@ -119,9 +124,11 @@ class BatchWriter:
         try:
             while self._waiting:
                 await self._linger()
+                self._began = self._clock.seconds()
                 await self._flush(self._next_batch())
+                self._began = None
         finally:
-            self._flushing = None
+            self._flushing = self._began = None
 
     async def _linger(self) -> None:
         # Zero seconds is one turn of the reactor: the envelopes of other rooms that are about to come join this flush.

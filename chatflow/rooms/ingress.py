@@ -65,7 +65,7 @@ class Ingress:
         self._observe = observe
         self._queue = queue
         self._server_id = server_id
-        self._max_pending = max_pending_messages
+        self.max_pending_messages = max_pending_messages
         self._rooms: dict[int, _Room] = {}
         #: Why nothing is accepted.
         self._closed: tuple[ErrorCode, str] | None = None
@@ -83,7 +83,7 @@ class Ingress:
         """
         if self._closed is not None:
             raise Refused(*self._closed)
-        if self.pending >= self._max_pending:
+        if self.pending >= self.max_pending_messages:
             raise Refused("overloaded", _OVERLOADED)
         now = self._now()
         user_id, own_id = int(original.userId), original.clientMessageId or None

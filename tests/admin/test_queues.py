@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from chatflow.admin.queues import _DEAD_LETTERS, _FANOUT, _ROOM, _health, _Limits, _oldest, _Row, _table, _Watch
+from chatflow.admin.queues import _DEAD_LETTERS, _FANOUT, _ROOM, Row, _Limits, _oldest, _table, _Watch, health_of
 from chatflow.broker.depth import Depth
 from chatflow.broker.names import Names
 from testbed.emulator import fresh_prefix, shared_emulator
@@ -38,7 +38,7 @@ def table(text: str) -> dict[str, list[str]]:
     return {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in lines}
 
 
-def test_it_shows_every_queue_with_its_health(names: Names, run: Run) -> None:
+def test_it_shows_every_queue_with_itshealth_of(names: Names, run: Run) -> None:
     p = names.prefix
     url = send(names.room_queue(1), 15)
     direct_client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=3)
@@ -91,7 +91,7 @@ def test_messages_that_no_instance_of_these_settings_receives_are_shown_with_tho
     ],
 )
 def test_health_is_what_the_help_says(limits: _Limits, waiting: int, age: float | None, health: str) -> None:
-    assert _health(_Row("q", "", limits, Depth("url", waiting)), age) == health
+    assert health_of(Row("q", "", limits, Depth("url", waiting)), age) == health
 
 
 def test_the_oldest_is_younger_than_the_last_time_that_the_queue_was_seen_empty() -> None:
@@ -99,7 +99,7 @@ def test_the_oldest_is_younger_than_the_last_time_that_the_queue_was_seen_empty(
 
     def look(waiting: int, in_flight: int, now: float) -> str:
         depth = Depth("url", waiting, in_flight)
-        return _oldest(depth, watch.look(_Row("q", "", _ROOM, depth), now))
+        return _oldest(depth, watch.look(Row("q", "", _ROOM, depth), now))
 
     assert look(3, 0, 0.0) == "?"
     assert look(0, 0, 5.0) == "-"
@@ -110,9 +110,9 @@ def test_the_oldest_is_younger_than_the_last_time_that_the_queue_was_seen_empty(
 
 
 def test_health_is_coloured() -> None:
-    rows = [(_Row(f"q{waiting}", "", _ROOM, Depth("url", waiting)), None) for waiting in (0, 50, 500)]
+    rows = [(Row(f"q{waiting}", "", _ROOM, Depth("url", waiting)), None) for waiting in (0, 50, 500)]
     console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=100, _environ={})
-    console.print(_table([*rows, (_Row("q", "", _ROOM, None), None)], is_watching=True))
+    console.print(_table([*rows, (Row("q", "", _ROOM, None), None)], is_watching=True))
     output: Any = console.file
     lines = output.getvalue().splitlines()
     for line, text in zip(

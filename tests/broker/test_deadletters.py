@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters, find_queue
+from chatflow.broker.calls import find_queue
+from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters
 from chatflow.broker.names import Names
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff

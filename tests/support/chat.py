@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.identifiers import uuid7
+from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.messages import Message, StoredMessage
 
 #: 2026-11-23T10:30:00.123456Z
@@ -101,8 +101,17 @@ def legal_messages() -> st.SearchStrategy[Message]:
 
 
 def distinct(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """The same messages, each with an id that no other has: what repeats one is not stored again."""
-    return tuple(msgspec.structs.replace(one, message_id=uuid7(NOW_US // 1000, next(_serial))) for one in messages)
+    """The same messages, each with an id and a name that no other has: what repeats one is not stored again."""
+    return tuple(map(_distinct, messages))
+
+
+def _distinct(message: Message) -> Message:
+    serial = next(_serial)
+    if message.client_message_id is None:
+        return msgspec.structs.replace(message, message_id=uuid7(NOW_US // 1000, serial))
+    own_id = f"{serial:x}.{message.client_message_id}"[:64]
+    message_id = derived_id(1, message.user_id, own_id, "")
+    return msgspec.structs.replace(message, message_id=message_id, client_message_id=own_id)
 
 
 def legal_envelopes(max_messages: int = 5) -> st.SearchStrategy[Envelope]:

@@ -18,13 +18,14 @@ from testbed.recount import recount
 from testbed.waiting import eventually
 
 _RUN_SECONDS = 120.0
+_ROOMS, _CONNECTIONS = 8, 24
 # What waits for somebody dead is due sooner than by default, and a stop does not wait for long polls.
 _OPTIONS = ("--visibility-seconds", "2", "--long-poll-seconds", "1", "--reap-after-seconds", "5")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster(*_OPTIONS, instances=3, haproxy=HAProxy() if find_haproxy() else None) as cluster:
+    with Cluster(*_OPTIONS, instances=3, rooms=_ROOMS, haproxy=HAProxy() if find_haproxy() else None) as cluster:
         yield cluster.start()
 
 
@@ -82,13 +83,13 @@ def members(instance: Daemon, room: int) -> Any:
 
 def test_the_proof_holds_over_cut_connections_and_an_instance_that_is_killed(cluster: Cluster) -> None:
     (killed,) = cluster.add()
-    size = ("--connections", 60, "--messages", 6000, "--rate", 600, "--warmup-messages", 0, "--reconnect", 2)
+    size = ("--connections", _CONNECTIONS, "--rooms", _ROOMS, "--messages", 6000, "--rate", 600, "--warmup-messages", 0)
     where = {"urls": cluster.urls, "database_url": cluster.database_url}
-    with LoadClient(*size, "--timeout-seconds", 60, **where) as client:
+    with LoadClient(*size, "--reconnect", 2, "--timeout-seconds", 60, **where) as client:
         goal = sum(one.counter("chatflow_messages_acknowledged_total") for one in cluster.running) + 1500
         eventually(lambda: cluster.totals()["chatflow_messages_acknowledged_total"] > goal, "the load goes on", 60)
         killed.kill()
         report = client.report(_RUN_SECONDS)
     assert report["verdict"] == "pass", report["causes"]
     assert report["stored"]["checked"] == report["acked"] == 6000
-    assert report["reconnects"] > 60
+    assert report["reconnects"] > _CONNECTIONS

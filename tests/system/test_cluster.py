@@ -24,6 +24,7 @@ from tests.support.documentation import figures_named_in, figures_served_by
 
 _RUN_SECONDS = 60.0
 _REAP_SECONDS = 5
+_ROOMS = 8  # every instance asks each of their queues again and again
 
 # What waits for somebody dead is due sooner than by default, and a stop does not wait for long polls.
 _OPTIONS = ("--visibility-seconds", "3", "--reap-after-seconds", str(_REAP_SECONDS), "--long-poll-seconds", "2")
@@ -35,7 +36,7 @@ def cluster() -> Iterator[Cluster]:
     haproxy = HAProxy() if find_haproxy() else None
     if haproxy is None:
         warnings.warn(f"clients choose their instances themselves: {HOW_TO_INSTALL}", stacklevel=1)
-    with Cluster(*_OPTIONS, instances=3, haproxy=haproxy, faults=()) as cluster:
+    with Cluster(*_OPTIONS, instances=3, rooms=_ROOMS, haproxy=haproxy, faults=()) as cluster:
         yield cluster.start()
         instances = len(cluster.running)
         assert cluster.stop() == [0] * instances
@@ -52,7 +53,7 @@ def exact_counts(cluster: Cluster) -> Iterator[None]:
 
 def load(cluster: Cluster, urls: list[str], *, messages: int = 2000, rate: int = 500) -> LoadClient:
     """Some seconds of load in all rooms, checked against the database."""
-    size = ("--messages", messages, "--rate", rate, "--connections", 60, "--warmup-messages", 0)
+    size = ("--messages", messages, "--rate", rate, "--connections", 24, "--rooms", _ROOMS, "--warmup-messages", 0)
     patience = ("--timeout-seconds", _RUN_SECONDS / 2)
     return LoadClient(*size, *patience, urls=urls, database_url=cluster.database_url)
 
@@ -80,7 +81,7 @@ def acknowledged(cluster: Cluster) -> float:
 
 
 def test_what_is_sent_on_one_instance_is_seen_on_all_in_one_order(cluster: Cluster) -> None:
-    room, each = 20, 25
+    room, each = _ROOMS, 25
     members = [ChatClient(instance.chat_url(room)) for instance in cluster.running]
     try:
         for number in range(each):

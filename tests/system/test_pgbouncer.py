@@ -23,16 +23,12 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=["transaction", "session"])
 def served(request: pytest.FixtureRequest) -> Iterator[tuple[Daemon, str]]:
     """A daemon behind it, and the database's own URL."""
-    with fresh_database(migrated=False) as url, running_pgbouncer(url, request.param) as through:
+    # By session each connection of the daemon keeps its own.
+    sessions = 20 if request.param == "session" else 2
+    with fresh_database(migrated=False) as url, running_pgbouncer(url, request.param, sessions) as through:
         assert main(["migrate", "--database", through]) == 0
-        # In session mode a connection of the daemon keeps its session: there must be one for each.
-        options = ("--database-connections", "1") if request.param == "session" else ()
-        if request.param == "session":
-            with running_pgbouncer(url, "session") as wide, running_daemon(*options, database=wide) as daemon:
-                yield daemon, url
-        else:
-            with running_daemon(database=through) as daemon:
-                yield daemon, url
+        with running_daemon(database=through) as daemon:
+            yield daemon, url
 
 
 def test_messages_are_stored_read_and_counted(served: tuple[Daemon, str]) -> None:

@@ -1,0 +1,65 @@
+"""A plugin of pytest for every run: what its processes share, what is left when it ends, and ``--fast``.
+
+Loaded by ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+from testbed import emulator, postgres
+from testbed.leftovers import Guard, end, guard, marked_processes
+from testbed.shared import share
+from tests.support.fast import starts_processes
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only tests that start no process but PostgreSQL")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only in the process that begins the run, not in those that pytest-xdist starts."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    # What failed tests leave in tmp_path stays where pytest puts it.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    config.pluginmanager.register(Leftovers(guard()), "leftovers")
+
+
+class Leftovers:
+    """Nothing of the run is left behind; its processes share servers meanwhile."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._is_shared = False
+
+    @pytest.hookimpl(tryfirst=True)  # before pytest-xdist starts its processes
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._is_shared = bool(getattr(session.config.option, "numprocesses", None))
+        if self._is_shared:
+            makers = {
+                "postgres": postgres.server_url,
+                "template": postgres.template,
+                "emulator": lambda: str(emulator.shared_emulator().port),
+            }
+            share(self._guard.directory, makers)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """End the others at once: pytest-xdist would wait for their tests for ten seconds."""
+        if self._is_shared:
+            end([process for process in marked_processes(self._guard.mark) if process.name() != "postgres"])
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus != pytest.ExitCode.INTERRUPTED:
+            self._guard.run_is_complete()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``--fast``."""
+    if config.option.fast:
+        slow = [item for item in items if starts_processes(item)]
+        items[:] = [item for item in items if item not in set(slow)]
+        config.hook.pytest_deselected(items=slow)
