@@ -142,8 +142,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--wheels",
         action="store_true",
-        help="pack also the wheels of all that ChatFlow needs (Python 3.11, x86-64) and the certificates of RDS: what is"
-        " installed without the internet, as on AWS",
+        help="pack also the wheels of all that ChatFlow needs (Python 3.11, x86-64) and the certificates of RDS: what"
+        " is installed without the internet, as on AWS",
     )
     parser.add_argument("--certificates", type=Path, help="the certificates of RDS, instead of fetching them from AWS")
     options = parser.parse_args(arguments)

@@ -87,8 +87,8 @@ class TestFirstStart:
         assert programs.calls == [
             "dnf install -y -q python3.11 amazon-cloudwatch-agent",
             f"amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c file:{root}/etc/chatflow/cloudwatch-agent.json",
-            f"install --offline --prefix {root}/opt/chatflow --etc {root}/etc/chatflow --units {root}/etc/systemd/system "
-            "--instance 8080 python3.11",
+            f"install --offline --prefix {root}/opt/chatflow --etc {root}/etc/chatflow "
+            f"--units {root}/etc/systemd/system --instance 8080 python3.11",
             "systemctl daemon-reload",
             "systemctl start chatflow-password.service",
             "systemctl enable --now chatflow-password.timer chatflow-termination.service",

@@ -1,4 +1,4 @@
-"""A proxy in front of the emulator that completes templates on their way, so that programs can send those that AWS takes."""
+"""A proxy in front of the emulator that completes templates on their way: programs send what AWS takes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CompletingProxy:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
             def log_message(self, format: str, *arguments: object) -> None:
                 pass
