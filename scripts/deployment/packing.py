@@ -1,8 +1,8 @@
 """Packs a release: one archive with all that ``scripts/install`` needs; on request also without the internet.
 
-It holds, below ``chatflow-VERSION/``: the wheel; ``scripts/install``, the systemd units and what instances on AWS run;
-``docs/``. With wheels also ``wheels/``, those of all that ChatFlow needs, for the Python and processor of the instances
-on AWS, and ``rds-ca.pem``, the certificates by which Aurora proves who it is.
+It holds, below ``chatflow-VERSION/``: the wheel; ``scripts/install``, the units, what Prometheus and instances on AWS
+run; ``docs/``. With wheels also ``wheels/``, those of all that ChatFlow needs, for the Python and processor of the
+instances on AWS, and ``rds-ca.pem``, the certificates by which Aurora proves who it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PYTHON = "3.11"
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (34, 28, 27, 24, 17, 12, 5)]
 
 _OF_THE_WHEEL = ["setup.cfg", "setup.py", "pyproject.toml", "README.rst", "chatflow", "twisted", "sql"]
-_PACKED = ["scripts/install", "scripts/systemd", "scripts/aws/instance", "docs", "README.rst"]
+_PACKED = ["scripts/install", "scripts/systemd", "scripts/monitoring", "scripts/aws/instance", "docs", "README.rst"]
 _MADE_HERE = {"__pycache__", "_build", "dropin.cache"}
 # The same sources make the same bytes. A zip file knows no earlier time than 1980, and the build's is of no interest.
 _EPOCH = 946_684_800
