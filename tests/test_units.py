@@ -108,7 +108,14 @@ def test_installing_again_changes_nothing_and_keeps_what_was_configured(tmp_path
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--instance", "0"], ["--instance", "80a"], ["--prefix", "relative"], ["--prefix", "/with space"], ["--x"]],
+    [
+        ["--offline"],
+        ["--instance", "0"],
+        ["--instance", "80a"],
+        ["--prefix", "relative"],
+        ["--prefix", "/with space"],
+        ["--x"],
+    ],
 )
 def test_a_wrong_option_installs_nothing(tmp_path: Path, wrong: list[str]) -> None:
     ended = subprocess.run(

@@ -128,6 +128,7 @@ def _user_data(rooms: int, room_queues: int, drain_seconds: int) -> Value:
         "CHATFLOW_ROOMS": rooms,
         "CHATFLOW_ROOM_QUEUES": room_queues,
         "CHATFLOW_DRAIN_SECONDS": drain_seconds,
+        "CHATFLOW_LOG_FORMAT": "json",
         "AWS_REGION": "${AWS::Region}",
     }
     instance = {

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define
 from botocore.exceptions import ClientError
 
-from scripts.aws import release
+from scripts.deployment import packing
 from scripts.deployment.errors import Stopped
 from scripts.deployment.progress import Progress
 from scripts.deployment.stack import MAX_BODY_BYTES
@@ -29,7 +29,7 @@ def version_of(archive: Path | None) -> str:
     if found is None or not archive.is_file():
         raise Stopped(
             f"--archive {archive}: must be a file called chatflow-VERSION.tar.gz",
-            "pack one: python -m scripts.aws.release DIRECTORY",
+            "pack one: scripts/release --wheels",
         )
     return found[1]
 
@@ -78,7 +78,7 @@ class Bucket:
     def _pack(self, version: str, directory: Path) -> Path:
         with self.progress.step("release", f"{version} packed"):
             try:
-                packed = release.build(directory)
+                packed = packing.build(directory, wheels=True)
             except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
                 raise Stopped(f"the release cannot be packed: {error}", "or bring one: --archive FILE") from error
         if packed.name != Path(key_of(version)).name:

@@ -63,7 +63,7 @@ class TestFirstStart:
         shutil.copytree(_INSTANCE, release / "scripts" / "aws" / "instance")
         (release / "rds-ca.pem").write_text("certificates")
         install = release / "scripts" / "install"
-        install.write_text('#!/bin/sh\necho "install $* $PYTHON $PIP_NO_INDEX $PIP_FIND_LINKS" >>"$INSTALL_LOG"\n')
+        install.write_text('#!/bin/sh\necho "install $* $PYTHON" >>"$INSTALL_LOG"\n')
         install.chmod(0o755)
         return root
 
@@ -84,12 +84,11 @@ class TestFirstStart:
     def test_it_installs_from_the_release_and_starts_all_in_order(self, root: Path, programs: Programs) -> None:
         ended = self.start(root, programs)
         assert (ended.returncode, ended.stderr) == (0, "")
-        release = root / "opt" / "chatflow" / "release"
         assert programs.calls == [
             "dnf install -y -q python3.11 amazon-cloudwatch-agent",
             f"amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c file:{root}/etc/chatflow/cloudwatch-agent.json",
-            f"install --prefix {root}/opt/chatflow --etc {root}/etc/chatflow --units {root}/etc/systemd/system "
-            f"--instance 8080 --extras  python3.11 1 {release}/wheels",
+            f"install --offline --prefix {root}/opt/chatflow --etc {root}/etc/chatflow "
+            f"--units {root}/etc/systemd/system --instance 8080 python3.11",
             "systemctl daemon-reload",
             "systemctl start chatflow-password.service",
             "systemctl enable --now chatflow-password.timer chatflow-termination.service",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.aws.release import build
+from scripts.deployment.packing import build
 
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----\n"
 
@@ -21,7 +21,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("release")
     certificates = directory / "bundle.pem"
     certificates.write_text(_CERTIFICATE)
-    return build(directory / "made", certificates=certificates, offline=True)
+    return build(directory / "made", certificates=certificates)
 
 
 def unpack(release: Path, directory: Path) -> Path:
@@ -37,13 +37,21 @@ def test_it_holds_the_wheel_the_scripts_and_the_certificates_and_nothing_that_wa
         members = {member.name: member for member in tar.getmembers()}
     version = release.name.removeprefix("chatflow-").removesuffix(".tar.gz")
     top = f"chatflow-{version}"
-    assert {f"{top}/chatflow-{version}-py3-none-any.whl", f"{top}/wheels", f"{top}/docs/cluster.rst"} <= members.keys()
-    assert f"{top}/rds-ca.pem" in members
+    assert {f"{top}/chatflow-{version}-py3-none-any.whl", f"{top}/docs/cluster.rst"} <= members.keys()
+    assert {f"{top}/rds-ca.pem", f"{top}/scripts/systemd/chatflow@.service"} <= members.keys()
+    assert members[f"{top}/scripts/install"].mode & 0o111
+    assert not [name for name in members if "scripts/deployment" in name], "only what is run where it is installed"
     for script in ("bootstrap", "refresh-password", "watch-termination"):
         assert members[f"{top}/scripts/aws/instance/{script}"].mode & 0o111
     assert not [name for name in members if "__pycache__" in name or not name.startswith(top)]
     assert {(member.uid, member.uname) for member in members.values()} == {(0, "root")}
     assert not list(release.parent.glob("*.new"))
+
+
+def test_the_same_sources_make_the_same_bytes(release: Path, tmp_path: Path) -> None:
+    certificates = tmp_path / "bundle.pem"
+    certificates.write_text(_CERTIFICATE)
+    assert build(tmp_path, certificates=certificates).read_bytes() == release.read_bytes()
 
 
 def test_its_scripts_are_such_that_bash_takes(release: Path, tmp_path: Path) -> None:

@@ -299,6 +299,9 @@ class TestInstances:
         assert all(disk["Ebs"]["Encrypted"] for disk in data["BlockDeviceMappings"])
         assert "KeyName" not in data
 
+    def test_a_line_of_the_log_is_one_event_for_those_who_collect_it(self, settings: dict[str, str]) -> None:
+        assert config(daemon_environment(settings)).log_format == "json"
+
     def test_the_group_has_four_over_two_zones(self, stacks: Stacks, stack: Stack) -> None:
         [group] = stacks.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
         assert group["DesiredCapacity"] == 4

@@ -85,5 +85,6 @@ def test_the_changelog_can_be_made() -> None:
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
+    assert "()" not in ended.stdout, "of numbers of issues"
     fragments = [path.name for path in (_ROOT / "changelog.d").glob("*.rst")]
     assert all(re.fullmatch(r"[a-z0-9-]+\.(added|changed|fixed|removed|security)\.rst", name) for name in fragments)
