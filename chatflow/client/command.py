@@ -21,7 +21,8 @@ Each line of standard input is one message: CRLF is a line end too, empty lines 
 needs no end. At the end of input it waits until every message is acknowledged, which means stored or bound
 to be, and ends; with --follow it goes on listening. What others say is printed one message a line, with
 escapes such as \\n and \\x1b for characters that would act on the terminal. In a pipe standard output has
-nothing but messages of others, from the moment of connecting; everything else is on standard error.
+nothing but messages from the moment of connecting, and none of one's own once the input has ended;
+everything else is on standard error.
 
   echo "deploy done" | chatflow-client ws://localhost:8080 1 --name bob
   chatflow-client ws://localhost:8080 1 --json --follow </dev/null | jq .message

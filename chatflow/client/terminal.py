@@ -28,8 +28,9 @@ from chatflow.text import visible
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 _LAST_AT_A_TERMINAL = 20
-#: More lines are not read before some of these are acknowledged.
+#: So many messages wait for their acknowledgement at a time, and so many lines are read ahead.
 _WINDOW = 100
+_MAX_LINES_READ = 10_000
 
 
 @implementer(IHalfCloseableProtocol)
@@ -103,7 +104,7 @@ class Terminal(Protocol):
         self._send_what_may_be()
         self._is_sending = False
         if not self._is_input_over:
-            if self._lines:
+            if len(self._lines) > _MAX_LINES_READ:
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
@@ -190,12 +191,12 @@ class Terminal(Protocol):
                 _complain(f"messages are missing: {event.reason}")
 
     def _is_own(self, message: Message) -> bool:
-        """Whether this process sent it; in a pipe who wrote it knows it."""
+        """Whether this process sent it, and its input is over: whoever wrote it all and closed the pipe knows it."""
         if (message.user_id, message.username) != (str(self._wishes.user_id), self._wishes.name):
             return False
         known = self._own[message.text] > 0
         self._own -= Counter([message.text])
-        return known
+        return known and self._is_input_over
 
     def _write_json(self, value: dict[str, Any]) -> None:
         self._write(json.dumps(value))

@@ -188,7 +188,7 @@ def test_in_a_terminal_one_is_told_why_one_is_not_let_in(daemon: Daemon) -> None
     command = [sys.executable, "-m", "chatflow.client", f"ws://127.0.0.1:{daemon.port}", "2000", "--name", "bob"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.PIPE, check=False)
     assert run.returncode == 1
-    assert run.stderr == "* connecting\n* closed: rooms are /chat/1 to /chat/1000\n"
+    assert run.stderr == "chatflow-client: the server does not let this client in: rooms are /chat/1 to /chat/1000\n"
 
 
 def test_a_daemon_tells_who_is_idle_how_far_its_room_is(idle: RoomClient) -> None:
