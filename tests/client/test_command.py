@@ -77,7 +77,9 @@ class TestInAPipe:
         long = b"q" * (3 * MAX_LINE_BYTES)
         given = b"a\nx\x00y\n\xff\xfe\n" + b"z" * 501 + b"\n" + long + b"\nb\n" + b"\x00\n" * 5000 + b"c"
         status, out, err = run(url, room, "--name", "bob", given=given)
-        assert (status, out) == (1, "")
+        assert status == 1
+        # So much input is not over when the first of it is stored, and comes back.
+        assert {line[9:] for line in out.splitlines()} <= {"bob: a", "bob: b", "bob: c"}
         lines = err.splitlines()
         rule = "message must be 1-500 characters, without NUL"
         assert lines[:4] == [
