@@ -33,7 +33,7 @@ environment() {
     # A plain editable install would hide the twistd plugins from Twisted; "compat" puts the checkout on the path.
     # Of what is installed a fraction is ever imported, and then compiled.
     "$bin/python" -m pip install --no-compile --quiet --disable-pip-version-check \
-        --editable "$root[$extra]" --config-settings editable_mode=compat
+        --constraint "$root/scripts/constraints.txt" --editable "$root[$extra]" --config-settings editable_mode=compat
     "$bin/twistd" --help >/dev/null # lets Twisted write its plugin cache once
     echo "$stamp" >"$venv/installed-$extra"
     if [ "$extra" = develop ]; then
