@@ -205,7 +205,7 @@ class TestRefreshing:
 
 def test_refreshing_wants_a_post(daemon: Daemon) -> None:
     answer = daemon.get("/api/metrics/refresh-views")
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
 
 
 def test_views_are_refreshed_on_a_timer(module_database_url: str) -> None:
