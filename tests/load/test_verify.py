@@ -131,7 +131,7 @@ def test_acknowledged_messages_of_all_phases_are_looked_up_together() -> None:
 _HARMLESS = {
     "name", "connections", "messages", "sent", "acked", "expected", "received", "foreign", "start_us", "end_us",
     "cpu_seconds", "waited_seconds", "rooms", "refusals", "losses", "types", "acked_in_second", "delivered_in_second",
-    "ack_ticks", "delivery_ticks", "causes", "returns", "resent", "returns_refused",
+    "ack_ticks", "ack_buckets", "delivery_ticks", "causes", "returns", "resent", "returns_refused",
     "away_ticks",
 }  # fmt: skip
 
