@@ -195,7 +195,7 @@ def test_a_request_that_cannot_be_answered_is_told_why(daemon: Daemon, path: str
 
 def test_other_methods_are_refused(daemon: Daemon) -> None:
     answer = daemon.get("/api/rooms", method="POST")
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 def test_while_the_database_is_away_it_says_so_and_when_to_come_back(daemon: Daemon, said: list[Frame]) -> None:
