@@ -93,6 +93,8 @@ class _BoundedChannel(HTTPChannel):
     site: ChatSite
     #: What took the connection over, if anything did.
     upgraded: IProtocol | None = None
+    #: For how long a client that has closed its half still gets its answer. An answer without end sets it to 0.
+    half_closed_seconds: float = HALF_CLOSED_SECONDS
     _answers_wait = False
     _is_half_closed = False
     _last_wait: IDelayedCall | None = None
@@ -124,7 +126,7 @@ class _BoundedChannel(HTTPChannel):
 
     def _end_unless_busy(self) -> None:
         if self._handlingRequest:
-            self._last_wait = self.callLater(HALF_CLOSED_SECONDS, self.forceAbortClient)
+            self._last_wait = self.callLater(self.half_closed_seconds, self.forceAbortClient)
         else:
             self.loseConnection()
 
