@@ -268,7 +268,7 @@ _NOT_FOUND = _Error(404, "not_found", "there is nothing here: see /")
 
 
 # What RFC 9110, 9.1 and RFC 5789 know: a method that no resource here takes, as opposed to one that nobody knows.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 
 
 def _allow(methods: Iterable[str]) -> str:
