@@ -5,7 +5,7 @@ Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -49,32 +49,21 @@ _REFRESHES_AT_ONCE = 200
 
 
 class _Error(Resource):
-    """An answer to anything below it."""
+    """A refusal as the answer to anything below it."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        headers: Mapping[str, str] | None = None,
-        field: str | None = None,
-    ) -> None:
+    def __init__(self, refused: RequestRefused) -> None:
         super().__init__()
-        self._status = status
-        self._body = {"status": "ERROR", "code": code, "errorMessage": message}
-        if field is not None:
-            self._body["field"] = field
-        self._headers = headers
+        self._status = refused.status
+        self._body = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
+        if refused.field is not None:
+            self._body["field"] = refused.field
+        self._headers = refused.headers
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return self
 
     def render(self, request: Any) -> bytes:
         return json_response(request, self._status, self._body, self._headers)
-
-
-def _refusal(refused: RequestRefused) -> _Error:
-    return _Error(refused.status, refused.code, str(refused), refused.headers, refused.field)
 
 
 class ChatResource(Resource):
@@ -111,15 +100,15 @@ class ChatResource(Resource):
         except RequestRefused as refused:
             if refused.status == 403:
                 factory.counters.connections_refused += 1
-            return _refusal(refused)
+            return _Error(refused)
         if factory.draining or factory.full:
             factory.counters.connections_refused += 1
             reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
-            return _Error(503, "no_more_connections", reason, {"retry-after": "1"})
+            return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(factory, handshake)
 
     def _no_room(self) -> _Error:
-        return _Error(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}")
+        return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}"))
 
 
 class _Upgrade(Resource):
@@ -247,7 +236,7 @@ def routes(
 
     @app.handle_errors(Unavailable)
     def unavailable(request: Any, failure: Failure) -> bytes:
-        return _Error(503, "unavailable", str(failure.value)).render(request)
+        return _Error(RequestRefused(503, "unavailable", str(failure.value))).render(request)
 
     @app.handle_errors(HTTPException)
     def no_route(request: Any, failure: Failure) -> bytes:
@@ -259,15 +248,16 @@ def routes(
     @app.handle_errors(Exception)
     def fault(request: Any, failure: Failure) -> bytes:
         _log.failure("a request failed", failure)
-        return _Error(500, "internal_error", INTERNAL_ERROR).render(request)
+        return _Error(RequestRefused(500, "internal_error", INTERNAL_ERROR)).render(request)
 
     return app
 
 
-_NOT_FOUND = _Error(404, "not_found", "there is nothing here: see /")
+_NOT_FOUND = _Error(RequestRefused(404, "not_found", "there is nothing here: see /"))
 
 
-# What RFC 9110, 9.1 and RFC 5789 know: a method that no resource here takes, as opposed to one that nobody knows.
+# What RFC 9110 (9.1), RFC 5789 and, for QUERY, the registry of HTTP methods know: a method that no resource here takes,
+# as opposed to one that nobody knows.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 
 
@@ -277,7 +267,7 @@ def _allow(methods: Iterable[str]) -> str:
 
 def _not_allowed(methods: Iterable[str]) -> _Error:
     allow = _allow(methods)
-    return _Error(405, "method_not_allowed", f"this is for {allow}", {"allow": allow})
+    return _Error(RequestRefused(405, "method_not_allowed", f"this is for {allow}", {"allow": allow}))
 
 
 class _Options(Resource):
@@ -317,10 +307,14 @@ class Root(Resource):
         try:
             addressed_host(request)
         except RequestRefused as refused:
-            return _refusal(refused)
+            return _Error(refused)
         method = request.method.decode("latin-1")
         if method not in _METHODS:
-            return _Error(501, "not_implemented", "there is no such method here", {"allow": _allow(("GET", "HEAD"))})
+            return _Error(
+                RequestRefused(
+                    501, "not_implemented", "there is no such method here", {"allow": _allow(("GET", "HEAD"))}
+                )
+            )
         if path == b"chat":
             if method == "OPTIONS":
                 return _Options(("GET", "HEAD"), self._cors, may_read)

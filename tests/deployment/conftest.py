@@ -27,6 +27,16 @@ class Stack:
     resources: dict[str, str]
 
 
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    """An account of a module's own, for those tests that change it."""
+    emulator = Emulator(f"sts,{SERVICES}")
+    try:
+        yield emulator.start()
+    finally:
+        emulator.stop()
+
+
 @pytest.fixture(scope="session")
 def stacks() -> Iterator[Stacks]:
     """CloudFormation, with nothing in it."""

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -18,19 +17,10 @@ from scripts.deployment.progress import Progress
 from scripts.deployment.releases import Bucket
 from scripts.deployment.stack import Stack
 from testbed.emulator import Emulator, aws_environment
-from testbed.stack import SERVICES, Stacks, emulable
+from testbed.stack import Stacks, emulable
 from tests.deployment.running import deploy
 
 _KEY = "releases/chatflow-0.3.0.tar.gz"
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    emulator = Emulator(f"sts,{SERVICES}")
-    try:
-        yield emulator.start()
-    finally:
-        emulator.stop()
 
 
 class Account:

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from testbed.emulator import Emulator, aws_environment
-from testbed.stack import SERVICES, Stacks
+from testbed.stack import Stacks
 from tests.deployment.running import deploy
 from tests.support.cloudformation import CompletingProxy
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    emulator = Emulator(f"sts,{SERVICES}")
-    try:
-        yield emulator.start()
-    finally:
-        emulator.stop()
 
 
 def archive(directory: Path, version: str) -> str:
