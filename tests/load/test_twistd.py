@@ -155,7 +155,7 @@ async def test_progress_is_told_in_plain_lines_where_there_is_no_terminal(direct
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--url", "http://localhost"], "url = 'http://localhost' (command line): must be a URL such as ws://"),
+        (["--url", "http://localhost"], "url (command line): must be a URL such as ws://"),
         (["--mix", "0:0:0"], "mix = '0:0:0' (command line): must be three whole numbers"),
         (["--senders", "65"], "senders = 65 (command line): must be at most connections = 64 (default)"),
         (["--in-flite", "5"], "unknown option --in-flite (command line): did you mean --in-flight?"),
