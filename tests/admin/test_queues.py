@@ -129,8 +129,6 @@ def test_watching_looks_again_and_again_until_it_is_interrupted(names: Names, tm
             env={**os.environ, **shared_emulator().environment()},
             stdout=output,
             stderr=output,
-            # Who runs these tests in a shell's background has it ignored, and it would be inherited.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             text = tmp_path / "output"

@@ -6,6 +6,7 @@ Loaded by ``pyproject.toml``.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -24,9 +25,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Only in the process that begins the run, not in those that pytest-xdist starts."""
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
+    _heed_signals()
     # What failed tests leave in tmp_path stays where pytest puts it.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     config.pluginmanager.register(Leftovers(guard()), "leftovers")
+
+
+def _heed_signals() -> None:
+    """Heed what nohup, or a shell that runs this in the background, lets processes ignore: whoever is started inherits
+    that."""
+    for number, handler in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 class Leftovers:

@@ -71,7 +71,7 @@ def test_a_sender_is_told_the_place_of_its_message_after_the_acknowledgement(dae
         }  # fmt: skip
         client.send("2")
         assert until(client, "stored")[-1]["seq"] == 2
-        client.send("another text", clientMessageId="mine")
+        client.send("1", clientMessageId="mine")
         repeated = until(client, "stored")
         assert kinds(repeated) == ["SUCCESS", "stored"], "it is not delivered again"
         assert repeated[-1]["seq"] == 1
