@@ -15,12 +15,14 @@ from chatflow.text import visible
 
 _OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _MICROSECONDS = 1_000_000
+_SEND_SECONDS = 1.0
 
 
 class ServiceManager:
     """The one who started this process. Without one, nothing is said.
 
-    All calls return at once; what it does not take now is lost, which it makes up for by asking, or ending, us later.
+    Status and signs of life are lost if it does not take them at once, and are said again. For all else it is waited
+    for, no longer than a second.
 
     :param address: ``NOTIFY_SOCKET``: a path, or a name in the abstract namespace behind ``@``.
     :ivar watchdog_seconds: it ends the process that was silent for so long; 0 if it does not watch.
@@ -53,7 +55,7 @@ class ServiceManager:
 
     def status(self, status: str) -> None:
         """One line for ``systemctl status``."""
-        self._say(_status(status))
+        self._say(_status(status), wait_seconds=0)
 
     def starting(self, status: str, within_seconds: float) -> None:
         """A step of the start, and how long it may take, whatever ``TimeoutStartSec=`` says."""
@@ -70,15 +72,20 @@ class ServiceManager:
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        self._say("WATCHDOG=1")
+        self._say("WATCHDOG=1", wait_seconds=0)
 
-    def _say(self, *lines: str) -> None:
+    def _say(self, *lines: str, wait_seconds: float = _SEND_SECONDS) -> None:
+        """Send one message.
+
+        :param wait_seconds: for room in the manager's queue, which holds ten messages (net.unix.max_dgram_qlen,
+            unix(7)). What is said again soon may be lost, but not that the start is done.
+        """
         if not self._address:
             return
         with contextlib.suppress(OSError):
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-                self._socket.setblocking(False)
+            self._socket.settimeout(wait_seconds)
             self._socket.sendto("\n".join(lines).encode(), self._address)
 
 

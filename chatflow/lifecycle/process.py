@@ -82,7 +82,9 @@ class TopService(OrderedServices):
         self._log_observer = log
         self._reloads = reloads
         self._had_terminal = False
+        # What a signal asked for during the start is done after it: a handler may interrupt the log in mid-line.
         self._shall_reload = False
+        self._shall_reopen = False
         self._exit_status = 0
         self._has_started = False
         self._is_ending = False
@@ -146,9 +148,10 @@ class TopService(OrderedServices):
         threads.threadFactory = functools.partial(Thread, daemon=True)  # and none may keep the process
         threads.start()
         self._had_terminal = has_terminal()
-        # When the watchdog ends a process that hangs (SIGABRT), its last words are where each thread was.
+        # When the watchdog ends a process that hangs (SIGABRT), its last words are where the reactor was. Not the other
+        # threads: they run meanwhile, and to read their stacks has been seen to end in SIGSEGV.
         with contextlib.suppress(OSError, ValueError, AttributeError):  # no stderr
-            faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
+            faulthandler.enable(sys.__stderr__, all_threads=False)  # type: ignore[arg-type]
         signals = (*_SIGNALS, *(number for number in _WOULD_END if signal.getsignal(number) == signal.SIG_DFL))
         with self._failure_as_one_line():
             for number in signals:
@@ -176,6 +179,8 @@ class TopService(OrderedServices):
             summing_up.start(_SUM_UP_SECONDS, now=False)
         if not self._is_ending:
             self._supervision.started()
+        if self._shall_reopen:
+            self._reopen()
         if self._shall_reload:
             self.reload()
 
@@ -186,7 +191,7 @@ class TopService(OrderedServices):
     def _on_signal_while_starting(self, number: int, frame: FrameType | None) -> None:
         """Ends the start in an orderly way, or is put off."""
         if number == signal.SIGUSR1 and self._log_observer is not None:
-            self._log_observer.reopen()
+            self._shall_reopen = True
         elif number == signal.SIGHUP and self._can_reload():
             self._shall_reload = True
         else:
@@ -198,13 +203,17 @@ class TopService(OrderedServices):
 
     def _obey(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1 and self._log_observer is not None:
-            self._log_observer.reopen()
-            _log.info("received SIGUSR1, the log file is begun anew")
+            self._reopen()
         elif number == signal.SIGHUP and self._can_reload() and not self._is_ending:
             _log.info("received SIGHUP, reading settings again")
             self.reload()
         else:
             self._end_on_signal(number.name)
+
+    def _reopen(self) -> None:
+        assert self._log_observer is not None
+        self._log_observer.reopen()
+        _log.info("received SIGUSR1, the log file is begun anew")
 
     def _can_reload(self) -> bool:
         """Whether SIGHUP means that: there is something to read again, and no terminal was closed."""
