@@ -417,11 +417,11 @@ def _one_of_many(
 
     async def beat() -> None:
         if not await instances.heartbeat():
-            fanout.attach_again()  # not awaited: heartbeats go on meanwhile
+            fanout.subscription_lost()  # not awaited: heartbeats go on meanwhile
 
     def hurry() -> None:
         queue.close()
-        fanout.close()
+        fanout.begin_drain()
 
     async def leave() -> None:
         if await fanout.detach():  # otherwise the entry is what makes the others remove the queue
@@ -447,9 +447,9 @@ def _one_of_many(
             ("instance", Repeating(reactor, "heartbeat of the instance", beat_seconds, beat, at_once=True)),
             ("reaper", Repeating(reactor, "reaper", config.reap_after_seconds / 2, reaper.reap)),
         ],
-        hears=lambda: fanout.hears,
-        missed=fanout.missed,
-        patience_seconds=fanout.patience_seconds,
+        hears=lambda: fanout.is_subscribed,
+        missed=fanout.gap_observed,
+        patience_seconds=fanout.gap_timeout_seconds,
         hurry=hurry,
         readings=lambda: cluster_readings(aws, queue, fanout, pace, reaper),
     )

@@ -31,12 +31,11 @@ def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _reap(arguments: argparse.Namespace) -> None:
-    from chatflow.broker.aws import make_clients
-    from chatflow.broker.calls import BlockingCalls
+    from chatflow.broker.calls import blocking_calls
     from chatflow.broker.instances import find_leftovers, remove_leftovers
 
     settings = read_settings(arguments)
-    calls = BlockingCalls(make_clients(polls=1, sends=1))
+    calls = blocking_calls()
     with closing(connect(settings.database_url())) as connection:
         table = InstanceTable(BlockingTransactions(connection))
         look = table.dead if arguments.dry_run else table.claim_dead

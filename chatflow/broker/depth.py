@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from chatflow.broker.embedded import EmbeddedRoomQueue
 from chatflow.broker.interfaces import Calls
+from chatflow.broker.lookup import queue_attributes
 from chatflow.broker.names import Names
 from chatflow.errors import Unavailable
 from chatflow.rooms.messages import parse_room
@@ -51,8 +52,7 @@ async def ask_depth(calls: Calls, url: str) -> Depth:
 
     :raises chatflow.broker.aws.AwsError: the call failed.
     """
-    response = await calls.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_ATTRIBUTES))
-    attributes = response.get("Attributes", {})
+    attributes = await queue_attributes(calls, url, *_ATTRIBUTES)
     return Depth(url, **{name: int(attributes.get(key, 0)) for key, name in _ATTRIBUTES.items()})
 
 

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from chatflow.broker.aws import AwsError
 from chatflow.broker.interfaces import Calls
+from chatflow.broker.lookup import queue_url, topic_arn
 from chatflow.broker.names import Names
 from chatflow.errors import Unavailable
 from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
@@ -218,7 +219,7 @@ async def remove_leftovers(calls: Calls, table: IInstanceTable, found: Leftovers
         try:
             await calls.sqs("delete_queue", QueueUrl=url)
         except AwsError as error:
-            if not error.queue_is_missing:
+            if not error.is_missing:
                 raise
     for instance in found.dead:
         await table.forget(instance)
@@ -226,18 +227,16 @@ async def remove_leftovers(calls: Calls, table: IInstanceTable, found: Leftovers
 
 async def _subscriptions(calls: Calls, names: Names) -> list[Subscription]:
     """Those of the topic whose endpoints are fan-out queues by their names."""
-    url = await _queue_url(calls, names.dead_letters)
-    if url is None:
+    arn = await topic_arn(calls, names)
+    if arn is None:
         return []
-    attributes = await calls.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn"])
-    topic_arn = names.topic_arn(attributes["Attributes"]["QueueArn"])
     found: list[Subscription] = []
     more: dict[str, str] = {}
     while True:
         try:
-            page = await calls.sns("list_subscriptions_by_topic", TopicArn=topic_arn, **more)
+            page = await calls.sns("list_subscriptions_by_topic", TopicArn=arn, **more)
         except AwsError as error:
-            if error.queue_is_missing:
+            if error.is_missing:
                 return []
             raise
         for one in page.get("Subscriptions", ()):
@@ -252,14 +251,5 @@ async def _subscriptions(calls: Calls, names: Names) -> list[Subscription]:
 
 async def _existing(calls: Calls, names: Iterable[str]) -> dict[str, str]:
     """The URLs of those queues that there are, by name."""
-    urls = {name: await _queue_url(calls, name) for name in sorted(names)}
+    urls = {name: await queue_url(calls, name) for name in sorted(names)}
     return {name: url for name, url in urls.items() if url is not None}
-
-
-async def _queue_url(calls: Calls, name: str) -> str | None:
-    try:
-        return str((await calls.sqs("get_queue_url", QueueName=name))["QueueUrl"])
-    except AwsError as error:
-        if error.queue_is_missing:
-            return None
-        raise
