@@ -17,8 +17,8 @@ from chatflow.broker.aws import AwsError
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.lookup import queue_url, topic_arn
 from chatflow.broker.names import Names
+from chatflow.contracts.membership import IInstanceTable, InstanceStart
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
 
 _HEARTBEAT_SECONDS = 5.0
 #: Orphaned subscriptions cost one of the topic's 100 places and money, but no message; looking for them costs calls.

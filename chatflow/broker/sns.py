@@ -18,16 +18,16 @@ from chatflow.broker.attachment import Attachment
 from chatflow.broker.aws import Aws
 from chatflow.broker.calls import BlockingCalls, ControlCalls
 from chatflow.broker.fanout_messages import FanoutMessage
-from chatflow.broker.interfaces import IFanout
 from chatflow.broker.listening import FanoutListener
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.probing import USUAL_TIMES, Prober, ProbeTimes
 from chatflow.broker.publishing import FanoutCounters, Publisher
 from chatflow.broker.subscription import Action, Event, State, transition
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.messages import StoredMessage
 from chatflow.lifecycle import Outstanding
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms.messages import StoredMessage
 
 #: So many gaps in a row, with nothing received between them, are no longer chance.
 _GAPS_IN_A_ROW = 2

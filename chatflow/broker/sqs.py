@@ -19,20 +19,21 @@ from zope.interface import implementer
 
 from chatflow.broker.aws import Aws
 from chatflow.broker.calls import BlockingCalls
-from chatflow.broker.interfaces import Delivery, IRoomQueue
 from chatflow.broker.lookup import require_queue
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.receiving import MAX_MESSAGES, Receiver, sent_at
 from chatflow.broker.sending import SendCounters, Sender
 from chatflow.broker.settling import delete, settle
+from chatflow.codec import envelopes
+from chatflow.codec.envelopes import BadEnvelope
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.room_queue import Delivery, IRoomQueue
+from chatflow.contracts.writer import always
 from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.lifecycle.blocking import at_once
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.envelope import BadEnvelope, Envelope
-from chatflow.rooms.interfaces import always
 
 VISIBILITY_SECONDS = 30.0
 
