@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from chatflow.broker.broker import Broker
+from chatflow.contracts.broker import IBroker
 from chatflow.edge.connections import ChatFactory
 from chatflow.metrics import Instance
 from chatflow.rooms.ingress import Ingress
@@ -38,7 +38,7 @@ class Drain(Service):
         edge: ChatFactory,
         ingress: Ingress,
         instance: Instance,
-        broker: Broker,
+        broker: IBroker,
         patience_seconds: float,
     ) -> None:
         self._clock = clock
@@ -60,11 +60,11 @@ class Drain(Service):
         began = self._clock.seconds()
         clients, pending = len(self._edge.protocols), self._ingress.pending
         self._edge.stop_reading()
-        self._broker.hurry()
+        self._broker.begin_drain()
         if not await self._answered(self._patience_seconds):
             # Now, so that there is time to tell the clients.
             self._log.error("{pending} messages are given up: they cannot be stored", pending=self._ingress.pending)
-            self._broker.give_up()
+            self._broker.abort_pending()
             await self._answered(_REFUSED_SECONDS)
         await self._edge.close_all()
         self._log.info(

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
 
 from chatflow import process
-from chatflow.broker.broker import Broker
 from chatflow.broker.consumer import Consumer
-from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
-from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
+from chatflow.broker.depth import QueueReport
+from chatflow.broker.single import EmbeddedBroker
 from chatflow.config import TABLE, Config
+from chatflow.contracts.broker import IBroker
 from chatflow.drain import Drain, WrongClock
 from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
@@ -43,22 +42,19 @@ from chatflow.persistence.clock import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
-from chatflow.persistence.instances import InstanceTable, read_census, register_now
+from chatflow.persistence.membership import MembershipTable, open_membership, read_census
 from chatflow.persistence.prepare import maintain_partitions, prepare
-from chatflow.persistence.presence import PresenceTable
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
 from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.pages import Pages
-from chatflow.rooms.presence import BEAT_SECONDS, NoOthers, Presence
+from chatflow.rooms.presence import Presence
 from chatflow.rooms.resume import Resumer
 
 _PARTITIONS_SECONDS = 3600.0
 _HEADS_SECONDS = 8.0
-_BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
-_NEWS_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 
 
 class Options(CommandLine):
@@ -106,17 +102,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
     history = History(reads, text_frame)
+    broker = _make_broker(config, reactor, now, watch, metrics, commits, database, partial(address_of, listeners))
     hub = Hub(
         clock=reactor,
         history=history,
         encode=broadcast_block,
-        patience_seconds=lambda: broker.patience_seconds(),
+        patience_seconds=broker.gap_timeout_seconds,
     )
-    if config.broker == "sqs":
-        address = partial(address_of, listeners)
-        broker = _one_of_many(config, reactor, now, watch, metrics, hub, commits, database("beats", 1), address)
-    else:
-        broker = _alone(config, commits)
+    broker.subscribe(hub.deliver)
     writer = BatchWriter(
         clock=reactor,
         database=commits,
@@ -126,11 +119,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         linger_seconds=config.linger_ms / 1000,
         observe=metrics.observe_batch,
     )
-    consumer = Consumer(clock=reactor, queue=broker.queue, writer=writer, hub=hub, fanout=broker.fanout)
+    consumer = Consumer(clock=reactor, queue=broker.room_queue, writer=writer, hub=hub, fanout=broker.fanout)
     ingress = Ingress(
         clock=reactor,
         now=now,
-        queue=broker.queue,
+        queue=broker.room_queue,
         server_id=config.server_id,
         max_pending_messages=config.max_pending_messages,
         observe=metrics.observe_ack,
@@ -170,7 +163,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         each = Rounds(clock=reactor, factory=edge, interval_seconds=interval_seconds, visit=visit)
         return Step(each.start, each.stop)
 
-    dead_letters = Latest(broker.count_dead_letters)
+    dead_letters = Latest(broker.dead_letters.count)
     instance = Instance(
         now=now,
         server_id=config.server_id,
@@ -182,7 +175,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         consumer=consumer,
         writer=writer,
         databases=(commits, reads),
-        hears=broker.hears,
+        hears=broker.is_subscribed,
         views_age_seconds=lambda: refresher.age_seconds(),
         dead_letters=dead_letters,
         clock_is_wrong=lambda: now.is_wrong,
@@ -241,7 +234,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     async def compare() -> None:
         if await hub.compare_with_database():
-            broker.missed()
+            broker.gap_observed()
 
     async def look_for_stalled_answers() -> None:
         site.end_stalled()
@@ -273,13 +266,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("schema", Step(prepare_database))
     service.add("readers", Step(reads.start, reads.stop))
     service.add("writer's connection", Step(commits.start, commits.stop))
-    for name, part in broker.parts:
+    for name, part in broker.transport:
         service.add(name, part)
     service.add("clocks", Repeating(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True))
     service.add("batch writer", Step(stop=writer.stop))
     service.add("consumer", Step(consumer.start, consumer.stop))
-    for name, part in broker.listeners:
+    for name, part in broker.subscription:
         service.add(name, part)
+    service.add("heartbeat", Repeating(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
     service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
     if config.refresh_views_seconds:
         service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
@@ -288,8 +282,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     )
     service.add("refresh of views", Step(stop=refresher.stop))
     service.add("comparison", Repeating(reactor, "comparison of heads", _HEADS_SECONDS, compare))
-    service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
-    service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
     service.add("pings", rounds(config.ping_interval_seconds, ping_or_drop))
     service.add("heads", rounds(HEARTBEAT_SECONDS, ChatProtocol.tell_head))
@@ -318,138 +310,45 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     return service
 
 
-def _alone(config: Config, commits: Database) -> Broker:
-    """Room queue in this process, nobody to tell, dead letters in a table."""
-    queue = EmbeddedRoomQueue(config.rooms)
-    dead_letters = DeadLetterTable(commits)
-    return Broker(
-        queue=queue,
-        fanout=NoFanout(),
-        dead_letters=dead_letters,
-        count_dead_letters=dead_letters.count,
-        depths=EmbeddedDepths(queue),
-        presence=NoOthers(),
-        give_up=queue.close,
-    )
-
-
-def _one_of_many(
+def _make_broker(
     config: Config,
     reactor: Any,
     now: WallTime,
     watch: ClockWatch,
     metrics: Metrics,
-    hub: Hub,
     commits: Database,
-    beats: Database,
+    database: Callable[[str, int], Database],
     address: Callable[[], str],
-) -> Broker:
-    """Room queues and dead letters on SQS, fan-out through SNS, instances in a table.
+) -> IBroker:
+    """What carries messages between the instances, or within the only one.
 
     :param address: of this instance's HTTP, for whoever looks after all instances.
-    :param beats: of its own, so that no slow query makes the others take this instance for dead.
     """
+    if config.broker == "embedded":
+        return EmbeddedBroker(rooms=config.rooms, dead_letters=DeadLetterTable(commits))
     # Imported only here, because boto3 takes its time and memory.
-    from chatflow.broker.aws import Aws
-    from chatflow.broker.deadletters import SqsDeadLetters
-    from chatflow.broker.instances import Instances, Reaper, heartbeat_seconds
+    from chatflow.broker.cluster import SqsBroker, SqsSettings
     from chatflow.broker.names import Names
-    from chatflow.broker.pacing import Pace
-    from chatflow.broker.readings import cluster_readings
-    from chatflow.broker.sns import SnsFanout
-    from chatflow.broker.sqs import SqsRoomQueue
 
-    names = Names(config.queue_prefix, config.rooms, config.room_queues)
-    pace = Pace(
-        clock=reactor,
-        max_gap_seconds=config.max_linger_ms / 1000,
-        calls_per_second=config.max_calls_per_second,
-    )
-    aws = Aws(
+    beats = database("beats", 1)  # of its own, so that no slow query makes the others take this instance for dead
+    return SqsBroker(
         reactor=reactor,
-        polls=len(names.lanes) + 1,
-        sends=config.publishing_threads,
-        observe=pace.observe,
-        on_failure=pace.failed,
-    )
-    dead_letters = SqsDeadLetters(clock=reactor, now=now, aws=aws, names=names)
-    queue = SqsRoomQueue(
-        clock=reactor,
         now=now,
-        aws=aws,
-        names=names,
-        pace=pace,
-        set_aside=dead_letters.keep_body,
-        publish_seconds=config.publish_seconds,
-        visibility_seconds=config.visibility_seconds,
-        long_poll_seconds=config.long_poll_seconds,
-        # An instance that alone has lost the database must not keep the rooms' heads from the others.
-        may_extend=lambda: commits.away_seconds < 2 * config.visibility_seconds,
-        observe_bytes=metrics.histogram("chatflow_envelope_bytes", "Body of an envelope that SQS took", _BODY_BYTES),
-    )
-    table = InstanceTable(beats, address)
-    beat_seconds = heartbeat_seconds(config.reap_after_seconds)
-    instances = Instances(clock=reactor, table=table, server_id=config.server_id, interval_seconds=beat_seconds)
-    reaper = Reaper(
-        clock=reactor,
-        calls=aws,
-        names=names,
-        table=table,
-        instances=instances,
-        silent_seconds=config.reap_after_seconds,
-        is_steady=watch.is_steady,
-    )
-    fanout = SnsFanout(
-        clock=reactor,
-        now=now,
-        aws=aws,
-        names=names,
-        pace=pace,
-        server_id=config.server_id,
-        register=instances.register,
-        register_now=lambda start, name: register_now(config.database, instances.entry(start, name)),
-        deliver=hub.deliver,
-        observe_latency=metrics.histogram(
-            "chatflow_fanout_latency_seconds", "From the publish of news to their receipt", _NEWS_SECONDS
+        settings=SqsSettings(
+            server_id=config.server_id,
+            names=Names(config.queue_prefix, config.rooms, config.room_queues),
+            publishing_threads=config.publishing_threads,
+            max_calls_per_second=config.max_calls_per_second,
+            max_gap_seconds=config.max_linger_ms / 1000,
+            publish_seconds=config.publish_seconds,
+            visibility_seconds=config.visibility_seconds,
+            long_poll_seconds=config.long_poll_seconds,
+            reap_after_seconds=config.reap_after_seconds,
         ),
-        long_poll_seconds=config.long_poll_seconds,
-    )
-
-    async def beat() -> None:
-        if not await instances.heartbeat():
-            fanout.subscription_lost()  # not awaited: heartbeats go on meanwhile
-
-    def hurry() -> None:
-        queue.close()
-        fanout.begin_drain()
-
-    async def leave() -> None:
-        if await fanout.detach():  # otherwise the entry is what makes the others remove the queue
-            await instances.leave()
-
-    return Broker(
-        queue=queue,
-        fanout=fanout,
-        dead_letters=dead_letters,
-        count_dead_letters=dead_letters.count,
-        depths=SqsDepths(clock=reactor, calls=aws, names=names, urls=queue.urls),
-        presence=PresenceTable(beats, config.server_id, f"{int(now() * 1000):x}"),
-        parts=[
-            ("beats' connection", Step(beats.start, beats.stop)),
-            ("AWS calls", Step(aws.start, aws.stop)),
-            ("dead letters", Step(dead_letters.start)),
-            ("room queue", Step(queue.start, queue.stop)),
-            ("visibility", Repeating(reactor, "visibility", config.visibility_seconds / 6, queue.extend_visibility)),
-            ("fan-out", Step(fanout.start, fanout.stop)),
-        ],
-        listeners=[
-            ("fan-out queue", Step(stop=lambda: Deferred.fromCoroutine(leave()))),
-            ("instance", Repeating(reactor, "heartbeat of the instance", beat_seconds, beat, at_once=True)),
-            ("reaper", Repeating(reactor, "reaper", config.reap_after_seconds / 2, reaper.reap)),
-        ],
-        hears=lambda: fanout.is_subscribed,
-        missed=fanout.gap_observed,
-        patience_seconds=fanout.gap_timeout_seconds,
-        hurry=hurry,
-        readings=lambda: cluster_readings(aws, queue, fanout, pace, reaper),
+        table=MembershipTable(beats, address),
+        connection=Step(beats.start, beats.stop),
+        open_table=partial(open_membership, config.database, "chatflow-start"),
+        is_steady=watch.is_steady,
+        database_away_seconds=lambda: commits.away_seconds,
+        histogram=metrics.histogram,
     )

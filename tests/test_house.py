@@ -25,7 +25,7 @@ _MAY_IMPORT = {
     "logs": {"options"},
     "lifecycle": {"errors", "logs", "options", "passwords"},
     "config": {"authority", "dualstack", "errors", "logs", "options"},
-    "contracts": {"errors"},
+    "contracts": {"errors", "readings"},
     "rooms": {"contracts", "errors", "lifecycle"},
     "codec": {"contracts", "errors", "rooms"},
     "broker": {"codec", "contracts", "errors", "lifecycle", "passwords", "readings", "rooms"},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chatflow.broker.aws import Aws
-from chatflow.broker.instances import Reaper
 from chatflow.broker.pacing import Pace
+from chatflow.broker.reaping import Reaper
 from chatflow.broker.sns import SnsFanout
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.readings import Reading

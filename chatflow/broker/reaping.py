@@ -1,9 +1,4 @@
-"""Who of the cluster lives, and the removal of what the dead left behind in AWS.
-
-An instance registers before it makes its fan-out queue and says every few seconds that it lives. The others remove
-queue and subscription of one that has been silent for too long. One that was only paused learns by its next heartbeat
-that it was taken for dead, and attaches anew.
-"""
+"""The removal of what dead instances left behind in AWS: their fan-out queues and subscriptions."""
 
 from __future__ import annotations
 
@@ -16,98 +11,12 @@ from twisted.logger import Logger
 from chatflow.broker.aws import AwsError
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.lookup import queue_url, topic_arn
+from chatflow.broker.membership import Membership
 from chatflow.broker.names import Names
-from chatflow.contracts.membership import IInstanceTable, InstanceStart
-from chatflow.errors import Unavailable
+from chatflow.contracts.membership import IMembershipTable, Run
 
-_HEARTBEAT_SECONDS = 5.0
 #: Orphaned subscriptions cost one of the topic's 100 places and money, but no message; looking for them costs calls.
 _SWEEP_SECONDS = 600.0
-
-
-def heartbeat_seconds(silent_seconds: float) -> float:
-    """How often to say that one lives, if others take one for dead after ``silent_seconds``."""
-    return min(_HEARTBEAT_SECONDS, silent_seconds / 4)
-
-
-class Instances:
-    """This instance's own entry. Runs on the reactor thread.
-
-    :param interval_seconds: between two calls of :meth:`heartbeat`; see :func:`heartbeat_seconds`.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self, *, clock: IReactorTime, table: IInstanceTable, server_id: str, interval_seconds: float = 5.0
-    ) -> None:
-        self._clock = clock
-        self._table = table
-        self._server_id = server_id
-        # Of two heartbeats that are further apart, the database was away between them.
-        self._pause_seconds = 2 * interval_seconds
-        self._own: InstanceStart | None = None
-        self._beaten_at = self._steady_since = float("-inf")
-
-    def entry(self, start: str, fanout_queue: str) -> InstanceStart:
-        """From now on, heartbeats are for this one. For who registers it by other means than :meth:`register`."""
-        self._own = InstanceStart(self._server_id, start, fanout_queue)
-        return self._own
-
-    @property
-    def fanout_queue(self) -> str | None:
-        """The name of this instance's queue, if it takes part."""
-        return self._own.fanout_queue if self._own else None
-
-    async def register(self, start: str, fanout_queue: str) -> None:
-        """Take part with this queue, which is about to be made. An earlier entry falls silent, and is reaped.
-
-        :raises Unavailable: the database does not answer; nothing has changed.
-        """
-        instance = InstanceStart(self._server_id, start, fanout_queue)
-        await self._table.register(instance)
-        self._own = instance
-
-    async def heartbeat(self) -> bool:
-        """Say that this instance lives. Call it every ``interval_seconds``.
-
-        :returns: False when it was taken for dead: its queue is gone or about to go, attach anew. While the database
-            is away nobody says so, and this is True.
-        """
-        own = self._own
-        if own is None:
-            return True
-        try:
-            known = await self._table.heartbeat(own)
-        except Unavailable as error:
-            self._log.warn("no heartbeat: {reason}", reason=str(error))
-            return True
-        now = self._clock.seconds()
-        if now - self._beaten_at > self._pause_seconds:
-            self._steady_since = now
-        self._beaten_at = now
-        if not known:
-            self._log.error("this instance was taken for dead, and {queue} for left behind", queue=own.fanout_queue)
-        return known
-
-    def steady_seconds(self) -> float:
-        """How long heartbeats have come without a pause.
-
-        After an outage of the database everybody's last heartbeat is old: an instance that has just had a pause
-        itself must not take the others for dead.
-        """
-        now = self._clock.seconds()
-        return now - self._steady_since if now - self._beaten_at <= self._pause_seconds else 0.0
-
-    async def leave(self) -> None:
-        """This instance has removed its queue and stops. Does not fail: the others would notice."""
-        own, self._own = self._own, None
-        if own is None:
-            return
-        try:
-            await self._table.leave(own)
-        except Unavailable as error:
-            self._log.warn("the entry of this instance stays: {reason}", reason=str(error))
 
 
 @frozen
@@ -127,7 +36,7 @@ class Leftovers:
     :ivar subscriptions: of these queues, and of queues that do not exist.
     """
 
-    dead: Sequence[InstanceStart]
+    dead: Sequence[Run]
     queue_urls: dict[str, str]
     subscriptions: list[Subscription]
 
@@ -148,8 +57,8 @@ class Reaper:
         clock: IReactorTime,
         calls: Calls,
         names: Names,
-        table: IInstanceTable,
-        instances: Instances,
+        table: IMembershipTable,
+        membership: Membership,
         is_steady: Callable[[float], Awaitable[bool]],
         silent_seconds: float = 60.0,
     ) -> None:
@@ -157,7 +66,7 @@ class Reaper:
         self._calls = calls
         self._names = names
         self._table = table
-        self._instances = instances
+        self._membership = membership
         self._is_steady = is_steady
         self._silent_seconds = silent_seconds
         self._swept_at = clock.seconds()
@@ -168,7 +77,7 @@ class Reaper:
 
         Fails with :class:`chatflow.errors.Unavailable`; the rest is then done some minutes later.
         """
-        if self._instances.steady_seconds() < self._silent_seconds:
+        if self._membership.steady_seconds() < self._silent_seconds:
             return
         if not await self._is_steady(self._silent_seconds):
             return
@@ -190,10 +99,10 @@ class Reaper:
         if self._clock.seconds() - self._swept_at < _SWEEP_SECONDS:
             return False
         self._swept_at = self._clock.seconds()
-        return self._instances.fanout_queue == min(await self._table.fanout_queues(), default=None)
+        return self._membership.fanout_queue == min(await self._table.fanout_queues(), default=None)
 
 
-async def find_leftovers(calls: Calls, names: Names, table: IInstanceTable, dead: Sequence[InstanceStart]) -> Leftovers:
+async def find_leftovers(calls: Calls, names: Names, table: IMembershipTable, dead: Sequence[Run]) -> Leftovers:
     """What the dead left, and subscriptions whose queues are gone.
 
     :raises chatflow.broker.aws.AwsError: a call failed.
@@ -208,7 +117,7 @@ async def find_leftovers(calls: Calls, names: Names, table: IInstanceTable, dead
     return Leftovers(dead, urls, [one for one in subscriptions if one.queue in of_the_dead | gone])
 
 
-async def remove_leftovers(calls: Calls, table: IInstanceTable, found: Leftovers) -> None:
+async def remove_leftovers(calls: Calls, table: IMembershipTable, found: Leftovers) -> None:
     """Remove it: subscriptions first, so that SNS delivers to nothing that is gone, and at last the entries.
 
     :raises chatflow.broker.aws.AwsError: a call failed; the same again goes on.
