@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -26,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     _heed_signals()
+    _keep_bytecode()
     # What failed tests leave in tmp_path stays where pytest puts it.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     config.pluginmanager.register(Leftovers(guard()), "leftovers")
@@ -41,6 +43,13 @@ def _heed_signals() -> None:
     ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def _keep_bytecode() -> None:
+    """Hundreds of daemons and commands start in a run: each would compile all that it imports, for two seconds, where
+    somebody wants no bytecode beside sources."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 class Leftovers:
