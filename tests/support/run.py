@@ -12,7 +12,7 @@ import tempfile
 
 import pytest
 
-from testbed import emulator, postgres
+from testbed import emulator, forkserver, postgres
 from testbed.leftovers import Guard, end, guard, marked_processes
 from testbed.shared import share
 from tests.support.fast import starts_processes
@@ -23,11 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Only in the process that begins the run, not in those that pytest-xdist starts."""
-    if hasattr(config, "workerinput") or config.option.collectonly:
+    """Most of it only in the process that begins the run, not in those that pytest-xdist starts."""
+    forkserver.fork()
+    if hasattr(config, "workerinput"):
+        return
+    _keep_bytecode()
+    if config.option.collectonly:
         return
     _heed_signals()
-    _keep_bytecode()
     # What failed tests leave in tmp_path stays where pytest puts it.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     config.pluginmanager.register(Leftovers(guard()), "leftovers")
@@ -67,6 +70,7 @@ class Leftovers:
                 "postgres": postgres.server_url,
                 "template": postgres.template,
                 "cluster": postgres.made_cluster,
+                "forkserver": forkserver.server,
                 "emulator": lambda: str(emulator.shared_emulator().port),
             }
             share(self._guard.directory, makers)
