@@ -25,13 +25,15 @@ _MAY_IMPORT = {
     "logs": {"options"},
     "lifecycle": {"errors", "logs", "options", "passwords"},
     "config": {"authority", "dualstack", "errors", "logs", "options"},
-    "rooms": {"errors", "lifecycle"},
-    "broker": {"errors", "lifecycle", "passwords", "readings", "rooms"},
-    "persistence": {"errors", "lifecycle", "passwords", "readings", "rooms"},
+    "contracts": {"errors"},
+    "rooms": {"contracts", "errors", "lifecycle"},
+    "codec": {"contracts", "errors", "rooms"},
+    "broker": {"codec", "contracts", "errors", "lifecycle", "passwords", "readings", "rooms"},
+    "persistence": {"codec", "contracts", "errors", "lifecycle", "passwords", "readings", "rooms"},
     "postgres": {"errors"},
-    "edge": {"authority", "dualstack", "errors", "lifecycle", "readings", "rooms"},
-    "client": {"errors", "lifecycle", "rooms"},
-    "load": {"errors", "lifecycle", "options", "passwords", "persistence", "process", "rooms"},
+    "edge": {"authority", "contracts", "dualstack", "errors", "lifecycle", "readings", "rooms"},
+    "client": {"contracts", "errors", "lifecycle", "rooms"},
+    "load": {"contracts", "errors", "lifecycle", "options", "passwords", "persistence", "process", "rooms"},
 }
 
 #: What every package may import.

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from chatflow.contracts.members import Accepted, IResumingMember, ISender, Reset, Resumed
 from chatflow.edge import v2
 from chatflow.edge.addresses import client_ip
 from chatflow.edge.ending import Tally
@@ -24,7 +25,6 @@ from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames, tex
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.outgoing import Outgoing
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.interfaces import Accepted, IResumingMember, ISender, Reset, Resumed
 from chatflow.rooms.messages import decode, encode_ack, encode_error
 
 if TYPE_CHECKING:

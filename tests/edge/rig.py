@@ -12,16 +12,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import StoredMessage
+from chatflow.contracts.room_queue import IPublish
 from chatflow.edge.connections import ChatFactory, EdgeLimits
 from chatflow.edge.frames import broadcast_block
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
 from chatflow.edge.wishes import parse_wish
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
-from chatflow.rooms.interfaces import IPublish, StoredMessage
 from chatflow.rooms.pages import Pages
 from chatflow.rooms.presence import NoOthers, Presence
 from chatflow.rooms.resume import Resumer
