@@ -7,8 +7,9 @@ nor the readers' connections do it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -16,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from chatflow.errors import StartupError, Unavailable
+from chatflow.lifecycle import SharedCall
 from chatflow.persistence.failures import one_line
 from chatflow.persistence.sessions import SessionLimits, connect, set_up_in_thread
 
@@ -117,8 +119,8 @@ class Refresher:
         self._seconds = seconds
         self._refreshed_at: float | None = None
         self._interval_seconds = interval_seconds
+        self._runs: SharedCall[float | None] = SharedCall()
         self._running: Deferred[float | None] | None = None
-        self._waiting: list[Deferred[float | None]] = []
         self._stopped = False
 
     def age_seconds(self) -> float:
@@ -130,11 +132,11 @@ class Refresher:
 
     async def on_timer(self) -> None:
         """Refresh unless somebody did within the interval, or does so now. Does not fail."""
-        if self._running is not None:
+        if self._runs.under_way:
             return
         try:
             # A little less, or it would often be found a moment too young, and be made every other time only.
-            await self._run(0.9 * self._interval_seconds)
+            await self._runs.next(partial(self._run, 0.9 * self._interval_seconds))
         except Unavailable as error:
             self._log.warn("the views stay as they are: {reason}", reason=str(error))
 
@@ -143,11 +145,7 @@ class Refresher:
 
         :raises Unavailable: the database does not answer, or the daemon stops.
         """
-        if self._running is None:
-            return await self._run(MIN_AGE_SECONDS)
-        shared: Deferred[float | None] = Deferred()
-        self._waiting.append(shared)
-        return await shared
+        return await self._runs.next(partial(self._run, MIN_AGE_SECONDS))
 
     def stop(self) -> None:
         """Wait for no refresh any more: the database ends the one under way, or its last statement, by itself."""
@@ -168,11 +166,3 @@ class Refresher:
             raise Unavailable("refresh the views: the daemon stops") from None
         finally:
             self._running = None
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                Deferred.fromCoroutine(self._run(MIN_AGE_SECONDS)).addBoth(_answer, waiting)
-
-
-def _answer(result: Any, waiting: Sequence[Deferred[Any]]) -> None:
-    for deferred in waiting:
-        deferred.callback(result)
