@@ -12,13 +12,12 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-import psycopg2
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from chatflow.errors import StartupError, Unavailable
+from chatflow.errors import Unavailable
 from chatflow.lifecycle import SharedCall
-from chatflow.persistence.failures import one_line
+from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import SessionLimits, connect, set_up_in_thread
 
 VIEWS = ("mv_top_users", "mv_top_rooms", "mv_hourly_stats", "mv_user_participation")
@@ -58,7 +57,7 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
     :returns: how many seconds ago they were refreshed, 0 for now; None if another instance does so now.
     :raises Unavailable: the database does not answer, or it took too long.
     """
-    try:
+    with database_errors("refresh the views"):
         with closing(connect(url, f"chatflow-views {server_id}")) as connection:
             for view in VIEWS:
                 # One transaction each, so that none holds back vacuum for longer than it must. The lock is the
@@ -72,8 +71,6 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
                         return age_seconds
                     _refresh_view_in_thread(cursor, view, server_id)
         return 0.0
-    except (psycopg2.Error, StartupError) as error:
-        raise Unavailable(f"refresh the views: {one_line(error)}") from error
 
 
 def _age_in_thread(cursor: Any, unless_within_seconds: float) -> float | None:
