@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
@@ -18,22 +17,20 @@ from chatflow.broker.single import EmbeddedBroker
 from chatflow.config import TABLE, Config
 from chatflow.contracts.broker import IBroker
 from chatflow.drain import Drain, WrongClock
-from chatflow.edge.analytics import AnalyticsApi
-from chatflow.edge.api import Api
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
-from chatflow.edge.http import ChatResource, Root, Status, routes
+from chatflow.edge.http import Status
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener, address_of
-from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
+from chatflow.edge.web import make_site
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, TopService, run_in_own_thread
 from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
 from chatflow.lifecycle.step import Step
-from chatflow.logs import LogSettings, log_for
+from chatflow.logs import log_for
 from chatflow.metrics import Instance, Latest, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
@@ -43,8 +40,8 @@ from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
 from chatflow.persistence.membership import MembershipTable, open_membership, read_census
-from chatflow.persistence.prepare import maintain_partitions, prepare
-from chatflow.persistence.refresh import Refresher, refresh_in_thread
+from chatflow.persistence.prepare import prepare
+from chatflow.persistence.upkeep import Upkeep
 from chatflow.persistence.writer import BatchWriter
 from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.hub import Hub
@@ -53,7 +50,6 @@ from chatflow.rooms.pages import Pages
 from chatflow.rooms.presence import Presence
 from chatflow.rooms.resume import Resumer
 
-_PARTITIONS_SECONDS = 3600.0
 _HEADS_SECONDS = 8.0
 
 
@@ -163,6 +159,16 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         each = Rounds(clock=reactor, factory=edge, interval_seconds=interval_seconds, visit=visit)
         return Step(each.start, each.stop)
 
+    upkeep = Upkeep(
+        reactor=reactor,
+        url=url,
+        database=reads,
+        server_id=config.server_id,
+        partitions_ahead_days=config.partitions_ahead_days,
+        retention_days=config.retention_days,
+        refresh_views_seconds=config.refresh_views_seconds,
+        may_drop=watch.may_drop,
+    )
     dead_letters = Latest(broker.dead_letters.count)
     instance = Instance(
         now=now,
@@ -176,22 +182,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         writer=writer,
         databases=(commits, reads),
         hears=broker.is_subscribed,
-        views_age_seconds=lambda: refresher.age_seconds(),
+        views_age_seconds=upkeep.refresher.age_seconds,
         dead_letters=dead_letters,
         clock_is_wrong=lambda: now.is_wrong,
     )
     wrong_clock = WrongClock(clock=reactor, ingress=ingress, edge=edge, has_others=config.broker == "sqs")
     metrics.add([*instance.readings(), *watch.readings(), *broker.readings()], hub)
     report = QueueReport(broker.depths, config.rooms)
-    api = Api(rooms=config.rooms, archive=Archive(reads), presence=presence)
-    refresher = Refresher(
-        lambda unless: run_in_own_thread(
-            reactor, "refresh views", partial(refresh_in_thread, url, config.server_id, unless)
-        ),
-        config.refresh_views_seconds,
-        reactor.seconds,
-    )
-    analytics = AnalyticsApi(source=AnalyticsStore(reads, refresher.now), rooms=config.rooms)
     status = Status(
         health=instance.health,
         ready=instance.ready,
@@ -212,14 +209,17 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
         ready=instance.ready,
     )
-    app = routes(
-        status,
-        history=api.operations(),
-        analytics=analytics.operations(),
-        refreshing=analytics.refreshing(),
+    site = make_site(
+        reactor=reactor,
+        chat=edge,
+        status=status,
+        archive=Archive(reads),
+        analytics=AnalyticsStore(reads, upkeep.refresher.now),
+        presence=presence,
         dashboard=dashboard,
+        rooms=config.rooms,
+        allowed_origins=config.allowed_origins,
     )
-    site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app, config.allowed_origins), edge, reactor)
 
     def prepare_database() -> None:
         heads = prepare(
@@ -239,16 +239,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     async def look_for_stalled_answers() -> None:
         site.end_stalled()
 
-    def keep_partitions() -> Any:
-        return maintain_partitions(reads, config.partitions_ahead_days, config.retention_days, watch.may_drop)
-
     # Started in this order, stopped in reverse: first the clients, last the database.
     manager = ServiceManager.from_environment(os.environ)
-    log_file = Path(config.log_file) if config.log_file != "-" else None
-    log_settings = LogSettings(
-        config.log_level, config.log_format, log_file, config.log_file_bytes, config.log_files_kept
-    )
-    log = log_for(log_settings, options.parent)
+    log = log_for(config.log_settings, options.parent)
     reloads = Reloads(TABLE, options.settings, options.read_again)
     if log is not None:
         reloads.add("log-level", log.set_level)
@@ -274,13 +267,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     for name, part in broker.subscription:
         service.add(name, part)
     service.add("heartbeat", Repeating(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
-    service.add("partitions", Repeating(reactor, "partitions", _PARTITIONS_SECONDS, keep_partitions, at_once=True))
-    if config.refresh_views_seconds:
-        service.add("views", Repeating(reactor, "refresh of views", config.refresh_views_seconds, refresher.on_timer))
+    for name, part in upkeep.services:
+        service.add(name, part)
     service.add(
         "dead letters' count", Repeating(reactor, "count of dead letters", 60.0, dead_letters.ask, at_once=True)
     )
-    service.add("refresh of views", Step(stop=refresher.stop))
     service.add("comparison", Repeating(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
     service.add("pings", rounds(config.ping_interval_seconds, ping_or_drop))
@@ -327,24 +318,13 @@ def _make_broker(
     if config.broker == "embedded":
         return EmbeddedBroker(rooms=config.rooms, dead_letters=DeadLetterTable(commits))
     # Imported only here, because boto3 takes its time and memory.
-    from chatflow.broker.cluster import SqsBroker, SqsSettings
-    from chatflow.broker.names import Names
+    from chatflow.broker.cluster import SqsBroker
 
     beats = database("beats", 1)  # of its own, so that no slow query makes the others take this instance for dead
     return SqsBroker(
         reactor=reactor,
         now=now,
-        settings=SqsSettings(
-            server_id=config.server_id,
-            names=Names(config.queue_prefix, config.rooms, config.room_queues),
-            publishing_threads=config.publishing_threads,
-            max_calls_per_second=config.max_calls_per_second,
-            max_gap_seconds=config.max_linger_ms / 1000,
-            publish_seconds=config.publish_seconds,
-            visibility_seconds=config.visibility_seconds,
-            long_poll_seconds=config.long_poll_seconds,
-            reap_after_seconds=config.reap_after_seconds,
-        ),
+        options=config,
         table=MembershipTable(beats, address),
         connection=Step(beats.start, beats.stop),
         open_table=partial(open_membership, config.database, "chatflow-start"),

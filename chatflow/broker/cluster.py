@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
-from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -36,22 +35,31 @@ _LATENCY_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 MakeHistogram = Callable[[str, str, Sequence[float]], Callable[[float], None]]
 
 
-@frozen(kw_only=True)
-class SqsSettings:
-    """What an operator may set; the options of the same names say what each is for.
+class SqsOptions(Protocol):
+    """The options of the daemon that this needs; their help says what each is for."""
 
-    :ivar max_gap_seconds: ``--max-linger-ms``.
-    """
-
-    server_id: str
-    names: Names
-    publishing_threads: int
-    max_calls_per_second: float
-    max_gap_seconds: float
-    publish_seconds: float
-    visibility_seconds: float
-    long_poll_seconds: int
-    reap_after_seconds: float
+    @property
+    def server_id(self) -> str: ...
+    @property
+    def rooms(self) -> int: ...
+    @property
+    def queue_prefix(self) -> str: ...
+    @property
+    def room_queues(self) -> int: ...
+    @property
+    def publishing_threads(self) -> int: ...
+    @property
+    def max_calls_per_second(self) -> float: ...
+    @property
+    def max_linger_ms(self) -> float: ...
+    @property
+    def publish_seconds(self) -> float: ...
+    @property
+    def visibility_seconds(self) -> int: ...
+    @property
+    def long_poll_seconds(self) -> int: ...
+    @property
+    def reap_after_seconds(self) -> float: ...
 
 
 @implementer(IBroker)
@@ -70,7 +78,7 @@ class SqsBroker:
         *,
         reactor: Any,
         now: WallTime,
-        settings: SqsSettings,
+        options: SqsOptions,
         table: IMembershipTable,
         connection: Service,
         open_table: Callable[[], AbstractContextManager[IMembershipTable]],
@@ -79,19 +87,19 @@ class SqsBroker:
         histogram: MakeHistogram,
     ) -> None:
         self._reactor = reactor
-        self._settings = settings
+        self._options = options
         self._connection = connection
         self._deliver: Callable[[Sequence[StoredMessage]], object] = lambda messages: None
-        names = settings.names
+        names = Names(options.queue_prefix, options.rooms, options.room_queues)
         self._pace = Pace(
             clock=reactor,
-            max_gap_seconds=settings.max_gap_seconds,
-            calls_per_second=settings.max_calls_per_second,
+            max_gap_seconds=options.max_linger_ms / 1000,
+            calls_per_second=options.max_calls_per_second,
         )
         self._aws = Aws(
             reactor=reactor,
             polls=len(names.lanes) + 1,
-            sends=settings.publishing_threads,
+            sends=options.publishing_threads,
             observe=self._pace.observe,
             on_failure=self._pace.failed,
         )
@@ -103,11 +111,11 @@ class SqsBroker:
             names=names,
             pace=self._pace,
             set_aside=self.dead_letters.keep_body,
-            publish_seconds=settings.publish_seconds,
-            visibility_seconds=settings.visibility_seconds,
-            long_poll_seconds=settings.long_poll_seconds,
+            publish_seconds=options.publish_seconds,
+            visibility_seconds=options.visibility_seconds,
+            long_poll_seconds=options.long_poll_seconds,
             # An instance that alone has lost the database must not keep the rooms' heads from the others.
-            may_extend=lambda: database_away_seconds() < 2 * settings.visibility_seconds,
+            may_extend=lambda: database_away_seconds() < 2 * options.visibility_seconds,
             observe_bytes=histogram("chatflow_envelope_bytes", "Body of an envelope that SQS took", _BODY_BYTES),
         )
         self.depths = SqsDepths(clock=reactor, calls=self._aws, names=names, urls=self.room_queue.urls)
@@ -115,18 +123,18 @@ class SqsBroker:
             clock=reactor,
             table=table,
             open_table=open_table,
-            server_id=settings.server_id,
-            silent_seconds=settings.reap_after_seconds,
+            server_id=options.server_id,
+            silent_seconds=options.reap_after_seconds,
             on_taken_for_dead=self._taken_for_dead,
         )
-        self.beat_seconds = beat_seconds(settings.reap_after_seconds)
+        self.beat_seconds = beat_seconds(options.reap_after_seconds)
         self._reaper = Reaper(
             clock=reactor,
             calls=self._aws,
             names=names,
             table=table,
             membership=self._membership,
-            silent_seconds=settings.reap_after_seconds,
+            silent_seconds=options.reap_after_seconds,
             is_steady=is_steady,
         )
         self.fanout = SnsFanout(
@@ -135,20 +143,20 @@ class SqsBroker:
             aws=self._aws,
             names=names,
             pace=self._pace,
-            server_id=settings.server_id,
+            server_id=options.server_id,
             register=self._membership.register,
             register_now=self._membership.register_now,
             deliver=lambda messages: self._deliver(messages),
             observe_latency=histogram(
                 "chatflow_fanout_latency_seconds", "From the publish of news to their receipt", _LATENCY_SECONDS
             ),
-            long_poll_seconds=settings.long_poll_seconds,
+            long_poll_seconds=options.long_poll_seconds,
         )
 
     @property
     def transport(self) -> Sequence[tuple[str, Service]]:
         """See :class:`IBroker`."""
-        queue, visibility_seconds = self.room_queue, self._settings.visibility_seconds
+        queue, visibility_seconds = self.room_queue, self._options.visibility_seconds
         return [
             ("beats' connection", self._connection),
             ("AWS calls", Step(self._aws.start, self._aws.stop)),
@@ -161,7 +169,7 @@ class SqsBroker:
     @property
     def subscription(self) -> Sequence[tuple[str, Service]]:
         """See :class:`IBroker`."""
-        reap_seconds = self._settings.reap_after_seconds / 2
+        reap_seconds = self._options.reap_after_seconds / 2
         return [
             ("fan-out queue", Step(stop=lambda: Deferred.fromCoroutine(self._leave()))),
             ("reaper", Repeating(self._reactor, "reaper", reap_seconds, self._reaper.reap)),

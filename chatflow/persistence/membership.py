@@ -11,11 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Protocol, TypeVar
 
-import psycopg2
 from zope.interface import implementer
 
 from chatflow.contracts.membership import IMembershipTable, InstanceState, RoomPresence, Run, Who
-from chatflow.errors import Unavailable
+from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import UNLIMITED, SessionLimits, connect, set_up_in_thread
 from chatflow.persistence.vitals import BEATS_NAME
 from chatflow.rooms.presence import SILENT_SECONDS
@@ -106,12 +105,9 @@ class BlockingTransactions:
 
     async def run_once(self, name: str, transaction_in_thread: Callable[..., T], *args: Any) -> T:
         """See :class:`Transactions`."""
-        try:
-            with self._connection, self._connection.cursor() as cursor:
-                set_up_in_thread(cursor, self._limits)
-                return transaction_in_thread(cursor, *args)
-        except psycopg2.Error as error:
-            raise Unavailable(f"{name}: {' '.join(str(error).split())}") from error
+        with database_errors(name), self._connection, self._connection.cursor() as cursor:
+            set_up_in_thread(cursor, self._limits)
+            return transaction_in_thread(cursor, *args)
 
 
 @implementer(IMembershipTable)

@@ -300,10 +300,10 @@ def test_gaps_cost_one_probe_and_only_when_nothing_arrived_between_them() -> Non
     world.gaps()
     world.gaps()
     assert (world.fanout.state, world.calls) == (State.CHECKING, ["probe"])
-    world.pass_seconds(4)
+    world.pass_seconds(3.5)
     assert world.fanout.state is State.CHECKING
     world.hold()
-    world.pass_seconds(1)
+    world.pass_seconds(0.5)
     assert world.fanout.state is State.ATTACHING
 
 

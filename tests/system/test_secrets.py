@@ -10,13 +10,13 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from chatflow.persistence.instances import register_now
 from psycopg2.extensions import parse_dsn
 
 from chatflow.contracts.membership import InstanceStart
 from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.audit import audit_in_thread
 from chatflow.persistence.database import connect
-from chatflow.persistence.instances import register_now
 from chatflow.persistence.refresh import refresh_in_thread
 from testbed.daemon import Daemon, clean_environment, run_twistd, running_daemon
 from testbed.forkserver import run
