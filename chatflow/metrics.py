@@ -14,7 +14,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from chatflow.broker.consumer import Consumer
+from chatflow.broker.depth import QueueReport
 from chatflow.edge.connections import ChatFactory
+from chatflow.edge.http import Status
 from chatflow.errors import Unavailable
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
@@ -152,6 +154,18 @@ class Instance:
         self._dead_letters = dead_letters
         self._clock_is_wrong = clock_is_wrong
         self.started = False
+
+    def status(self, metrics: Metrics, queues: QueueReport) -> Status:
+        """What the HTTP routes tell of this instance and its queues."""
+        return Status(
+            health=self.health,
+            ready=self.ready,
+            metrics=self.metrics,
+            database_metrics=self.database_metrics,
+            prometheus=metrics.prometheus,
+            queue=queues.room,
+            queues=queues.all,
+        )
 
     def ready(self) -> bool:
         """Whether a load balancer should send clients here: it hears the other instances, its clock is right, and

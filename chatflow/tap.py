@@ -13,14 +13,12 @@ from twisted.application.service import IService
 from chatflow import process
 from chatflow.broker.consumer import Consumer
 from chatflow.broker.depth import QueueReport
-from chatflow.broker.single import EmbeddedBroker
+from chatflow.brokers import make_broker
 from chatflow.config import TABLE, Config
-from chatflow.contracts.broker import IBroker
 from chatflow.drain import Drain, WrongClock
 from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
-from chatflow.edge.http import Status
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener, address_of
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
@@ -28,7 +26,7 @@ from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
 from chatflow.edge.web import make_site
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, TopService, run_in_own_thread
-from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
+from chatflow.lifecycle.clocks import StampClock, make_monotonic
 from chatflow.lifecycle.step import Step
 from chatflow.logs import log_for
 from chatflow.metrics import Instance, Latest, Metrics
@@ -37,9 +35,8 @@ from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.clock import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
-from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
-from chatflow.persistence.membership import MembershipTable, open_membership, read_census
+from chatflow.persistence.membership import read_census
 from chatflow.persistence.prepare import prepare
 from chatflow.persistence.upkeep import Upkeep
 from chatflow.persistence.writer import BatchWriter
@@ -98,7 +95,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
     history = History(reads, text_frame)
-    broker = _make_broker(config, reactor, now, watch, metrics, commits, database, partial(address_of, listeners))
+    broker = make_broker(config, reactor, now, watch, metrics, commits, database, partial(address_of, listeners))
     hub = Hub(
         clock=reactor,
         history=history,
@@ -188,16 +185,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     )
     wrong_clock = WrongClock(clock=reactor, ingress=ingress, edge=edge, has_others=config.broker == "sqs")
     metrics.add([*instance.readings(), *watch.readings(), *broker.readings()], hub)
-    report = QueueReport(broker.depths, config.rooms)
-    status = Status(
-        health=instance.health,
-        ready=instance.ready,
-        metrics=instance.metrics,
-        database_metrics=instance.database_metrics,
-        prometheus=metrics.prometheus,
-        queue=report.room,
-        queues=report.all,
-    )
     dashboard = Dashboard(
         clock=reactor,
         now=time.time,
@@ -212,7 +199,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     site = make_site(
         reactor=reactor,
         chat=edge,
-        status=status,
+        status=instance.status(metrics, QueueReport(broker.depths, config.rooms)),
         archive=Archive(reads),
         analytics=AnalyticsStore(reads, upkeep.refresher.now),
         presence=presence,
@@ -299,36 +286,3 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     for endpoint in inherited:
         service.add(f"sockets of {endpoint}", InheritedListener(reactor, endpoint, site))
     return service
-
-
-def _make_broker(
-    config: Config,
-    reactor: Any,
-    now: WallTime,
-    watch: ClockWatch,
-    metrics: Metrics,
-    commits: Database,
-    database: Callable[[str, int], Database],
-    address: Callable[[], str],
-) -> IBroker:
-    """What carries messages between the instances, or within the only one.
-
-    :param address: of this instance's HTTP, for whoever looks after all instances.
-    """
-    if config.broker == "embedded":
-        return EmbeddedBroker(rooms=config.rooms, dead_letters=DeadLetterTable(commits))
-    # Imported only here, because boto3 takes its time and memory.
-    from chatflow.broker.cluster import SqsBroker
-
-    beats = database("beats", 1)  # of its own, so that no slow query makes the others take this instance for dead
-    return SqsBroker(
-        reactor=reactor,
-        now=now,
-        options=config,
-        table=MembershipTable(beats, address),
-        connection=Step(beats.start, beats.stop),
-        open_table=partial(open_membership, config.database, "chatflow-start"),
-        is_steady=watch.is_steady,
-        database_away_seconds=lambda: commits.away_seconds,
-        histogram=metrics.histogram,
-    )
