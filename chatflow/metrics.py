@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from chatflow.broker.consumer import Consumer
-from chatflow.edge.connections import ChatFactory
+from chatflow.edge.services import EdgeServices
 from chatflow.errors import Unavailable
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence.database import Database
@@ -124,7 +124,7 @@ class Instance:
         *,
         now: WallTime,
         server_id: str,
-        edge: ChatFactory,
+        edge: EdgeServices,
         ingress: Ingress,
         hub: Hub,
         resumer: Resumer,
@@ -159,13 +159,13 @@ class Instance:
 
         The database's state is not part of it: a failover must not take every instance out at once.
         """
-        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.draining
+        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.connections.draining
 
     def summary(self) -> str:
         """A line for ``systemctl status``."""
         database = "" if self._database_available() else ", the database is away"
         deaf = "" if self._hears() else ", does not hear the other instances"
-        return f"{len(self._edge.protocols)} clients, {self._ingress.pending} messages unanswered{database}{deaf}"
+        return f"{len(self._edge.connections)} clients, {self._ingress.pending} messages unanswered{database}{deaf}"
 
     def health(self) -> dict[str, object]:
         """``/health`` in the reference's shape."""
@@ -174,10 +174,10 @@ class Instance:
             **self._who(),
             "sqsHealthy": running,
             "consumerHealthy": running,
-            "writeManagerHealthy": not self._edge.draining,
+            "writeManagerHealthy": not self._edge.connections.draining,
             "databaseHealthy": self._database_available(),
             "databaseConfigured": True,
-            "status": "UP" if running and not self._edge.draining else "DOWN",
+            "status": "UP" if running and not self._edge.connections.draining else "DOWN",
         }
 
     def metrics(self) -> dict[str, object]:
@@ -212,7 +212,7 @@ class Instance:
                 "messagesQueued": ingress.pending,
                 "messagesDropped": 0,
                 "writeErrors": hub.failed,
-                "activeSessions": len(self._edge.protocols),
+                "activeSessions": len(self._edge.connections),
                 "activeWriterThreads": 1,
             },
         }
@@ -234,8 +234,8 @@ class Instance:
         counter, gauge = True, False
         version, schema_version = metadata.version("chatflow"), len(load_migrations())
         return [
-            Reading("chatflow_connections", "Open connections", lambda: len(self._edge.protocols), gauge),
-            Reading("chatflow_connections_opened", "Handshakes done", lambda: edge.connections_opened, counter),
+            Reading("chatflow_connections", "Open connections", lambda: len(self._edge.connections), gauge),
+            Reading("chatflow_connections_opened", "Handshakes done", lambda: self._edge.connections.opened, counter),
             Reading("chatflow_connections_refused", "Handshakes refused", lambda: edge.connections_refused, counter),
             Reading("chatflow_slow_clients_closed", "Did not read", lambda: edge.slow_clients_closed, counter),
             Reading("chatflow_silent_clients_dropped", "No pong in time", lambda: edge.silent_clients_dropped, counter),
@@ -265,7 +265,7 @@ class Instance:
             Reading("chatflow_commit_under_way_seconds", "Since the flush began, or 0", writer.busy_seconds, gauge),
             Reading("chatflow_messages_pending_limit", "Of those pending", lambda: ingress.max_pending_messages, gauge),
             Reading("chatflow_ready", "1 if /health/ready says so", self.ready, gauge),
-            Reading("chatflow_draining", "1 while it stops", lambda: self._edge.draining, gauge),
+            Reading("chatflow_draining", "1 while it stops", lambda: self._edge.connections.draining, gauge),
             Reading("chatflow_dead_letters", "Waiting, asked each minute", lambda: self._dead_letters.value, gauge),
             Reading("chatflow_views_age_seconds", "Since their refresh, by whomever", self._views_age_seconds, gauge),
             Reading("chatflow_schema_version", "That this version works with", lambda: schema_version, gauge),

@@ -21,16 +21,17 @@ from chatflow.config import TABLE, Config
 from chatflow.drain import Drain, WrongClock
 from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
-from chatflow.edge.connections import ChatFactory, EdgeLimits, Rounds, ping_or_drop
+from chatflow.edge.connections import Connections, IConnection
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.http import ChatResource, Root, Status, routes
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener, address_of
+from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
+from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS, presence_block
-from chatflow.edge.websocket import ChatProtocol
 from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, TopService, run_in_own_thread
 from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
 from chatflow.lifecycle.step import Step
@@ -140,7 +141,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
     stored = StoredTracker(clock=reactor, hub=hub, places=history.places)
-    edge = ChatFactory(
+    connections = Connections(clock=reactor, max_connections=config.max_connections)
+    edge = EdgeServices(
         clock=reactor,
         now=now,
         rooms=config.rooms,
@@ -150,6 +152,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         resumer=resumer,
         presence=presence,
         stored=stored,
+        connections=connections,
         limits=EdgeLimits(
             max_frame_bytes=config.max_frame_bytes,
             max_connections=config.max_connections,
@@ -162,12 +165,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     def set_back(room: int, first: int) -> None:
         pages.forget(room)
-        edge.set_back(room, first)
+        connections.set_back(room, first)
 
     hub.on_set_back = set_back
 
-    def rounds(interval_seconds: float, visit: Callable[[ChatProtocol], object]) -> Step:
-        each = Rounds(clock=reactor, factory=edge, interval_seconds=interval_seconds, visit=visit)
+    def sweep(interval_seconds: float, visit: Callable[[IConnection], object]) -> Step:
+        each = Sweep(clock=reactor, connections=connections, interval_seconds=interval_seconds, visit=visit)
         return Step(each.start, each.stop)
 
     dead_letters = Latest(broker.count_dead_letters)
@@ -187,7 +190,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         dead_letters=dead_letters,
         clock_is_wrong=lambda: now.is_wrong,
     )
-    wrong_clock = WrongClock(clock=reactor, ingress=ingress, edge=edge, has_others=config.broker == "sqs")
+    wrong_clock = WrongClock(clock=reactor, ingress=ingress, connections=connections, has_others=config.broker == "sqs")
     metrics.add([*instance.readings(), *watch.readings(), *broker.readings()], hub)
     report = QueueReport(broker.depths, config.rooms)
     api = Api(rooms=config.rooms, archive=Archive(reads), presence=presence)
@@ -291,11 +294,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("presence", Step(stop=lambda: Deferred.fromCoroutine(presence.leave())))
     service.add("beat of presence", Repeating(reactor, "beat of presence", BEAT_SECONDS, presence.beat, at_once=True))
     service.add("places", Repeating(reactor, "look-up of places", LOOK_UP_SECONDS, stored.look_up))
-    service.add("pings", rounds(config.ping_interval_seconds, ping_or_drop))
-    service.add("heads", rounds(HEARTBEAT_SECONDS, ChatProtocol.tell_head))
+    service.add("pings", sweep(config.ping_interval_seconds, lambda each: each.ping_or_drop()))
+    service.add("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head()))
     # Often enough that nobody stands still for much longer than allowed.
     looks_seconds = config.send_timeout_seconds / 4
-    service.add("stalled clients", rounds(looks_seconds, ChatProtocol.leave_if_stalled))
+    service.add("stalled clients", sweep(looks_seconds, lambda each: each.leave_if_stalled()))
     service.add("stalled answers", Repeating(reactor, "stalled answers", looks_seconds, look_for_stalled_answers))
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
@@ -304,7 +307,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             service.add(f"port {endpoint}", listeners[-1])
     drain = Drain(
         clock=reactor,
-        edge=edge,
+        connections=connections,
         ingress=ingress,
         instance=instance,
         broker=broker,

@@ -12,8 +12,8 @@ from attrs import evolve
 from zope.interface import Interface
 
 from chatflow.edge import v2
+from chatflow.edge.connect_parameters import MAX_SEQ
 from chatflow.edge.operations import Operation, Parameter, integer
-from chatflow.edge.wishes import MAX_SEQ
 from chatflow.rooms.archive import Place, RoomHead, UserRoom
 from chatflow.rooms.messages import MAX_USER_ID, Broadcast, StoredMessage, broadcast, iso_timestamp
 from chatflow.rooms.presence import Presence

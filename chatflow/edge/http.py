@@ -18,9 +18,9 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
-from chatflow.edge.connections import ChatFactory
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
+from chatflow.edge.factory import ChatFactory
 from chatflow.edge.handshake import Handshake, judge
 from chatflow.edge.negotiation import prefers_prometheus
 from chatflow.edge.operations import (
@@ -32,6 +32,7 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
+from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Unavailable
@@ -72,9 +73,10 @@ class ChatResource(Resource):
     :param allowed_origins: origins whose pages may connect, besides the page's own host; ``*`` for every one.
     """
 
-    def __init__(self, factory: ChatFactory, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(self, services: EdgeServices, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
-        self._factory = factory
+        self._services = services
+        self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
 
     def render(self, request: Any) -> bytes:
@@ -82,8 +84,8 @@ class ChatResource(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge the request before a protocol is made for it."""
-        factory = self._factory
-        room = parse_room(path.decode("latin-1"), factory.rooms)
+        services = self._services
+        room = parse_room(path.decode("latin-1"), services.rooms)
         if room is None or request.postpath:
             return self._no_room()
         try:
@@ -99,16 +101,17 @@ class ChatResource(Resource):
             )
         except RequestRefused as refused:
             if refused.status == 403:
-                factory.counters.connections_refused += 1
+                services.counters.connections_refused += 1
             return _Error(refused)
-        if factory.draining or factory.full:
-            factory.counters.connections_refused += 1
-            reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
+        connections = services.connections
+        if connections.draining or connections.full:
+            services.counters.connections_refused += 1
+            reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
-        return _Upgrade(factory, handshake)
+        return _Upgrade(self._factory, handshake)
 
     def _no_room(self) -> _Error:
-        return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}"))
+        return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
 
 
 class _Upgrade(Resource):

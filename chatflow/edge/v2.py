@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from chatflow.edge.connect_parameters import MAX_LAST
 from chatflow.edge.frames import text_frame
-from chatflow.edge.wishes import MAX_LAST
 from chatflow.rooms.interfaces import Reset, Resumed
 from chatflow.rooms.messages import MAX_TEXT_CHARACTERS
 from chatflow.rooms.presence import RoomPresence
@@ -19,9 +19,6 @@ SUBPROTOCOL = "chatflow.v2"
 
 #: How often a client is told its room's head.
 HEARTBEAT_SECONDS = 10.0
-#: After a drain clients come back spread over so long, so that the other instances are not overrun.
-MAX_RETRY_AFTER_MS = 3000
-MIN_RETRY_AFTER_MS = 100
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -109,7 +106,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def resume_frame(result: Resumed | Reset) -> ResumedFrame | ResetFrame:
-    """What became of a wish to resume."""
+    """What became of the request to resume."""
     if isinstance(result, Reset):
         return ResetFrame(result.reason, result.first)
     return ResumedFrame(result.first, result.last, result.count)

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from chatflow.edge.addresses import client_ip
-from chatflow.edge.wishes import parse_wish
+from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.errors import Refused
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.history import messages_after_in_thread
@@ -128,7 +128,7 @@ class TestEveryColumn:
     @settings(max_examples=200)
     def test_who_somebody_says_to_be_is_told_to_the_others(self, class_database_url: str, query: str) -> None:
         try:
-            wish = parse_wish(f"/chat/1?{query}&presence=1")
+            wish = parse_connect_parameters(f"/chat/1?{query}&presence=1")
         except Refused:
             return
         users = () if wish.who is None else ((wish.who, 1),)

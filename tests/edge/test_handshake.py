@@ -49,7 +49,7 @@ def refusal(headers: dict[str, list[str]] | None = None, **request: Any) -> Requ
 
 def test_what_is_found_is_what_autobahn_is_shown() -> None:
     handshake = judged({"Sec-WebSocket-Protocol": ["mqtt, chatflow.v2"], "X-Other": ["1"]}, query=b"since=7")
-    assert (handshake.speaks_v2, handshake.wish.since) == (True, 7)
+    assert (handshake.subprotocol, handshake.parameters.since) == ("chatflow.v2", 7)
     shown = dict(handshake.plain_headers().getAllRawHeaders())
     assert shown[b"Sec-Websocket-Protocol"] == [b"chatflow.v2"]
     assert b"X-Other" not in shown
