@@ -17,11 +17,11 @@ import psycopg2
 
 from benchmarks.micro import Maker, database
 from benchmarks.results import Result
+from chatflow.contracts.archive import Place
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.recount import recount_in_thread
 from chatflow.persistence.refresh import refresh_in_thread
-from chatflow.rooms.archive import Place
 
 _ROOMS = 20
 _USERS = 100_000

@@ -22,15 +22,16 @@ from typing import Any
 import psycopg2
 
 from benchmarks.results import Result
+from chatflow.codec import envelopes
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.frames import broadcast_block, take_text_frames
 from chatflow.load.wire import masked_frames
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.postgres.embedded import EmbeddedPostgres
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.identifiers import uuid7
-from chatflow.rooms.messages import Message, StoredMessage, decode, encode_ack, encode_broadcast, iso_timestamp
+from chatflow.rooms.messages import decode, encode_ack, encode_broadcast, iso_timestamp
 
 _ROOMS = 20
 _BATCH = 1000

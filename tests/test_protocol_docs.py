@@ -10,18 +10,10 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge import close_codes, v2
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.messages import (
-    RULES,
-    Broadcast,
-    Message,
-    StoredMessage,
-    decode,
-    encode_ack,
-    encode_broadcast,
-    encode_error,
-)
+from chatflow.rooms.messages import RULES, Broadcast, decode, encode_ack, encode_broadcast, encode_error
 
 _TEXT = (Path(__file__).parent.parent / "docs" / "protocol.rst").read_text(encoding="utf-8")
 

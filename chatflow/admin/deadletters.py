@@ -15,13 +15,13 @@ from rich.text import Text
 
 from chatflow.admin.output import json_escaped, make_console
 from chatflow.admin.settings import Settings, add_settings, read_settings
+from chatflow.codec.deadletters import envelope_in, failed_again
+from chatflow.codec.envelopes import BadEnvelope
+from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox
 from chatflow.errors import ChatFlowError, NotStored
 from chatflow.persistence.database import connect
 from chatflow.persistence.deadletters import DeadLetterRows
 from chatflow.persistence.replay import replay
-from chatflow.rooms.deadletters import DeadLetter
-from chatflow.rooms.envelope import BadEnvelope
-from chatflow.rooms.interfaces import IDeadLetterBox
 
 _DLQ = """\
 Dead letters are envelopes (the messages of a room that one instance sent together) which the database
@@ -102,7 +102,7 @@ def _show(arguments: argparse.Namespace) -> None:
         (letter,) = _chosen(box.read(), [arguments.id])
     shown: dict[str, Any] = {"id": letter.id, **msgspec.to_builtins(letter)}
     try:
-        envelope = letter.envelope()
+        envelope = envelope_in(letter)
     except BadEnvelope:
         pass  # the payload itself is all there is to show
     else:
@@ -129,10 +129,10 @@ def _replay(arguments: argparse.Namespace) -> None:
 def _replay_one(connection: Any, box: IDeadLetterBox, letter: DeadLetter) -> bool:
     """Whether its messages are stored now."""
     try:
-        envelope = letter.envelope()
+        envelope = envelope_in(letter)
         place = replay(connection, envelope)
     except (BadEnvelope, NotStored) as error:
-        box.replace(letter, letter.failed_again(str(error), time.time()))
+        box.replace(letter, failed_again(letter, str(error), time.time()))
         print(f"refused {letter.id} again: {json_escaped(str(error))}", flush=True)
         return False
     # Only now: a crash before this line leaves a letter whose messages the next replay finds stored.
@@ -176,7 +176,7 @@ def _chosen(letters: Sequence[DeadLetter], ids: Sequence[str] | None) -> Sequenc
 
 def _count(letter: DeadLetter) -> str:
     try:
-        return str(len(letter.envelope().messages))
+        return str(len(envelope_in(letter).messages))
     except BadEnvelope:
         return "-"
 

@@ -8,10 +8,11 @@ from attrs import frozen
 from twisted.application.service import Service
 
 from chatflow.broker.depth import Depths
-from chatflow.broker.interfaces import IFanout, IRoomQueue
+from chatflow.contracts.deadletters import IDeadLetters
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.membership import IPresenceTable
+from chatflow.contracts.room_queue import IRoomQueue
 from chatflow.readings import Reading
-from chatflow.rooms.interfaces import IDeadLetters
-from chatflow.rooms.presence import IPresenceTable
 
 
 @frozen(kw_only=True)

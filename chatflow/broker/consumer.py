@@ -17,12 +17,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from chatflow.broker.interfaces import Delivery, IFanout, IRoomQueue
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.messages import StoredMessage
+from chatflow.contracts.room_queue import Delivery, IRoomQueue
+from chatflow.contracts.writer import IBatchWriter, NotHeld, SetAside, Stored, StoredBefore
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.interfaces import IBatchWriter, NotHeld, SetAside, Stored, StoredBefore
-from chatflow.rooms.messages import StoredMessage
 
 T = TypeVar("T")
 

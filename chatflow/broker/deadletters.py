@@ -22,13 +22,12 @@ from chatflow.broker.calls import call, find_queue
 from chatflow.broker.depth import ask_depth
 from chatflow.broker.names import Names
 from chatflow.broker.sending import MAX_ENTRIES
+from chatflow.codec import deadletters as letters
+from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox, IDeadLetters
+from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms import deadletters as letters
-from chatflow.rooms.deadletters import DeadLetter
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
 
 #: How long a reader keeps letters from others, should it die.
 HOLD_SECONDS = 300

@@ -13,10 +13,11 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from chatflow.broker.interfaces import Delivery, IFanout, IRoomQueue
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.messages import StoredMessage
+from chatflow.contracts.room_queue import Delivery, IRoomQueue
 from chatflow.errors import NotStored, Unavailable
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.messages import StoredMessage
 
 _MAX_DELIVERIES = 10
 

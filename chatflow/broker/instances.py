@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from chatflow.broker.aws import AwsError
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.names import Names
+from chatflow.contracts.membership import IInstanceTable, InstanceStart
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
 
 _HEARTBEAT_SECONDS = 5.0
 #: Orphaned subscriptions cost one of the topic's 100 places and money, but no message; looking for them costs calls.

@@ -1,81 +1,8 @@
-"""The contracts of the broker: room queue and fan-out. One contract test suite holds every implementation to them."""
+"""What the parts of the broker that speak with AWS need of each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
-
-from attrs import frozen
-from twisted.internet.defer import Deferred
-from zope.interface import Attribute, Interface
-
-from chatflow.errors import NotStored
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IPublish
-from chatflow.rooms.messages import StoredMessage
-
-
-@frozen
-class Delivery:
-    """An envelope that a consumer holds.
-
-    :ivar receipt: belongs to the queue that made it.
-    :ivar conflicts: set by the consumer: positions of messages that were refused, since their clientMessageId stands
-        for another one.
-    """
-
-    envelope: Envelope
-    receipt: Any = None
-    conflicts: Sequence[int] = ()
-
-
-class IRoomQueue(IPublish):
-    """Each room's ordered log of envelopes.
-
-    Promises: envelopes of a room are received in the order in which they were published; while a consumer holds
-    deliveries of a room, nobody else is given any of that room; what is not settled is delivered again, in order.
-    """
-
-    lanes = Attribute("What a consumer receives from, one worker each: a sequence of names.")
-
-    def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
-        """Fires when the envelope is durable, with the positions of those messages that were refused, if any (embedded
-        queue only, where the senders wait for the commit).
-
-        Fails with :class:`~chatflow.errors.Unavailable` when it is not known to be durable: it may be queued all the
-        same, if the answer to a try was lost; or with :class:`~chatflow.errors.NotStored` when the database refused
-        it (embedded queue only). Publishing the same ``envelope_id`` again within five minutes fires, too, and is a
-        redelivery at most: none while the first is under way, and none that its room's head would not recognise.
-        """
-
-    def receive(lane: object) -> Deferred[Sequence[Delivery]]:
-        """Wait for the lane's next deliveries, at most 10 per room, and hold their rooms.
-
-        May fire with none, to be asked again. Fails with :class:`~chatflow.errors.Unavailable`. Cancelling it is
-        safe: nothing is lost.
-        """
-
-    def holds(deliveries: Sequence[Delivery]) -> bool:
-        """Whether certainly nobody else has been given any of these. May be called in any thread."""
-
-    def done(deliveries: Sequence[Delivery]) -> Deferred[None]:
-        """These are stored and announced: forget them and release their rooms. Repeating it is harmless."""
-
-    def refused(delivery: Delivery, reason: NotStored) -> Deferred[None]:
-        """This one will never be stored and lies among the dead letters: forget it and release its room."""
-
-    def again(deliveries: Sequence[Delivery]) -> Deferred[None]:
-        """Not now: deliver these again, in order, to whoever asks."""
-
-
-class IFanout(Interface):
-    """How committed messages reach the hubs of the other instances."""
-
-    def publish(messages: Sequence[StoredMessage]) -> Deferred[None]:
-        """Tell the others of one flush's messages. Losing some is allowed: hubs find gaps and heal them.
-
-        Fires when handed over; does not fail.
-        """
 
 
 class Calls(Protocol):

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from chatflow.rooms.envelope import content_bytes
-from chatflow.rooms.messages import Message, StoredMessage
-from chatflow.rooms.packing import MAX_CONTENT_BYTES, UnpackError, pack, unpack
+from chatflow.codec.packing import UnpackError, pack, unpack
+from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, content_bytes
+from chatflow.contracts.messages import Message, StoredMessage
 
 
 class News(msgspec.Struct, frozen=True, array_like=True):

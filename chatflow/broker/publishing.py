@@ -20,9 +20,9 @@ from chatflow.broker.attachment import FROM
 from chatflow.broker.aws import AwsError, is_busy_code
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.news import News
+from chatflow.contracts.messages import StoredMessage
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
-from chatflow.rooms.messages import StoredMessage
 
 _MAX_ENTRIES = 10
 #: The topic's limit is 262,144 bytes for a batch, attributes included.
@@ -84,7 +84,7 @@ class Publisher:
         self.sender = ""
 
     def publish(self, messages: Sequence[StoredMessage]) -> Deferred[None]:
-        """See :class:`~chatflow.broker.interfaces.IFanout`.
+        """See :class:`~chatflow.contracts.fanout.IFanout`.
 
         What comes in the same turn of the reactor, or during a call, shares the next call.
         """

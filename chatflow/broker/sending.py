@@ -14,10 +14,10 @@ from twisted.logger import Logger
 
 from chatflow.broker.aws import AwsError, is_busy_code
 from chatflow.broker.interfaces import Calls
+from chatflow.codec import envelopes
+from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.envelope import Envelope
 
 MAX_ENTRIES = 10  # of any batch call
 
@@ -81,7 +81,7 @@ class Sender:
         self.sent_at = float("-inf")
 
     def publish(self, envelope: Envelope) -> Deferred[None]:
-        """See :class:`~chatflow.broker.interfaces.IRoomQueue`."""
+        """See :class:`~chatflow.contracts.room_queue.IRoomQueue`."""
         publishing = _Publishing(envelope, Deferred())
         self._waiting.append(publishing)
         if not self._is_sending:

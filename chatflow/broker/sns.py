@@ -19,16 +19,16 @@ from zope.interface import implementer
 from chatflow.broker import news as codec
 from chatflow.broker.attachment import Attachment, attach_in_thread, detach_in_thread, topic_arn_in_thread
 from chatflow.broker.aws import Aws, AwsError
-from chatflow.broker.interfaces import IFanout
 from chatflow.broker.names import Names
 from chatflow.broker.news import BadNews
 from chatflow.broker.pacing import Pace
 from chatflow.broker.publishing import FanoutCounters, Publisher
 from chatflow.broker.sending import MAX_ENTRIES, is_final
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.messages import StoredMessage
 from chatflow.errors import StartupError
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms.messages import StoredMessage
 
 _DELETE_TRIES = 3
 #: Deletes under way beside receives.

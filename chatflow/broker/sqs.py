@@ -20,16 +20,17 @@ from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
 from chatflow.broker.calls import find_queue
-from chatflow.broker.interfaces import Delivery, IRoomQueue
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sending import MAX_ENTRIES, SendCounters, Sender, is_final
+from chatflow.codec import envelopes
+from chatflow.codec.envelopes import BadEnvelope
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.room_queue import Delivery, IRoomQueue
+from chatflow.contracts.writer import always
 from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.envelope import BadEnvelope, Envelope
-from chatflow.rooms.interfaces import always
 
 _DELETE_TRIES = 3
 VISIBILITY_SECONDS = 30.0

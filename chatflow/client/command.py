@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.errors import Refused
-from chatflow.rooms.messages import MAX_USER_ID, decode
+from chatflow.rooms.messages import decode
 from chatflow.text import visible
 
 _DESCRIPTION = """\

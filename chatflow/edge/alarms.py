@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 from attrs import define, field, frozen
 
-from chatflow.rooms.interfaces import InstanceState
+from chatflow.contracts.membership import InstanceState
 
 #: Messages wait and nothing was committed for so long. A commit takes milliseconds.
 STUCK_SECONDS = 3.0

@@ -9,37 +9,18 @@ from typing import Any
 
 import msgspec
 from attrs import frozen
-from zope.interface import Interface
 
+from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge.api import parse_time
 from chatflow.edge.operations import Operation, Parameter, RequestRefused
 from chatflow.errors import Refused
-from chatflow.rooms.messages import MAX_USER_ID, iso_timestamp, parse_room
+from chatflow.rooms.messages import iso_timestamp, parse_room
 
 #: Any text may name a user, as it could there; here they are numbers from 1 on.
 _NOBODY = 0
 _MAX_USER_CHARACTERS = 64
 
 _BAD_TIME = "Invalid timestamp format, use ISO-8601 (e.g., 2024-01-01T00:00:00Z)"
-
-
-class IAnalytics(Interface):
-    """The questions, with times in ISO-8601. Each fails with :class:`chatflow.errors.Unavailable`."""
-
-    def core_queries(start: str, end: str, user_id: int, room: int) -> Awaitable[Any]:
-        """By name: milliseconds, count and sample of each."""
-
-    def analytics(start: str, end: str) -> Awaitable[Any]:
-        """Rate in the window, and what the views hold, with their ages."""
-
-    def stats() -> Awaitable[Sequence[int]]:
-        """Messages, users, rooms, pairs of user and room."""
-
-    def throughput(start: str, end: str, room: int | None) -> Awaitable[tuple[Sequence[Sequence[Any]], bool]]:
-        """Minutes with messages, and whether there are more than these."""
-
-    def refresh() -> Awaitable[float | None]:
-        """Refresh the views: how many seconds ago that was done, 0 for now; None if another instance does so now."""
 
 
 class MetricsError(msgspec.Struct, frozen=True):

@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from attrs import evolve
-from zope.interface import Interface
 
+from chatflow.contracts.archive import Place, RoomHead
+from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge import v2
 from chatflow.edge.connect_parameters import MAX_SEQ
 from chatflow.edge.operations import Operation, Parameter, integer
-from chatflow.rooms.archive import Place, RoomHead, UserRoom
-from chatflow.rooms.messages import MAX_USER_ID, Broadcast, StoredMessage, broadcast, iso_timestamp
+from chatflow.rooms.messages import Broadcast, broadcast, iso_timestamp
 from chatflow.rooms.presence import Presence
 
 MAX_PAGE = 1000
 _DEFAULT_PAGE = 100
-
-
-class IArchive(Interface):
-    """Stored messages for those who look back. Each fails with :class:`chatflow.errors.Unavailable`."""
-
-    def room_messages(room: int, after: int | None, before: int | None, limit: int) -> Awaitable[list[StoredMessage]]:
-        """Ascending. With ``after`` the first ones behind it, otherwise the last ones (before ``before``)."""
-
-    def user_messages(
-        user_id: int,
-        after: Place | None,
-        before: Place | None,
-        from_us: int | None,
-        to_us: int | None,
-        limit: int,
-    ) -> Awaitable[list[StoredMessage]]:
-        """Descending by place. With ``after`` those next to it, otherwise the newest (before ``before``)."""
-
-    def user_rooms(user_id: int) -> Awaitable[list[UserRoom]]:
-        """By room."""
-
-    def room_heads(after: int, limit: int) -> Awaitable[list[RoomHead]]:
-        """Of rooms with messages, by room."""
 
 
 class RoomMessages(msgspec.Struct, frozen=True):

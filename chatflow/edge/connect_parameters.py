@@ -7,9 +7,10 @@ from urllib.parse import parse_qsl
 
 from attrs import frozen
 
+from chatflow.contracts.membership import Who
+from chatflow.contracts.messages import MAX_USER_ID, USERNAME
 from chatflow.errors import Refused
-from chatflow.rooms.messages import MAX_USER_ID, RULES, USERNAME
-from chatflow.rooms.presence import Who
+from chatflow.rooms.messages import RULES
 
 #: Larger integers are not exact in JavaScript.
 MAX_SEQ = 2**53

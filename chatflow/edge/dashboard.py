@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from chatflow.contracts.membership import InstanceState
 from chatflow.edge import figures
 from chatflow.edge.alarms import Alarm, Alarms, Facts, Roster, Server
 from chatflow.edge.figures import Snapshot, total
@@ -24,7 +25,6 @@ from chatflow.edge.operations import RequestRefused, json_response
 from chatflow.edge.sse import EventStreams, event
 from chatflow.edge.static import PageFile, add_files
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import InstanceState
 
 _INTERVAL_SECONDS = 1.0
 #: What a page is given at its beginning: five minutes, less than 200 KiB.

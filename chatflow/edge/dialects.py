@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection, Sequence
 
 from zope.interface import Attribute, Interface, implementer
 
+from chatflow.contracts.members import Accepted, IMember, Reset, Resumed
+from chatflow.contracts.messages import Message
 from chatflow.edge import v2
 from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.frames import text_frame
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.interfaces import Accepted, IMember, Reset, Resumed
-from chatflow.rooms.messages import Message, encode_ack, encode_error
+from chatflow.rooms.messages import encode_ack, encode_error
 
 #: Makes the first of all frames from the room's head when the client came, and the first seq that the room holds.
 Welcome = Callable[[int, int], bytes]

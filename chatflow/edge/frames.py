@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatflow.rooms.messages import StoredMessage, encode_broadcast
+from chatflow.contracts.messages import StoredMessage
+from chatflow.rooms.messages import encode_broadcast
 
 _TEXT_FINAL = 0x81
 _MASKED = 0x80

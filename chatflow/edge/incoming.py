@@ -50,7 +50,7 @@ class MessageReader(WebSocketServerProtocol):
         payloads, taken = take_text_frames(data, limit)
         for payload in payloads:
             if self.state != self.STATE_OPEN:
-                return
+                break  # it is being closed: of what came with these messages only the client's close frame counts
             self.text_received(payload)
         rest = data[taken:]
         if is_incomplete_text_frame(rest, limit):

@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
-from zope.interface import Interface
 
+from chatflow.contracts.members import IMember
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.v2 import StoredFrame, encode
 from chatflow.errors import Unavailable
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.interfaces import IMember
-from chatflow.rooms.messages import Message, StoredMessage
 
 #: Of one connection; the oldest is forgotten beyond that, and its sender learns its place from the broadcast only.
 _MAX_PER_SENDER = 1000
@@ -26,13 +25,6 @@ _MAX_LOOKED_UP = 500
 
 #: How often :meth:`StoredTracker.look_up` is to be called.
 LOOK_UP_SECONDS = 2.0
-
-
-class IPlaces(Interface):
-    """Finds messages that their clients have named."""
-
-    def places(message_ids: Sequence[str]) -> Awaitable[Mapping[str, int]]:
-        """The seq of each that is stored. Fails with :class:`chatflow.errors.Unavailable`."""
 
 
 @define

@@ -6,11 +6,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatflow.contracts.members import IResumingMember
 from chatflow.edge.close_codes import SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.outgoing import Outgoing
 from chatflow.edge.services import EdgeServices
-from chatflow.rooms.interfaces import IResumingMember
 
 
 class ISubscriber(IResumingMember):

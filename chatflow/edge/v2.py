@@ -9,11 +9,11 @@ from typing import Literal
 
 import msgspec
 
+from chatflow.contracts.members import Reset, Resumed
+from chatflow.contracts.membership import RoomPresence
+from chatflow.contracts.messages import MAX_TEXT_CHARACTERS
 from chatflow.edge.connect_parameters import MAX_LAST
 from chatflow.edge.frames import text_frame
-from chatflow.rooms.interfaces import Reset, Resumed
-from chatflow.rooms.messages import MAX_TEXT_CHARACTERS
-from chatflow.rooms.presence import RoomPresence
 
 SUBPROTOCOL = "chatflow.v2"
 

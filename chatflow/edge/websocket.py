@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from chatflow.contracts.members import Accepted, ISender, Reset, Resumed
 from chatflow.edge.addresses import client_ip
 from chatflow.edge.close_codes import SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
@@ -28,7 +29,6 @@ from chatflow.edge.outgoing import Outgoing
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.subscription import ISubscriber, Subscription
 from chatflow.errors import Refused
-from chatflow.rooms.interfaces import Accepted, ISender, Reset, Resumed
 from chatflow.rooms.messages import decode
 
 #: A client that has not taken its close frame by then is dropped.

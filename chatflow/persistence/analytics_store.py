@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from zope.interface import implementer
+
+from chatflow.contracts.analytics import IAnalytics
 from chatflow.persistence.analytics import (
     Analytics,
     CoreQuery,
@@ -21,6 +24,7 @@ from chatflow.persistence.database import Database
 _STATEMENT_SECONDS = 20
 
 
+@implementer(IAnalytics)
 class AnalyticsStore:
     """Runs on the reactor thread; each answer is one short transaction in the readers' pool.
 
@@ -36,8 +40,12 @@ class AnalyticsStore:
         statement_seconds: float = _STATEMENT_SECONDS,
     ) -> None:
         self._database = database
-        self.refresh = refresh
+        self._refresh = refresh
         self._statement_seconds = statement_seconds
+
+    async def refresh(self) -> float | None:
+        """Refresh the views; see :class:`IAnalytics`."""
+        return await self._refresh()
 
     async def core_queries(self, start: str, end: str, user_id: int, room: int) -> dict[str, CoreQuery]:
         """By name: milliseconds, count and sample of each."""

@@ -6,6 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from zope.interface import implementer
+
+from chatflow.contracts.archive import IArchive, Place, RoomHead, UserRoom
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.persistence.database import Database
 from chatflow.persistence.days import (
     Row,
@@ -15,8 +19,7 @@ from chatflow.persistence.days import (
     room_rows_in_thread,
     slices,
 )
-from chatflow.rooms.archive import Place, RoomHead, UserRoom
-from chatflow.rooms.messages import Message, StoredMessage, iso_timestamp
+from chatflow.rooms.messages import iso_timestamp
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ FROM rooms WHERE room_id > %s ORDER BY room_id LIMIT %s
 """
 
 
+@implementer(IArchive)
 class Archive:
     """Each read is one short transaction in the readers' pool.
 

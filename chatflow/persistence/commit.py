@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import psycopg2
 from attrs import define
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import Message
+from chatflow.contracts.writer import always
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.identifiers import same_name
-from chatflow.rooms.interfaces import always
-from chatflow.rooms.messages import Message, content, iso_timestamp
+from chatflow.rooms.messages import content, iso_timestamp
 
 _REMEMBERED_ENVELOPES = 64
 

@@ -9,12 +9,12 @@ import psycopg2
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from chatflow.codec import envelopes
+from chatflow.codec.deadletters import shorten
+from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox, IDeadLetters
+from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.deadletters import DeadLetter, shorten
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
 
 _KEEP = """
 INSERT INTO dead_letters AS known

@@ -10,11 +10,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from chatflow.contracts.archive import IPlaces
+from chatflow.contracts.history import IHistory, IPageHistory, Page
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.persistence.commit import REPEAT_HOURS
 from chatflow.persistence.database import Database
 from chatflow.persistence.days import room_rows_in_thread
-from chatflow.rooms.interfaces import IHistory, IPageHistory, Page
-from chatflow.rooms.messages import Message, StoredMessage
 
 _COLUMNS = """
 seq, server_id, message_id::text, (extract(epoch FROM created_at) * 1000000)::bigint, user_id, username,
@@ -40,7 +41,7 @@ WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created
 """
 
 
-@implementer(IHistory, IPageHistory)
+@implementer(IHistory, IPageHistory, IPlaces)
 class History:
     """Each read is one short transaction in the readers' pool, so it never holds up commits.
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol, TypeVar
 import psycopg2
 from zope.interface import implementer
 
+from chatflow.contracts.membership import IInstanceTable, InstanceStart, InstanceState
 from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.sessions import connect, set_up_in_thread
 from chatflow.persistence.vitals import BEATS_NAME
-from chatflow.rooms.interfaces import IInstanceTable, InstanceStart, InstanceState
 
 T = TypeVar("T")
 

@@ -10,8 +10,9 @@ from typing import Any
 from attrs import frozen
 from zope.interface import implementer
 
+from chatflow.contracts.membership import IPresenceTable, RoomPresence, Who
 from chatflow.persistence.database import Database
-from chatflow.rooms.presence import SILENT_SECONDS, IPresenceTable, RoomPresence, Who
+from chatflow.rooms.presence import SILENT_SECONDS
 
 #: Then anybody may remove what a dead instance has left.
 _FORGET_SECONDS = 60.0

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import psycopg2
 
+from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import REPEAT_HOURS, commit_in_thread, refuse_forged
 from chatflow.persistence.database import is_refusal
 from chatflow.persistence.failures import one_line
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.messages import iso_timestamp
 
 _HEAD = "SELECT last_seq FROM rooms WHERE room_id = %s"

@@ -17,21 +17,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from chatflow.contracts.deadletters import IDeadLetters
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.writer import IBatchWriter, NotHeld, Outcome, SetAside, Stored, StoredBefore, always
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
 from chatflow.persistence.failures import one_line
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import (
-    IBatchWriter,
-    IDeadLetters,
-    NotHeld,
-    Outcome,
-    SetAside,
-    Stored,
-    StoredBefore,
-    always,
-)
 
 
 @frozen(eq=False)

@@ -1,4 +1,4 @@
-"""What chat is: messages, envelopes, ingress and the room hub.
+"""What chat is: validation, ingress, the room hub, resuming, presence.
 
 Knows neither sockets nor AWS nor SQL, and is pure but for the clock that it is given.
 """

@@ -22,9 +22,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from chatflow.contracts.history import IHistory
+from chatflow.contracts.members import IMember
+from chatflow.contracts.messages import StoredMessage
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import IHistory, IMember
-from chatflow.rooms.messages import StoredMessage
 
 _PAGE_MESSAGES = 1000
 _RETRY_SECONDS = 1.0

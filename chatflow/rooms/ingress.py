@@ -15,12 +15,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, Envelope, content_bytes
+from chatflow.contracts.members import Accepted, ISender
+from chatflow.contracts.messages import ClientMessage, Message
+from chatflow.contracts.room_queue import IPublish
 from chatflow.errors import ErrorCode, NotStored, Refused, Unavailable
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.rooms.identifiers import derived_id, uuid7
-from chatflow.rooms.interfaces import Accepted, IPublish, ISender
-from chatflow.rooms.messages import ClientMessage, Message, content
+from chatflow.rooms.messages import content
 
 _OVERLOADED = "the server has too many messages under way: send this one again later"
 _ID_CONFLICT = "this user has sent another message to this room under the same clientMessageId: use another one"

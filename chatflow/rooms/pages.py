@@ -17,8 +17,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatflow.contracts.history import IPageHistory, Page
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import IPageHistory, Page
 
 T = TypeVar("T")
 

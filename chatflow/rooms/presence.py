@@ -7,16 +7,17 @@ Joins and leaves between two beats become one change: a thousand reconnects are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from zope.interface import Interface, implementer
+from zope.interface import implementer
 
+from chatflow.contracts.members import IMember
+from chatflow.contracts.membership import IPresenceTable, RoomPresence, Who
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import IMember
 
 # An instance that dies is gone from everybody's sight after SILENT_SECONDS, plus FRESH_SECONDS for who asks, plus
 # BEAT_SECONDS for who watches: 5 s together. One that lives may leave out a beat, or be late by 1.75 s.
@@ -32,39 +33,6 @@ MAX_SHOWN_USERS = 200
 FRESH_SECONDS = 0.25
 #: While the database is away, what the others told last is shown for so long.
 _STALE_SECONDS = 15.0
-
-
-@frozen(order=True)
-class Who:
-    """Whose connection this is, as far as the others are to see it."""
-
-    user_id: int
-    username: str
-
-
-@frozen
-class RoomPresence:
-    """:ivar members: connections in the room.
-    :ivar users: those that have said who they are, by name, each with the number of its connections.
-    :ivar truncated: whether there are more users than these.
-    """
-
-    members: int = 0
-    users: tuple[tuple[Who, int], ...] = ()
-    truncated: bool = False
-
-
-class IPresenceTable(Interface):
-    """What instances tell each other. Awaiting fails with :class:`chatflow.errors.Unavailable`."""
-
-    def beat(changed: Mapping[int, RoomPresence]) -> Awaitable[bool]:
-        """This instance lives, and has so many members in these rooms. False if nothing was known of it until now."""
-
-    def others() -> Awaitable[Mapping[int, RoomPresence]]:
-        """The rooms of all other living instances, by room; only those with members."""
-
-    def leave() -> Awaitable[None]:
-        """This instance has no members any more."""
 
 
 @implementer(IPresenceTable)

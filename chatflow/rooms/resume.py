@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from chatflow.contracts.history import Page
+from chatflow.contracts.members import IResumingMember, Reset, Resumed
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.interfaces import IResumingMember, Page, Reset, Resumed
 from chatflow.rooms.pages import Pages
 
 # Bytes that wait in the transports of those who resume, divided among them.

@@ -15,9 +15,9 @@ import pytest
 from chatflow import admin
 from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters
 from chatflow.broker.names import Names
+from chatflow.contracts.envelopes import Envelope
 from chatflow.persistence.deadletters import keep_in_thread
 from chatflow.persistence.replay import replay
-from chatflow.rooms.envelope import Envelope
 from testbed.postgres import execute
 from tests.admin.conftest import Run
 from tests.support.chat import make_envelope, make_message

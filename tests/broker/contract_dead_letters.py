@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyObject
 
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IDeadLetterBox, IDeadLetters
+from chatflow.codec.deadletters import envelope_in, failed_again
+from chatflow.contracts.deadletters import IDeadLetterBox, IDeadLetters
+from chatflow.contracts.envelopes import Envelope
 from tests.support.chat import make_envelope
 from tests.support.reactor import on_reactor
 
@@ -44,7 +45,7 @@ class DeadLettersContract:
         before = datetime.now(UTC)
         await keeper.keep(envelope, "value too long: \x1b[31m \\ 😀")
         (letter,) = box.read()
-        assert letter.envelope() == envelope
+        assert envelope_in(letter) == envelope
         assert (letter.id, letter.envelope_id, letter.room) == (envelope.envelope_id, envelope.envelope_id, 7)
         assert (letter.reason, letter.attempts) == ("value too long: \x1b[31m \\ 😀", 1)
         assert before <= datetime.fromisoformat(letter.first_failed_at) <= datetime.now(UTC)
@@ -55,7 +56,7 @@ class DeadLettersContract:
         kept = [make_envelope(1) for _ in range(25)]
         for envelope in kept:
             await keeper.keep(envelope, "refused")
-        assert [letter.envelope() for letter in box.read()] == kept
+        assert [envelope_in(letter) for letter in box.read()] == kept
 
     @on_reactor
     async def test_the_same_envelope_twice_is_one_letter(self, keeper: Any, box: Any) -> None:
@@ -78,13 +79,13 @@ class DeadLettersContract:
         kept = await keep_some(keeper, 2)
         for attempt in (2, 3):
             letter = box.read()[0]
-            box.replace(letter, letter.failed_again(f"reason {attempt}", 4_000_000_000 + attempt))
+            box.replace(letter, failed_again(letter, f"reason {attempt}", 4_000_000_000 + attempt))
             box.release()
         replaced, other = box.read()
         assert (replaced.reason, replaced.attempts) == ("reason 3", 3)
         assert replaced.last_failed_at == "2096-10-02T07:06:43.000000Z"
         assert replaced.first_failed_at == letter.first_failed_at
-        assert [replaced.envelope(), other.envelope()] == kept
+        assert [envelope_in(replaced), envelope_in(other)] == kept
         assert other.attempts == 1
 
     @on_reactor

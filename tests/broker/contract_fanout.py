@@ -1,4 +1,4 @@
-"""What every fan-out promises (:class:`chatflow.broker.interfaces.IFanout`), as tests of any implementation.
+"""What every fan-out promises (:class:`chatflow.contracts.fanout.IFanout`), as tests of any implementation.
 
 Bind it with a subclass whose name begins with ``Test``.
 """
@@ -13,8 +13,8 @@ import pytest
 from attrs import define, field
 from zope.interface.verify import verifyObject
 
-from chatflow.broker.interfaces import IFanout
-from chatflow.rooms.messages import StoredMessage
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.messages import StoredMessage
 from tests.support.chat import make_message, make_stored
 from tests.support.reactor import on_reactor, until
 

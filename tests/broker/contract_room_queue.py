@@ -1,4 +1,4 @@
-"""What every room queue promises (:class:`chatflow.broker.interfaces.IRoomQueue`), as tests of any implementation.
+"""What every room queue promises (:class:`chatflow.contracts.room_queue.IRoomQueue`), as tests of any implementation.
 
 Bind it with a subclass whose name begins with ``Test``. Nothing here asks how many envelopes a queue gives at a time
 or when a publish fires, as long as it does: implementations differ in both.
@@ -14,10 +14,11 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
-from chatflow.broker.interfaces import Delivery, IRoomQueue
+from chatflow.codec import envelopes as codec
+from chatflow.codec.packing import MAX_BODY_BYTES
+from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, Envelope, content_bytes
+from chatflow.contracts.room_queue import Delivery, IRoomQueue
 from chatflow.errors import NotStored
-from chatflow.rooms import envelope as codec
-from chatflow.rooms.envelope import MAX_BODY_BYTES, MAX_CONTENT_BYTES, Envelope
 from tests.support.chat import make_envelope, make_message
 from tests.support.reactor import on_reactor
 
@@ -337,7 +338,7 @@ def largest_envelope(room: int = 1) -> Envelope:
     characters = [chr(number) for number in range(0x20, 0x7F) if chr(number) not in '"\\']
     messages = []
     left = MAX_CONTENT_BYTES
-    while (left := left - codec.content_bytes(message := make_message("".join(random.choices(characters, k=500))))) > 0:
+    while (left := left - content_bytes(message := make_message("".join(random.choices(characters, k=500))))) > 0:
         messages.append(message)
     return make_envelope(room, messages=tuple(messages))
 

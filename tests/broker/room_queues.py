@@ -10,12 +10,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from chatflow.broker.interfaces import Delivery
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
 from chatflow.broker.sqs import SqsRoomQueue
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.room_queue import Delivery
 from chatflow.errors import Unavailable
-from chatflow.rooms.envelope import Envelope
 from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_room_queue import envelopes
 from tests.support.cloud import direct_client, make_objects, shared_aws

@@ -16,23 +16,16 @@ from zope.interface.verify import verifyObject
 
 from chatflow.broker.consumer import Consumer
 from chatflow.broker.embedded import EmbeddedRoomQueue
-from chatflow.broker.interfaces import Delivery, IFanout
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.fanout import IFanout
+from chatflow.contracts.history import IHistory
+from chatflow.contracts.members import IMember
+from chatflow.contracts.messages import StoredMessage
+from chatflow.contracts.room_queue import Delivery
+from chatflow.contracts.writer import IBatchWriter, NotHeld, Outcome, SetAside, Stored, StoredBefore, always
 from chatflow.errors import NotStored, Unavailable
 from chatflow.lifecycle import Backoff
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.interfaces import (
-    IBatchWriter,
-    IHistory,
-    IMember,
-    NotHeld,
-    Outcome,
-    SetAside,
-    Stored,
-    StoredBefore,
-    always,
-)
-from chatflow.rooms.messages import StoredMessage
 from tests.support.chat import make_envelope
 from tests.support.reactor import LoggedFailures
 

@@ -10,9 +10,10 @@ import pytest
 from chatflow.broker.calls import find_queue
 from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters
 from chatflow.broker.names import Names
+from chatflow.codec import deadletters as letters
+from chatflow.codec.deadletters import envelope_in, failed_again
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff
-from chatflow.rooms import deadletters as letters
 from testbed.emulator import fresh_prefix
 from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_dead_letters import DeadLettersContract, keep_some
@@ -80,7 +81,7 @@ class TestKeeping:
         await keeper.keep(envelope, "refused")
         assert proxy.injected("SendMessage", fault) == 3
         (letter,) = box.read()
-        assert letter.envelope() == envelope
+        assert envelope_in(letter) == envelope
 
     @on_reactor
     async def test_it_is_not_kept_before_sqs_has_it(
@@ -134,7 +135,7 @@ class TestReading:
     ) -> None:
         await keep_some(keeper, 2)
         letter, _ = box.read()
-        replacement = letter.failed_again("second", 4_000_000_000)
+        replacement = failed_again(letter, "second", 4_000_000_000)
         send(names, letters.encode(replacement), letter.id)
         box.release()
         first, second = box.read()
@@ -155,7 +156,7 @@ class TestReading:
         assert (merged.attempts, merged.reason) == (3, "third")
         assert merged.first_failed_at < "2090"
         assert merged.last_failed_at == letters.of_envelope(envelope, "", 4_000_000_600).last_failed_at
-        box.replace(merged, merged.failed_again("fourth", 4_100_000_000))
+        box.replace(merged, failed_again(merged, "fourth", 4_100_000_000))
         box.release()
         (replaced,) = box.read()
         assert (replaced.attempts, replaced.reason) == (4, "fourth")

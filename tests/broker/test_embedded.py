@@ -8,7 +8,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
-from chatflow.broker.interfaces import Delivery
+from chatflow.contracts.room_queue import Delivery
 from chatflow.errors import NotStored, Unavailable
 from tests.broker.contract_fanout import FanoutContract, Instance
 from tests.broker.contract_room_queue import RoomQueueContract

@@ -11,10 +11,10 @@ from twisted.internet.task import Clock
 
 from chatflow.broker.instances import Instances, Reaper, find_leftovers, heartbeat_seconds
 from chatflow.broker.names import Names
+from chatflow.contracts.membership import InstanceStart
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.instances import InstanceTable
-from chatflow.rooms.interfaces import InstanceStart
 from testbed.fault_proxy import FaultProxy
 from testbed.postgres import execute
 from tests.support.cloud import direct_client, make_objects, shared_aws

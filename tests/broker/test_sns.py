@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from chatflow.broker.names import Names
+from chatflow.contracts.messages import StoredMessage
 from chatflow.errors import StartupError, Unavailable
-from chatflow.rooms.messages import StoredMessage
 from testbed.emulator import fresh_prefix
 from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_fanout import FanoutContract

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
-from chatflow.broker.interfaces import Delivery
 from chatflow.broker.sqs import SqsRoomQueue
+from chatflow.contracts.room_queue import Delivery
 from testbed.fault_proxy import FaultProxy
 from tests.broker.room_queues import Instances, MakeInstances, a_moment
 from tests.support.chat import make_envelope

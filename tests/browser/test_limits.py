@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
+from chatflow.contracts import messages
 from chatflow.errors import Refused
-from chatflow.rooms import messages
 from testbed.client import ChatClient, message
 from testbed.daemon import Daemon, running_daemon
 from testbed.postgres import fresh_database

@@ -12,6 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import StoredMessage
+from chatflow.contracts.room_queue import IPublish
 from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.connections import Connections
 from chatflow.edge.dialects import choose_dialect
@@ -21,10 +24,8 @@ from chatflow.edge.handshake import Handshake
 from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import SUBPROTOCOL, presence_block
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
-from chatflow.rooms.interfaces import IPublish, StoredMessage
 from chatflow.rooms.pages import Pages
 from chatflow.rooms.presence import NoOthers, Presence
 from chatflow.rooms.resume import Resumer

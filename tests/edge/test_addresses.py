@@ -15,16 +15,16 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.membership import RoomPresence
 from chatflow.edge.addresses import client_ip
 from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.errors import Refused
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.history import messages_after_in_thread
 from chatflow.persistence.presence import Start, beat_in_thread
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.messages import decode
-from chatflow.rooms.presence import RoomPresence
 from tests.support.chat import NOW_US, legal_characters, legal_frames
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from chatflow.contracts.membership import InstanceState
 from chatflow.edge.alarms import LAG_SECONDS, STUCK_SECONDS, Alarms, Facts, Roster, Server
-from chatflow.rooms.interfaces import InstanceState
 
 WELL = Facts(database_away_seconds=None, waiting=0, batches=1, lag_seconds=0.0, ready=True, hears=True, dead_letters=0)
 

@@ -12,13 +12,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
+from chatflow.contracts.membership import InstanceState
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.figures import Snapshot
 from chatflow.edge.operations import RequestRefused
 from chatflow.edge.sse import MAX_UNREAD_SECONDS
 from chatflow.errors import Unavailable
 from chatflow.metrics import Metrics
-from chatflow.rooms.interfaces import InstanceState
 
 
 class Request:

@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.messages import Message, StoredMessage
 from tests.rooms.doubles import Store, encode
 from tests.support.chat import make_message
 

@@ -232,7 +232,7 @@ _FAULTS: dict[str, tuple[Callable[[Any], NullServer], dict[str, int], str]] = {
     # deliveries, to one
     "missing": (_delivers(lambda frames: frames.pop(1)), {"missing": 1}, "deliveries missing: 1"),
     "the first is missing": (DropsTheFirst, {"missing": 1}, "deliveries missing: 1"),
-    "the last is missing": (DropsTheLast, {"missing": 1}, "no progress for 0.25 s; deliveries to come: 1"),
+    "the last is missing": (DropsTheLast, {"missing": 1}, "no progress for 1.5 s; deliveries to come: 1"),
     "twice": (_delivers(lambda frames: frames.insert(1, frames[0])), {"duplicated": 1}, "came twice: 1"),
     "swapped": (_delivers(lambda frames: frames.insert(0, frames.pop(1))), {"out_of_order": 1}, "out of order: 1"),
     # frames

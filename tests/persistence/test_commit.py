@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import Message
+from chatflow.contracts.writer import always
 from chatflow.persistence.commit import Place, commit_in_thread
 from chatflow.persistence.heads import create_rooms_in_thread
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import always
-from chatflow.rooms.messages import Message
 from testbed.postgres import execute
 from testbed.recount import recount
 from testbed.threads import run_together

@@ -11,11 +11,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from chatflow.contracts.deadletters import IDeadLetters
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.writer import SetAside, Stored
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterRows, DeadLetterTable
 from chatflow.persistence.writer import BatchWriter
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IDeadLetters, SetAside, Stored
 from testbed.postgres import execute
 from tests.broker.contract_dead_letters import DeadLettersContract
 from tests.support.chat import make_envelope

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.history import IHistory
+from chatflow.contracts.messages import Message, StoredMessage
+from chatflow.contracts.writer import Stored
 from chatflow.errors import Unavailable
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History, heads_in_thread, messages_after_in_thread
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IHistory, Stored
-from chatflow.rooms.messages import Message, StoredMessage
 from testbed.postgres import execute
 from testbed.postgres_proxy import PostgresProxy
 from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message

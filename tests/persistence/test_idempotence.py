@@ -13,10 +13,11 @@ import msgspec
 import psycopg2
 import pytest
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import Message
 from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, Place, commit_in_thread
-from chatflow.rooms.envelope import Envelope
 from chatflow.rooms.identifiers import derived_id, same_name
-from chatflow.rooms.messages import Message, content
+from chatflow.rooms.messages import content
 from testbed.postgres import execute
 from testbed.recount import recount
 from testbed.threads import run_together

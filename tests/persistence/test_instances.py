@@ -10,10 +10,10 @@ import psycopg2
 import pytest
 from zope.interface.verify import verifyObject
 
+from chatflow.contracts.membership import IInstanceTable, InstanceStart
 from chatflow.errors import Unavailable
 from chatflow.lifecycle.blocking import at_once
 from chatflow.persistence.instances import BlockingTransactions, InstanceTable, _claim_in_thread, register_now
-from chatflow.rooms.interfaces import IInstanceTable, InstanceStart
 from testbed.postgres import execute
 from testbed.threads import run_together
 

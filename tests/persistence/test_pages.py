@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.history import IPageHistory, Page
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.frames import text_frame
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History, page_in_thread
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IPageHistory, Page
-from chatflow.rooms.messages import Message, StoredMessage, encode_broadcast
+from chatflow.rooms.messages import encode_broadcast
 from testbed.postgres import execute
 from tests.support.chat import legal_messages, make_envelope
 from tests.support.reactor import on_reactor, reactor

@@ -10,9 +10,10 @@ import psycopg2
 import pytest
 from zope.interface.verify import verifyObject
 
+from chatflow.contracts.membership import IPresenceTable, RoomPresence, Who
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.presence import PresenceTable, Start, beat_in_thread, leave_in_thread, others_in_thread
-from chatflow.rooms.presence import SILENT_SECONDS, IPresenceTable, RoomPresence, Who
+from chatflow.rooms.presence import SILENT_SECONDS
 from tests.support.reactor import on_reactor, reactor
 
 HERE, THERE, THIRD = Start("a", "1"), Start("b", "1"), Start("b", "2")

@@ -12,9 +12,9 @@ import psycopg2
 import pytest
 from attrs import define, field, frozen
 
+from chatflow.contracts.archive import Place
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.analytics import Window
-from chatflow.rooms.archive import Place
 from testbed.postgres import fresh_database
 
 _DAYS = [date(2026, 11, 23) + timedelta(days=number) for number in range(4)]

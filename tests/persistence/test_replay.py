@@ -10,10 +10,10 @@ from typing import Any
 import psycopg2
 import pytest
 
+from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.replay import replay, replay_in_thread
-from chatflow.rooms.envelope import Envelope
 from testbed.postgres import execute
 from testbed.threads import run_together
 from testbed.waiting import eventually

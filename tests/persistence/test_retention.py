@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import StartupError
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.history import first_seq_in_thread, messages_after_in_thread, page_in_thread
 from chatflow.persistence.prepare import create_ahead_in_thread, drop_expired_in_thread, prepare
 from chatflow.persistence.replay import replay, replay_in_thread
-from chatflow.rooms.envelope import Envelope
 from testbed.postgres import execute, fresh_database
 from testbed.recount import recount
 from testbed.threads import run_together

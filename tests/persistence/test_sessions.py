@@ -13,6 +13,8 @@ import pytest
 import pytest_twisted
 
 from chatflow.admin import main
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.writer import SetAside, Stored
 from chatflow.errors import StartupError
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.database import Database, SessionLimits
@@ -22,8 +24,6 @@ from chatflow.persistence.history import messages_after_in_thread, page_in_threa
 from chatflow.persistence.prepare import prepare
 from chatflow.persistence.refresh import refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import SetAside, Stored
 from testbed.postgres import execute, server_url
 from tests.support.chat import NOW_US, make_envelope, make_message
 from tests.support.reactor import on_reactor, reactor, until

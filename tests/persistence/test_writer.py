@@ -14,13 +14,14 @@ from twisted.internet.task import Clock, deferLater
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from chatflow.codec import envelopes
+from chatflow.contracts.deadletters import IDeadLetters
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.writer import IBatchWriter, Outcome, SetAside, Stored, StoredBefore
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.writer import BatchWriter
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.envelope import Envelope
-from chatflow.rooms.interfaces import IBatchWriter, IDeadLetters, Outcome, SetAside, Stored, StoredBefore
 from testbed.postgres import execute
 from testbed.postgres_proxy import PostgresProxy
 from testbed.recount import recount

@@ -13,8 +13,9 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from chatflow.rooms.interfaces import IHistory, IMember, IPageHistory, IResumingMember, Page, Reset, Resumed
-from chatflow.rooms.messages import StoredMessage
+from chatflow.contracts.history import IHistory, IPageHistory, Page
+from chatflow.contracts.members import IMember, IResumingMember, Reset, Resumed
+from chatflow.contracts.messages import StoredMessage
 from tests.support.chat import make_stored
 
 T = TypeVar("T")

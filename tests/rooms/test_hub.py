@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
+from chatflow.contracts.history import IHistory
+from chatflow.contracts.members import IMember
+from chatflow.contracts.messages import StoredMessage
 from chatflow.errors import Unavailable
 from chatflow.rooms.hub import Hub
-from chatflow.rooms.interfaces import IHistory, IMember
-from chatflow.rooms.messages import StoredMessage
 from tests.rooms.doubles import Member, Store, encode
 from tests.support.chat import make_stored
 

@@ -17,11 +17,13 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, Envelope, content_bytes
+from chatflow.contracts.members import Accepted, ISender
+from chatflow.contracts.messages import ClientMessage
+from chatflow.contracts.room_queue import IPublish
 from chatflow.errors import NotStored, Refused, Unavailable
-from chatflow.rooms.envelope import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.rooms.ingress import Ingress
-from chatflow.rooms.interfaces import Accepted, IPublish, ISender
-from chatflow.rooms.messages import UNSET, ClientMessage
+from chatflow.rooms.messages import UNSET
 from tests.support.chat import NOW_US, is_uuid
 
 

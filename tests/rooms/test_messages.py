@@ -11,18 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chatflow.contracts.messages import ClientMessage, Message, StoredMessage
 from chatflow.errors import Refused
-from chatflow.rooms.messages import (
-    ClientMessage,
-    Message,
-    StoredMessage,
-    decode,
-    encode_ack,
-    encode_broadcast,
-    encode_error,
-    iso_timestamp,
-    parse_room,
-)
+from chatflow.rooms.messages import decode, encode_ack, encode_broadcast, encode_error, iso_timestamp, parse_room
 from tests.support.chat import NOW_US, legal_frames, legal_messages, make_message
 
 FRAME = {

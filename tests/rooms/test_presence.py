@@ -7,19 +7,11 @@ from collections.abc import Callable, Mapping
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from chatflow.contracts.members import IMember
+from chatflow.contracts.membership import IPresenceTable, RoomPresence, Who
 from chatflow.errors import Unavailable
 from chatflow.lifecycle.blocking import at_once
-from chatflow.rooms.interfaces import IMember
-from chatflow.rooms.presence import (
-    BEAT_SECONDS,
-    FRESH_SECONDS,
-    MAX_SHOWN_USERS,
-    SILENT_SECONDS,
-    IPresenceTable,
-    Presence,
-    RoomPresence,
-    Who,
-)
+from chatflow.rooms.presence import BEAT_SECONDS, FRESH_SECONDS, MAX_SHOWN_USERS, SILENT_SECONDS, Presence
 
 ANN, BOB = Who(1, "ann"), Who(2, "bob")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from zope.interface.verify import verifyObject
 
-from chatflow.rooms.interfaces import IPageHistory, IResumingMember, Reset, Resumed
+from chatflow.contracts.history import IPageHistory
+from chatflow.contracts.members import IResumingMember, Reset, Resumed
 from tests.rooms.doubles import ResumingMember
 from tests.rooms.resuming import Rig
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from chatflow.contracts.members import Reset, Resumed
 from chatflow.errors import Unavailable
-from chatflow.rooms.interfaces import Reset, Resumed
 from tests.rooms.doubles import ResumingMember
 from tests.rooms.resuming import Rig
 

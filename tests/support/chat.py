@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from chatflow.rooms.envelope import Envelope
+from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.rooms.identifiers import derived_id, uuid7
-from chatflow.rooms.messages import Message, StoredMessage
 
 #: 2026-11-23T10:30:00.123456Z
 NOW_US = 1_795_429_800_123_456

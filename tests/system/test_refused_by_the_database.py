@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatflow.rooms.envelope import decode
+from chatflow.codec.envelopes import decode
 from testbed.client import ChatClient, kind
 from testbed.daemon import running_daemon
 from testbed.postgres import execute

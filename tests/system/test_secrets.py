@@ -12,12 +12,12 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from chatflow.contracts.membership import InstanceStart
 from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.audit import audit_in_thread
 from chatflow.persistence.database import connect
 from chatflow.persistence.instances import register_now
 from chatflow.persistence.refresh import refresh_in_thread
-from chatflow.rooms.interfaces import InstanceStart
 from testbed.daemon import Daemon, clean_environment, run_twistd, running_daemon
 from testbed.postgres import execute
 from tests.test_passwords import MALFORMED

@@ -15,16 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatflow.rooms.envelope import (
-    MAX_BODY_BYTES,
-    MAX_CONTENT_BYTES,
-    BadEnvelope,
-    Envelope,
-    content_bytes,
-    decode,
-    encode,
-)
-from chatflow.rooms.messages import MAX_TEXT_CHARACTERS, Message
+from chatflow.codec.envelopes import BadEnvelope, decode, encode
+from chatflow.codec.packing import MAX_BODY_BYTES
+from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, Envelope, content_bytes
+from chatflow.contracts.messages import MAX_TEXT_CHARACTERS, Message
 from tests.support.chat import legal_envelopes, legal_messages, make_envelope, make_message
 
 # The longest that each field gets.

@@ -10,12 +10,11 @@ import base64
 import binascii
 import zlib
 
-#: One billing unit of SQS and SNS: 64 KB of body.
-MAX_BODY_BYTES = 65_536
+from chatflow.contracts.envelopes import MAX_CONTENT_BYTES
 
-#: What may be packed so that even incompressible text stays within MAX_BODY_BYTES: base64 makes 4 bytes of 3, and
-#: zlib adds at most 11 bytes and 5 per 16 KB.
-MAX_CONTENT_BYTES = 48_000
+#: One billing unit of SQS and SNS: 64 KB of body. MAX_CONTENT_BYTES of even incompressible text stay within it: base64
+#: makes 4 bytes of 3, and zlib adds at most 11 bytes and 5 per 16 KB.
+MAX_BODY_BYTES = 65_536
 
 
 class UnpackError(ValueError):

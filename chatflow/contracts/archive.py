@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import ClassVar, Self
 
 from attrs import frozen
+from zope.interface import Interface
 
-from chatflow.rooms.messages import StoredMessage
+from chatflow.contracts.messages import StoredMessage
 
 
 @frozen(order=True)
@@ -60,3 +62,33 @@ class RoomHead:
     room: int
     head: int
     last_us: int | None
+
+
+class IArchive(Interface):
+    """Stored messages for those who look back. Each fails with :class:`chatflow.errors.Unavailable`."""
+
+    def room_messages(room: int, after: int | None, before: int | None, limit: int) -> Awaitable[list[StoredMessage]]:
+        """Ascending. With ``after`` the first ones behind it, otherwise the last ones (before ``before``)."""
+
+    def user_messages(
+        user_id: int,
+        after: Place | None,
+        before: Place | None,
+        from_us: int | None,
+        to_us: int | None,
+        limit: int,
+    ) -> Awaitable[list[StoredMessage]]:
+        """Descending by place. With ``after`` those next to it, otherwise the newest (before ``before``)."""
+
+    def user_rooms(user_id: int) -> Awaitable[list[UserRoom]]:
+        """By room."""
+
+    def room_heads(after: int, limit: int) -> Awaitable[list[RoomHead]]:
+        """Of rooms with messages, by room."""
+
+
+class IPlaces(Interface):
+    """Finds messages that their clients have named."""
+
+    def places(message_ids: Sequence[str]) -> Awaitable[Mapping[str, int]]:
+        """The seq of each that is stored. Fails with :class:`chatflow.errors.Unavailable`."""

@@ -1,4 +1,4 @@
-"""Several messages of one room as one queue body, and back. Pure functions.
+"""Several messages of one room that travel together.
 
 Envelopes are what lifts the limit of a FIFO queue, 10 queue messages in flight per group: a room's messages that
 arrive while its previous publish is under way travel together.
@@ -11,11 +11,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from chatflow.errors import ChatFlowError
-from chatflow.rooms.messages import Message
-from chatflow.rooms.packing import MAX_BODY_BYTES, MAX_CONTENT_BYTES, UnpackError, pack, unpack
+from chatflow.contracts.messages import Message
 
-__all__ = ["MAX_BODY_BYTES", "MAX_CONTENT_BYTES", "BadEnvelope", "Envelope", "content_bytes", "decode", "encode"]
+#: The most JSON that the messages of one envelope may be together: packed it is one unit of what queues are billed by
+#: (:mod:`chatflow.codec.packing`).
+MAX_CONTENT_BYTES = 48_000
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -33,35 +33,11 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
 
 
-class BadEnvelope(ChatFlowError):
-    """A queue body is not an envelope of ours."""
-
-
 def content_bytes(message: Message) -> int:
-    """An upper bound for the message's share of the JSON."""
+    """An upper bound for the message's share of an envelope's JSON."""
     # In JSON a character takes at most 6 bytes (\\u0001), and one of UTF-8's longer ones at most 4.
     text = message.text
     size = len(text) if text.isascii() and text.isprintable() else 6 * len(text)
     if '"' in text or "\\" in text:
         size *= 2
     return 230 + size + len(message.client_message_id or "") * 6
-
-
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Envelope)
-
-
-def encode(envelope: Envelope) -> str:
-    """The queue body: at most MAX_BODY_BYTES if the messages' ``content_bytes`` together are MAX_CONTENT_BYTES."""
-    return pack(_encoder.encode(envelope))
-
-
-def decode(body: str) -> Envelope:
-    """The envelope in a queue body.
-
-    :raises BadEnvelope: whatever else the body is.
-    """
-    try:
-        return _decoder.decode(unpack(body))
-    except (UnpackError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise BadEnvelope(f"not an envelope: {error}") from error

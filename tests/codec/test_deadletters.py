@@ -7,9 +7,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatflow.rooms import deadletters as letters
-from chatflow.rooms.deadletters import MAX_JSON_BYTES
-from chatflow.rooms.envelope import Envelope
+from chatflow.codec import deadletters as letters
+from chatflow.codec.deadletters import MAX_JSON_BYTES, envelope_in, failed_again
+from chatflow.contracts.envelopes import Envelope
 from tests.support.chat import legal_envelopes, legal_texts, make_envelope, make_message
 
 NOW = 1_795_429_800.5
@@ -19,7 +19,7 @@ NOW_TEXT = "2026-11-23T10:30:00.500000Z"
 @given(legal_envelopes(), legal_texts())
 def test_an_envelope_comes_back_as_it_was_sent(envelope: Envelope, reason: str) -> None:
     letter = letters.decode(letters.encode(letters.of_envelope(envelope, reason, NOW)), 0)
-    assert letter.envelope() == envelope
+    assert envelope_in(letter) == envelope
     assert (letter.id, letter.room, letter.attempts, letter.reason) == (envelope.envelope_id, envelope.room, 1, reason)
     assert letter.first_failed_at == letter.last_failed_at == NOW_TEXT
 
@@ -70,10 +70,10 @@ def test_two_bodies_have_two_ids() -> None:
 
 def test_another_failure_counts_and_has_the_new_reason_and_time() -> None:
     envelope = make_envelope()
-    letter = letters.of_envelope(envelope, "first", NOW).failed_again("second", NOW + 1)
+    letter = failed_again(letters.of_envelope(envelope, "first", NOW), "second", NOW + 1)
     assert (letter.attempts, letter.reason) == (2, "second")
     assert (letter.first_failed_at, letter.last_failed_at) == (NOW_TEXT, "2026-11-23T10:30:01.500000Z")
-    assert letter.envelope() == envelope
+    assert envelope_in(letter) == envelope
 
 
 def test_what_is_no_dead_letter_becomes_one() -> None:

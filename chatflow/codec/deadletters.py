@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 
 import msgspec
 
-from chatflow.rooms import envelope as envelopes
-from chatflow.rooms.envelope import Envelope
+from chatflow.codec import envelopes
+from chatflow.contracts.deadletters import DeadLetter
+from chatflow.contracts.envelopes import Envelope
 from chatflow.rooms.messages import iso_timestamp
 
 #: SQS takes 1 MiB. Only what is no envelope of ours can be longer.
 MAX_JSON_BYTES = 1_000_000
 _MAX_REASON_CHARACTERS = 2_000
 _MOST_BYTES_PER_CHARACTER = 12  # as two \uXXXX
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class DeadLetter(msgspec.Struct, frozen=True, rename="camel"):
-    """In JSON the names are in camelCase.
-
-    :ivar payload: the queue body as it was sent.
-    :ivar room: None if the payload is no envelope.
-    :ivar envelope_id: likewise.
-    :ivar attempts: how often it was tried to be stored.
-    :ivar first_failed_at: ISO 8601, UTC, like ``last_failed_at``.
-    """
-
-    payload: str
-    room: int | None
-    envelope_id: str | None
-    reason: str
-    attempts: int
-    first_failed_at: str
-    last_failed_at: str
-
-    @property
-    def id(self) -> str:
-        """The envelope's id, or else a part of the payload's SHA-256: 32 to 36 letters, digits and ``-``."""
-        if self.envelope_id is not None and _UUID.fullmatch(self.envelope_id):
-            return self.envelope_id
-        return hashlib.sha256(self.payload.encode(errors="replace")).hexdigest()[:32]
-
-    def envelope(self) -> Envelope:
-        """The envelope in it.
-
-        :raises BadEnvelope: it is none.
-        """
-        return envelopes.decode(self.payload)
-
-    def failed_again(self, reason: str, now_seconds: float) -> DeadLetter:
-        """The letter after another attempt."""
-        return msgspec.structs.replace(
-            self,
-            reason=shorten(reason),
-            attempts=self.attempts + 1,
-            last_failed_at=iso_timestamp(round(now_seconds * 1_000_000)),
-        )
 
 
 def of_envelope(envelope: Envelope, reason: str, now_seconds: float) -> DeadLetter:
@@ -74,6 +29,24 @@ def of_body(body: str, reason: str, now_seconds: float) -> DeadLetter:
         return letter
     kept = (MAX_JSON_BYTES // _MOST_BYTES_PER_CHARACTER) - _MAX_REASON_CHARACTERS
     return _make(body[:kept], None, None, f"only {kept} of {len(body)} characters were kept; {reason}", now_seconds)
+
+
+def envelope_in(letter: DeadLetter) -> Envelope:
+    """The envelope that a letter is about.
+
+    :raises BadEnvelope: it is none.
+    """
+    return envelopes.decode(letter.payload)
+
+
+def failed_again(letter: DeadLetter, reason: str, now_seconds: float) -> DeadLetter:
+    """The letter after another attempt."""
+    return msgspec.structs.replace(
+        letter,
+        reason=shorten(reason),
+        attempts=letter.attempts + 1,
+        last_failed_at=iso_timestamp(round(now_seconds * 1_000_000)),
+    )
 
 
 def encode(letter: DeadLetter) -> str:
