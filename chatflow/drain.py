@@ -9,8 +9,8 @@ from twisted.logger import Logger
 
 from chatflow.broker.broker import Broker
 from chatflow.edge.connections import Connections
-from chatflow.metrics import Instance
 from chatflow.rooms.ingress import Ingress
+from chatflow.status import InstanceStatus
 
 #: Who has waited so long for a clock to be set right goes elsewhere.
 _WRONG_CLOCK_SECONDS = 30.0
@@ -37,20 +37,20 @@ class Drain(Service):
         clock: IReactorTime,
         connections: Connections,
         ingress: Ingress,
-        instance: Instance,
+        status: InstanceStatus,
         broker: Broker,
         patience_seconds: float,
     ) -> None:
         self._clock = clock
         self._connections = connections
         self._ingress = ingress
-        self._instance = instance
+        self._status = status
         self._broker = broker
         self._patience_seconds = patience_seconds
 
     def startService(self) -> None:
         super().startService()
-        self._instance.started = True
+        self._status.started = True
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

@@ -15,18 +15,20 @@ from twisted.internet.defer import Deferred
 from chatflow import process
 from chatflow.broker.broker import Broker
 from chatflow.broker.consumer import Consumer
-from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
+from chatflow.broker.depth import EmbeddedDepths, SqsDepths
 from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain, WrongClock
-from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
+from chatflow.edge.compat.metrics_api import AnalyticsApi
+from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import Connections, IConnection
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
-from chatflow.edge.http import ChatResource, Root, Status, routes
+from chatflow.edge.http import ChatResource, Root, routes
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener, address_of
+from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
@@ -36,7 +38,7 @@ from chatflow.lifecycle import Reloads, Repeating, ServiceManager, Supervision, 
 from chatflow.lifecycle.clocks import StampClock, WallTime, make_monotonic
 from chatflow.lifecycle.step import Step
 from chatflow.logs import LogSettings, log_for
-from chatflow.metrics import Instance, Latest, Metrics
+from chatflow.metrics import Latest, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
@@ -47,6 +49,7 @@ from chatflow.persistence.history import History
 from chatflow.persistence.instances import InstanceTable, read_census, register_now
 from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.presence import PresenceTable
+from chatflow.persistence.readings import database_readings
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
 from chatflow.postgres.embedded import EmbeddedPostgres
@@ -54,7 +57,9 @@ from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.pages import Pages
 from chatflow.rooms.presence import BEAT_SECONDS, NoOthers, Presence
+from chatflow.rooms.readings import room_readings
 from chatflow.rooms.resume import Resumer
+from chatflow.status import InstanceStatus
 
 _PARTITIONS_SECONDS = 3600.0
 _HEADS_SECONDS = 8.0
@@ -174,25 +179,16 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         return Step(each.start, each.stop)
 
     dead_letters = Latest(broker.count_dead_letters)
-    instance = Instance(
+    status = InstanceStatus(
         now=now,
-        server_id=config.server_id,
         edge=edge,
-        ingress=ingress,
-        hub=hub,
-        resumer=resumer,
-        pages=pages,
         consumer=consumer,
         writer=writer,
         databases=(commits, reads),
         hears=broker.hears,
-        views_age_seconds=lambda: refresher.age_seconds(),
-        dead_letters=dead_letters,
         clock_is_wrong=lambda: now.is_wrong,
     )
     wrong_clock = WrongClock(clock=reactor, ingress=ingress, connections=connections, has_others=config.broker == "sqs")
-    metrics.add([*instance.readings(), *watch.readings(), *broker.readings()], hub)
-    report = QueueReport(broker.depths, config.rooms)
     api = Api(rooms=config.rooms, archive=Archive(reads), presence=presence)
     refresher = Refresher(
         lambda unless: run_in_own_thread(
@@ -201,15 +197,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         config.refresh_views_seconds,
         reactor.seconds,
     )
-    analytics = AnalyticsApi(source=AnalyticsStore(reads, refresher.now), rooms=config.rooms)
-    status = Status(
-        health=instance.health,
-        ready=instance.ready,
-        metrics=instance.metrics,
-        database_metrics=instance.database_metrics,
-        prometheus=metrics.prometheus,
-        queue=report.room,
-        queues=report.all,
+    analytics = AnalyticsApi(source=AnalyticsStore(reads, refresher.now), now=now, rooms=config.rooms)
+    for readings in (
+        edge_readings(edge),
+        room_readings(ingress, hub, resumer, pages),
+        consumer.readings(),
+        database_readings(writer, (commits, reads), refresher),
+        dead_letters.readings("chatflow_dead_letters", "Waiting, asked each minute"),
+        status.readings(),
+        watch.readings(),
+        broker.readings(),
+    ):
+        metrics.add(readings)
+    instance = InstanceSource(
+        rooms=config.rooms, figures=status.figures, depth_of=broker.depths.of, prometheus=metrics.prometheus
     )
     dashboard = Dashboard(
         clock=reactor,
@@ -220,10 +221,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         census=lambda: read_census(reads),
         silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # more than two heartbeats
         away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
-        ready=instance.ready,
+        ready=status.ready,
     )
     app = routes(
-        status,
+        instance,
+        ready=status.ready,
         history=api.operations(),
         analytics=analytics.operations(),
         refreshing=analytics.refreshing(),
@@ -265,7 +267,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service = TopService(
         reactor,
         deadline_seconds=config.drain_seconds,
-        supervision=Supervision(reactor, manager, instance.summary),
+        supervision=Supervision(reactor, manager, status.summary),
         log=log,
         reloads=reloads if options.settings["config"].value else None,
     )
@@ -309,7 +311,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         clock=reactor,
         connections=connections,
         ingress=ingress,
-        instance=instance,
+        status=status,
         broker=broker,
         patience_seconds=config.drain_seconds / 3,
     )

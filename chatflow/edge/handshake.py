@@ -17,7 +17,7 @@ from twisted.web.http_headers import Headers
 from chatflow.authority import Authority, parse_origin
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
 from chatflow.edge.dialects import IDialect, choose_dialect
-from chatflow.edge.operations import RequestRefused
+from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Refused
 
 VERSION = "13"

@@ -3,7 +3,7 @@
 Whether a client may connect was decided by :mod:`chatflow.edge.handshake` before its protocol is made. A connection is
 put together of parts: what is read (:mod:`chatflow.edge.incoming`), what waits to be sent
 (:mod:`chatflow.edge.outgoing`), what is not answered yet (:mod:`chatflow.edge.inflight`), its way into the room and out
-of it (:mod:`chatflow.edge.subscription`), and how the client is spoken to (:mod:`chatflow.edge.dialects`).
+of it (:mod:`chatflow.edge.room_session`), and how the client is spoken to (:mod:`chatflow.edge.dialects`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from chatflow.edge.handshake import Handshake
 from chatflow.edge.incoming import MessageReader
 from chatflow.edge.inflight import InFlight
 from chatflow.edge.outgoing import Outgoing
+from chatflow.edge.room_session import ISessionMember, RoomSession
 from chatflow.edge.services import EdgeServices
-from chatflow.edge.subscription import ISubscriber, Subscription
 from chatflow.errors import Refused
 from chatflow.rooms.messages import decode
 
@@ -37,7 +37,7 @@ CLOSE_HANDSHAKE_SECONDS = 5
 _PONG_FINAL = 0x8A
 
 
-@implementer(IConnection, ISender, ISubscriber)
+@implementer(IConnection, ISender, ISessionMember)
 class ChatProtocol(MessageReader):
     """A connection to one room: a sender of messages and a member. Runs on the reactor thread."""
 
@@ -51,7 +51,7 @@ class ChatProtocol(MessageReader):
         self._services = services
         self._room = handshake.room
         self._dialect = handshake.dialect
-        self._subscription = Subscription(services, handshake, self)
+        self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip: str | None = None
         self._end: IDelayedCall | None = None
@@ -78,10 +78,10 @@ class ChatProtocol(MessageReader):
         self._outgoing.start()
         self._forget_handshake()
         self._tally.opened_at = self._services.clock.seconds()
-        self._subscription.open(self._outgoing)
+        self._session.open(self._outgoing)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        self._subscription.close()
+        self._session.close()
         if self._end is not None and self._end.active():
             self._end.cancel()
         self._services.connections.remove(self)
@@ -107,8 +107,8 @@ class ChatProtocol(MessageReader):
         # Whoever closes, it comes through here; and no data frame may follow a close frame (RFC 6455 5.5.1).
         if self.state != self.STATE_OPEN:
             return
-        self._subscription.release()
-        self._subscription.close()
+        self._session.release()
+        self._session.close()
         # A producer that is paused would keep the connection from closing.
         self.transport.unregisterProducer()
         super().sendCloseFrame(code, reasonUtf8, isReply)
@@ -217,12 +217,12 @@ class ChatProtocol(MessageReader):
             self._in_flight.pause()
 
     def set_back(self, room: int, first: int) -> None:
-        """See :meth:`Subscription.set_back`."""
-        self._subscription.set_back(room, first)
+        """See :meth:`RoomSession.set_back`."""
+        self._session.set_back(room, first)
 
     def tell_head(self) -> None:
-        """See :meth:`Subscription.tell_head`."""
-        self._subscription.tell_head()
+        """See :meth:`RoomSession.tell_head`."""
+        self._session.tell_head()
 
     def leave_if_stalled(self) -> None:
         """Close it if something waits for the client, and for too long nothing of that was taken."""

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyClass
 from chatflow.contracts.members import Reset, Resumed
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dialects import PLAIN, V2, IDialect, Plain, choose_dialect
-from chatflow.edge.subscription import ISubscriber
+from chatflow.edge.room_session import ISessionMember
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Refused
 from tests.edge.rig import Rig, rigged
@@ -33,7 +33,7 @@ def content(frame: bytes | None) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("interface", "implementer"),
-    [(IDialect, Plain), (IDialect, V2), (IConnection, ChatProtocol), (ISubscriber, ChatProtocol)],
+    [(IDialect, Plain), (IDialect, V2), (IConnection, ChatProtocol), (ISessionMember, ChatProtocol)],
 )
 def test_who_says_that_it_is_one_is_one(interface: Any, implementer: Any) -> None:
     assert verifyClass(interface, implementer)

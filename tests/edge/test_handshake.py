@@ -11,7 +11,7 @@ from twisted.web.http_headers import Headers
 
 from chatflow.authority import parse_authority, parse_origin, split_target
 from chatflow.edge.handshake import Handshake, judge
-from chatflow.edge.operations import RequestRefused
+from chatflow.edge.refusals import RequestRefused
 
 _USUAL = {
     "Host": ["chat.example"],
