@@ -23,6 +23,7 @@ from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.recount import recount_in_thread
 from chatflow.persistence.refresh import refresh_in_thread
+from chatflow.persistence.rollups import COUNTS_BY_TYPE
 
 _ROOMS = 20
 _USERS = 100_000
@@ -44,14 +45,12 @@ FROM (SELECT g, %(begin)s::timestamptz + (g - %(first)s) * %(step)s * interval '
 """
 
 _ROLL_UP = (
-    """INSERT INTO user_activity
-       SELECT user_id, room_id, max(username), count(*), count(*) FILTER (WHERE message_type = 'TEXT'),
-              count(*) FILTER (WHERE message_type = 'JOIN'), count(*) FILTER (WHERE message_type = 'LEAVE'),
+    f"""INSERT INTO user_activity
+       SELECT user_id, room_id, max(username), count(*), {COUNTS_BY_TYPE},
               min(created_at), max(created_at)
        FROM messages GROUP BY 1, 2""",
-    """INSERT INTO message_stats_minute
-       SELECT room_id, date_trunc('minute', created_at), count(*), count(*) FILTER (WHERE message_type = 'TEXT'),
-              count(*) FILTER (WHERE message_type = 'JOIN'), count(*) FILTER (WHERE message_type = 'LEAVE')
+    f"""INSERT INTO message_stats_minute
+       SELECT room_id, date_trunc('minute', created_at), count(*), {COUNTS_BY_TYPE}
        FROM messages GROUP BY 1, 2""",
     """INSERT INTO rooms (room_id, last_seq, last_activity)
        SELECT room_id, max(seq), max(created_at) FROM messages GROUP BY 1""",

@@ -52,7 +52,7 @@ _HOME = {
 }
 
 # Time and reactor are given to those who need them. Who makes something of them for all others is named here.
-_MAY_FIND_THE_REACTOR = {"tap.py", "load/tap.py", "load/worker.py"}
+_MAY_FIND_THE_REACTOR = {"tap.py", "load/tap.py", "load/worker_process.py"}
 
 
 def _imports(module: Path) -> Iterator[str]:

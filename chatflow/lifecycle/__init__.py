@@ -5,6 +5,7 @@
 - :mod:`~chatflow.lifecycle.manager`, :mod:`~chatflow.lifecycle.supervision`: what systemd is told meanwhile
 - :mod:`~chatflow.lifecycle.reload`: what can change without a restart
 - :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts
+- :mod:`~chatflow.lifecycle.sharing`: one call under way for all who need its result
 - :mod:`~chatflow.lifecycle.clocks`: which clock is for what; the reactor's made monotonic
 - :mod:`~chatflow.lifecycle.threads`: threads of one's own
 """
@@ -13,6 +14,7 @@ from chatflow.lifecycle.manager import ServiceManager
 from chatflow.lifecycle.process import TopService
 from chatflow.lifecycle.reload import Reloads
 from chatflow.lifecycle.services import OrderedServices
+from chatflow.lifecycle.sharing import SharedCall
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.threads import NamedThreadPool, run_in_own_thread
 from chatflow.lifecycle.work import Backoff, Outstanding, Repeating
@@ -25,6 +27,7 @@ __all__ = [
     "Reloads",
     "Repeating",
     "ServiceManager",
+    "SharedCall",
     "Supervision",
     "TopService",
     "run_in_own_thread",

@@ -106,6 +106,7 @@ class Backoff:
 
     "Full jitter" keeps many that failed together from coming back together:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    Twisted's ``backoffPolicy`` only adds jitter to a delay that all have in common.
 
     :ivar first_seconds: the bound of the first pause.
     :ivar cap_seconds: the bound never exceeds it.

@@ -53,36 +53,29 @@ def curve_ms(ticks: Mapping[int, int]) -> list[tuple[float, float]]:
 
 
 class TicksOverTime:
-    """All latencies of a phase, and those of each second in buckets a thirty-second of a power of two wide.
+    """Counts all latencies of a phase, and those of each second in buckets a thirty-second of a power of two wide.
 
     A second is put into buckets when it is over, latency by latency and not message by message.
+
+    :param ticks: latency in ticks → how many had it; whole after :meth:`close`.
+    :param buckets: second and bucket, as one number → how many; whole after :meth:`close`.
     """
 
-    def __init__(self) -> None:
-        self._ticks: Counter[int] = Counter()
-        self._buckets: Counter[int] = Counter()
+    def __init__(self, ticks: Counter[int], buckets: Counter[int]) -> None:
+        self._ticks = ticks
+        self._buckets = buckets
         self._under_way: Counter[int] = Counter()
         self._second = 0
 
     def update(self, second: int, ticks: Sequence[int]) -> None:
         """These were observed in that second of the phase."""
         if second != self._second:
-            self._close()
+            self.close()
             self._second = second
         self._under_way.update(ticks)
 
-    @property
-    def ticks(self) -> dict[int, int]:
-        """Latency in ticks → how many had it."""
-        self._close()
-        return dict(self._ticks)
-
-    def buckets(self) -> dict[int, int]:
-        """Second and bucket, as one number → how many. Those of several processes may be added up."""
-        self._close()
-        return dict(self._buckets)
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """The second under way is over."""
         key = self._second * _BUCKETS
         for value, count in self._under_way.items():
             self._buckets[key + _bucket(value)] += count
@@ -104,7 +97,7 @@ def _ticks_of(bucket: int) -> int:
 def percentiles_by_second(buckets: Mapping[int, int]) -> list[list[float] | None]:
     """p50, p95 and p99 in milliseconds of each second from the phase's first; None if nothing was observed in it.
 
-    :param buckets: of :meth:`TicksOverTime.buckets`.
+    :param buckets: of :class:`TicksOverTime`; those of several processes may be added up.
     """
     seconds: dict[int, list[tuple[int, int]]] = {}
     for key in sorted(buckets):

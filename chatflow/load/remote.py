@@ -1,4 +1,4 @@
-"""Crews in processes of their own, as their parent sees them."""
+"""Load workers in processes of their own, as their parent sees them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zope.interface import implementer
 
 from chatflow.errors import ChatFlowError
 from chatflow.load.clock import Clock
-from chatflow.load.interfaces import Bounds, ICrew, Progress
+from chatflow.load.interfaces import Bounds, ILoadWorker, Progress
 from chatflow.load.scenario import Settings
-from chatflow.load.verify import PhaseTally
-from chatflow.load.worker import (
+from chatflow.load.tally import PhaseTally
+from chatflow.load.worker_process import (
     Done,
     Failed,
     Going,
@@ -36,9 +36,9 @@ class WorkerFailed(ChatFlowError):
     """A worker process failed or ended. The text is one line."""
 
 
-@implementer(ICrew)
-class RemoteCrew(ProcessProtocol):
-    """The crew of a worker process. Its Deferreds also fail with :class:`WorkerFailed`.
+@implementer(ILoadWorker)
+class RemoteWorker(ProcessProtocol):
+    """The load worker of another process. Its Deferreds also fail with :class:`WorkerFailed`.
 
     :ivar ended: how the process ended, or nothing while it lives.
     """
@@ -65,7 +65,7 @@ class RemoteCrew(ProcessProtocol):
         reactor.spawnProcess(
             self,
             sys.executable,
-            [sys.executable, "-m", "chatflow.load.worker"],
+            [sys.executable, "-m", "chatflow.load.worker_process"],
             env=environment,
             childFDs={0: "w", 1: "r", 2: 2},
         )

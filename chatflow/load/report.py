@@ -14,7 +14,8 @@ from chatflow.load.output import CannotWrite
 from chatflow.load.page import as_page
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import MAIN
-from chatflow.load.verify import PhaseTally, Stored, merge
+from chatflow.load.tally import PhaseTally, merge
+from chatflow.load.verify import Stored
 from chatflow.passwords import mask_password
 
 _INTERVAL_SECONDS = 10  # as the reference's throughput_over_time.csv
@@ -55,7 +56,7 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
             "duplicated": whole.duplicated + whole.repeated,
             "out_of_order": whole.out_of_order,
             "altered": whole.altered,
-            "stray": whole.stray,
+            "stray": whole.misrouted,
             "conflicting": whole.conflicting,
             "foreign": whole.foreign,
         },

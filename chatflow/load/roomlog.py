@@ -15,8 +15,9 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
-from chatflow.load.scenario import Kind, Seat
-from chatflow.load.verify import MAX_SEQ_JUMP, Arrivals, Ledger, RoomTally, SeqJump
+from chatflow.load.scenario import Kind, VirtualClient
+from chatflow.load.tally import PhaseTally, RoomTally
+from chatflow.load.verify import MAX_SEQ_JUMP, Arrivals, Ledger, SeqJump
 from chatflow.load.wire import ServerFrame
 
 TICK_US = 100  # resolution of latencies: 0.1 ms
@@ -32,26 +33,37 @@ _MAX_BYTES = 8 << 20
 class RoomLog:
     """:param room: its id.
     :param run: the run's name, as in the messages.
-    :param seats: the phase's connections to this room, in all processes.
-    :param first_seat: the lowest number of the phase's connections to any room.
+    :param clients: the phase's virtual clients in this room, in all processes.
+    :param first_client: the lowest number of the phase's clients in any room.
     :param kinds: see :func:`chatflow.load.scenario.kinds`.
+    :param tally: where it is counted what a broadcast is, if it is not what was sent.
 
-    :ivar arrivals: of this process's connections to the room.
-    :ivar ledgers: of those that send, by connection number.
+    :ivar arrivals: of this process's clients in the room.
+    :ivar ledgers: of those that send, by the client's number.
+    :ivar acked: acknowledged messages of this process's clients in the room.
     :ivar next: one above the highest seq that any connection received; 0 before any.
     :ivar first, last: lowest and highest seq of the run's own messages, 0 before any.
     """
 
-    def __init__(self, room: int, run: str, seats: Iterable[Seat], first_seat: int, kinds: Sequence[Kind]) -> None:
+    def __init__(
+        self,
+        room: int,
+        run: str,
+        clients: Iterable[VirtualClient],
+        first_client: int,
+        kinds: Sequence[Kind],
+        tally: PhaseTally,
+    ) -> None:
         self.arrivals: list[Arrivals] = []
         self.ledgers: dict[str, Ledger] = {}
         self.next = self.first = self.last = 0
-        self.altered = self.conflicting = self.stray = self.repeated = self.foreign = 0
+        self.acked = 0
+        self._tally = tally
         self._room = str(room)
         self._mark = f" ~{run}"
-        self._first_seat = first_seat
+        self._first_client = first_client
         self._kinds = kinds
-        self._broadcast = {str(seat.number): bytearray(seat.messages) for seat in seats}
+        self._broadcast = {str(client.number): bytearray(client.messages) for client in clients}
         # of each seq from _first_print on: hash of the message, 0 while no connection has received it
         self._first_print = 0
         self._prints = array("q")
@@ -103,7 +115,7 @@ class RoomLog:
         index = seq - self._window_seq
         return self._ticks[index : index + count]
 
-    def sight(self, frame: ServerFrame, raw: bytes) -> int:
+    def observe(self, frame: ServerFrame, raw: bytes) -> int:
         """A connection decoded a broadcast, whose frame is *raw*.
 
         :return: its intended send time in µs, or 0 if it is not of this run.
@@ -124,7 +136,7 @@ class RoomLog:
             self.next = self._first_print = self._window_seq = seq
         index = seq - self._first_print
         if 0 <= index < len(self._prints) and self._prints[index]:
-            self.conflicting += self._prints[index] != print_
+            self._tally.conflicting += self._prints[index] != print_
             return sent_us
         if seq == self.next:
             self._prints.append(print_)
@@ -138,15 +150,15 @@ class RoomLog:
             else:
                 self._append_gap()
         else:
-            self._sight_elsewhere(seq, print_)
+            self._observe_elsewhere(seq, print_)
         if own:
             self._judge(frame, words, sent_us)
         else:
-            self.foreign += 1
-            self.stray += frame.roomId != self._room
+            self._tally.foreign += 1
+            self._tally.misrouted += frame.roomId != self._room
         return sent_us
 
-    def _sight_elsewhere(self, seq: int, print_: int) -> None:
+    def _observe_elsewhere(self, seq: int, print_: int) -> None:
         if abs(seq - self.next) > MAX_SEQ_JUMP and not self._first_print <= seq < self.next:
             raise SeqJump(f"seq {seq} came where {self.next} was due")
         if seq < self._first_print:
@@ -169,15 +181,15 @@ class RoomLog:
         marks = self._broadcast.get(connection)
         if marks is None:
             if self._is_of_the_phase_before(connection, frame):
-                self.foreign += 1
+                self._tally.foreign += 1
             else:
-                self.stray += 1
+                self._tally.misrouted += 1
             return
         try:
             number, kind = int(number_word), self._kinds[int(kind_word)]
             repeated = marks[number]
         except (ValueError, IndexError):
-            self.altered += 1
+            self._tally.altered += 1
             return
         if (
             not sent_us
@@ -187,14 +199,14 @@ class RoomLog:
             or frame.username != "user" + user
             or frame.roomId != self._room
         ):
-            self.altered += 1
+            self._tally.altered += 1
         seq = frame.seq
         if seq > self.last:
             self.last = seq
         if seq < self.first or not self.first:
             self.first = seq
         if repeated:
-            self.repeated += 1
+            self._tally.repeated += len(self.arrivals)  # all of the room receive it
             return
         marks[number] = 1
         ledger = self.ledgers.get(connection)
@@ -206,7 +218,7 @@ class RoomLog:
 
         But nothing of it may come behind this phase's own messages.
         """
-        earlier = connection.isdigit() and int(connection) < self._first_seat
+        earlier = connection.isdigit() and int(connection) < self._first_client
         return earlier and frame.roomId == self._room and not 0 < self.first < frame.seq
 
     def _trim(self) -> None:
@@ -222,8 +234,10 @@ class RoomLog:
         del self._gaps[: bisect_left(self._gaps, self._window_seq)]
         self._trim_at = max(_TRIM_BYTES, 2 * len(self._bytes))
 
-    def tally(self, first: int, last: int, ids: bytes) -> RoomTally:
-        """:param first, last: the phase's first and last seq in this room, as all processes together know them."""
+    def summary(self, first: int, last: int, ids: bytes) -> RoomTally:
+        """:param first, last: the phase's first and last seq in this room, as all processes together know them.
+        :param ids: see :class:`chatflow.load.tally.RoomTally`.
+        """
         if not last or not self._prints:
             return RoomTally(connections=len(self.arrivals), ids=ids)
         start = self._first_print
@@ -231,7 +245,7 @@ class RoomLog:
         prints = self._prints[low - start : high - start + 1]
         return RoomTally(
             connections=len(self.arrivals),
-            acked=sum(ledger.acked for ledger in self.ledgers.values()),
+            acked=self.acked,
             first=low if prints else 0,
             last=high if prints else 0,
             unseen=[low + index for index, print_ in enumerate(prints) if not print_],

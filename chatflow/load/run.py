@@ -9,10 +9,11 @@ import attrs
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from chatflow.load.clock import Clock
-from chatflow.load.interfaces import Bounds, ICrew, Progress
+from chatflow.load.interfaces import Bounds, ILoadWorker, Progress
 from chatflow.load.output import CannotWrite, join_parts
 from chatflow.load.scenario import Settings, phases
-from chatflow.load.verify import PhaseTally, Stored, causes_to_fail, merge_processes
+from chatflow.load.tally import PhaseTally, merge_processes
+from chatflow.load.verify import Stored, causes_to_fail
 
 # All processes begin a phase at the same moment; this is enough for the order to reach them.
 _HEADSTART_US = 50_000
@@ -39,18 +40,18 @@ class Outcome:
 
 
 class LoadRun:
-    """:param crews: one for each process.
+    """:param workers: one for each process.
     :param check_database: or None.
 
     :ivar phase: name of the phase under way.
     """
 
     def __init__(
-        self, settings: Settings, crews: Sequence[ICrew], clock: Clock, check_database: DatabaseCheck | None
+        self, settings: Settings, workers: Sequence[ILoadWorker], clock: Clock, check_database: DatabaseCheck | None
     ) -> None:
         self.phase = ""
         self._settings = settings
-        self._crews = crews
+        self._workers = workers
         self._clock = clock
         self._check_database = check_database
         self._stage: Deferred[Any] | None = None
@@ -59,7 +60,7 @@ class LoadRun:
     @property
     def progress(self) -> Progress:
         """How far the phase under way is, over all processes."""
-        parts = [crew.progress for crew in self._crews]
+        parts = [worker.progress for worker in self._workers]
         return Progress(
             sum(part.sent for part in parts),
             sum(part.acked for part in parts),
@@ -87,21 +88,21 @@ class LoadRun:
             outcome.causes.append("interrupted" if self._interrupted else str(error) or repr(error))
         if self._settings.output:
             try:
-                join_parts(self._settings.output, len(self._crews))
+                join_parts(self._settings.output, len(self._workers))
             except CannotWrite as error:
                 outcome.causes.append(str(error))
         outcome.causes += causes_to_fail(outcome.phases, outcome.stored)
         return outcome
 
     async def _run_phase(self, index: int) -> PhaseTally:
-        await self._all([crew.open(index) for crew in self._crews])
+        await self._all([worker.open(index) for worker in self._workers])
         start_us = self._clock.monotonic_us() + _HEADSTART_US
-        bounds = merge_bounds(await self._all([crew.work(start_us) for crew in self._crews]))
-        return merge_processes(await self._all([crew.settle(bounds) for crew in self._crews]))
+        bounds = merge_bounds(await self._all([worker.work(start_us) for worker in self._workers]))
+        return merge_processes(await self._all([worker.settle(bounds) for worker in self._workers]))
 
     async def _give_up(self) -> list[PhaseTally]:
         self._stage = None
-        tallies = await gatherResults([crew.stop() for crew in self._crews])
+        tallies = await gatherResults([worker.stop() for worker in self._workers])
         known = [tally for tally in tallies if tally is not None]
         return [merge_processes(known)] if known else []
 

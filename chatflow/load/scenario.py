@@ -105,8 +105,8 @@ class Settings:
 
 
 @attrs.frozen
-class Seat:
-    """One connection of a phase, how many messages it sends, and which process (from 0) holds it.
+class VirtualClient:
+    """One client of a phase: where it is connected to, how many messages it sends, and which process (from 0) runs it.
 
     Numbers are unique over all phases.
     """
@@ -120,18 +120,18 @@ class Seat:
 
 @attrs.frozen
 class Phase:
-    """Connections that are opened together, work, and are closed together."""
+    """Virtual clients that connect together, work, and leave together."""
 
     name: str
-    seats: tuple[Seat, ...]
+    clients: tuple[VirtualClient, ...]
 
     @property
     def messages(self) -> int:
-        return sum(seat.messages for seat in self.seats)
+        return sum(client.messages for client in self.clients)
 
-    def of_process(self, index: int) -> tuple[Seat, ...]:
-        """Within a process, too, seats with one message more come first."""
-        return tuple(seat for seat in self.seats if seat.process == index)
+    def of_process(self, index: int) -> tuple[VirtualClient, ...]:
+        """Within a process, too, clients with one message more come first."""
+        return tuple(client for client in self.clients if client.process == index)
 
 
 def phases(settings: Settings) -> list[Phase]:
@@ -148,14 +148,14 @@ def phases(settings: Settings) -> list[Phase]:
 
 def _phase(settings: Settings, name: str, first: int, connections: int, senders: int, messages: int) -> Phase:
     choose = random.Random(f"{settings.seed} rooms {name}")
-    seats = []
+    clients = []
     for index in range(connections):
         room = index % settings.rooms + 1 if settings.even_rooms else choose.randint(1, settings.rooms)
         share = messages // senders + (index < messages % senders) if index < senders else 0
         url = settings.urls[_in_turn(index, settings.rooms, len(settings.urls))]
         process = _in_turn(index, settings.rooms, settings.processes)
-        seats.append(Seat(first + index, url, room, share, process))
-    return Phase(name, tuple(seats))
+        clients.append(VirtualClient(first + index, url, room, share, process))
+    return Phase(name, tuple(clients))
 
 
 def _in_turn(index: int, rooms: int, choices: int) -> int:

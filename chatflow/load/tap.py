@@ -21,15 +21,16 @@ from chatflow.lifecycle import TopService
 from chatflow.lifecycle.clocks import make_monotonic
 from chatflow.lifecycle.step import Step
 from chatflow.load.clock import Clock, system_clock
-from chatflow.load.crew import Crew
-from chatflow.load.interfaces import ICrew
+from chatflow.load.interfaces import ILoadWorker
 from chatflow.load.options import TABLE, LoadConfig
 from chatflow.load.output import CannotWrite
 from chatflow.load.progress import ProgressLine
-from chatflow.load.remote import RemoteCrew
+from chatflow.load.remote import RemoteWorker
 from chatflow.load.report import as_summary, write_files
 from chatflow.load.run import LoadRun, Outcome
-from chatflow.load.verify import PhaseTally, Stored, acknowledged
+from chatflow.load.tally import PhaseTally, acknowledged
+from chatflow.load.verify import Stored
+from chatflow.load.worker import LoadWorker
 from chatflow.options import CommandLine, Setting
 
 _log = Logger()
@@ -95,9 +96,9 @@ class LoadService(Service):
 
     async def _do(self) -> int:
         settings, url = self._config.settings, self._config.check_database
-        crews = self._crews()
+        workers = self._workers()
         check = partial(self._check_database, url) if url else None
-        self._run = LoadRun(settings, crews, self._clock, check)
+        self._run = LoadRun(settings, workers, self._clock, check)
         progress = ProgressLine(self._reactor, self._run, sys.__stderr__) if sys.__stderr__ else None
         if progress is not None:
             progress.start()
@@ -106,18 +107,18 @@ class LoadService(Service):
         finally:
             if progress is not None:
                 progress.stop()
-            await DeferredList([crew.close() for crew in crews])
+            await DeferredList([worker.close() for worker in workers])
         return self._tell(outcome)
 
-    def _crews(self) -> Sequence[ICrew]:
+    def _workers(self) -> Sequence[ILoadWorker]:
         settings = self._config.settings
         if settings.processes == 1:
-            return [Crew(self._reactor, settings, 0, self._clock)]
-        crews = [RemoteCrew(settings, index, self._clock) for index in range(settings.processes)]
+            return [LoadWorker(self._reactor, settings, 0, self._clock)]
+        workers = [RemoteWorker(settings, index, self._clock) for index in range(settings.processes)]
         hash_seed = secrets.randbelow(2**32 - 1) + 1
-        for crew in crews:
-            crew.spawn(self._reactor, hash_seed)
-        return crews
+        for worker in workers:
+            worker.spawn(self._reactor, hash_seed)
+        return workers
 
     def _check_database(self, url: str, phases: Sequence[PhaseTally]) -> Deferred[Stored]:
         from chatflow.persistence.audit import Acknowledged, audit_in_thread  # the one that needs psycopg2

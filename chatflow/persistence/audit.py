@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg2
 from attrs import frozen
 
-from chatflow.errors import StartupError, Unavailable
+from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import connect
 
 _ROWS_AT_ONCE = 10_000
@@ -51,15 +50,13 @@ def audit_in_thread(url: str, rooms: Sequence[Acknowledged]) -> Audit:
 
     :raises Unavailable: the database does not answer; one line says why.
     """
-    try:
+    with database_errors("cannot check the database"):
         connection = connect(url, "chatflow-audit", target_session_attrs="any")
         try:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             parts = [_audit_room(connection, room) for room in rooms]
         finally:
             connection.close()
-    except (psycopg2.Error, StartupError) as error:
-        raise Unavailable(f"cannot check the database: {' '.join(str(error).split())}") from error
     return Audit(
         checked=sum(part.checked for part in parts),
         missing=sum(part.missing for part in parts),

@@ -28,6 +28,7 @@ from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
 from chatflow.contracts.writer import always
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
+from chatflow.persistence.rollups import COUNTS_BY_TYPE
 from chatflow.rooms.identifiers import same_name
 from chatflow.rooms.messages import content, iso_timestamp
 
@@ -60,7 +61,7 @@ SELECT found.* FROM unnest(%s::uuid[], %s::uuid[]) AS name (low, high) CROSS JOI
 
 # The rollups are made from the rows just stored, so they cannot differ from them. Sorted, so that instances which
 # count the same user lock the rows in one order.
-_ROLL_UP = """
+_ROLL_UP = f"""
 WITH head AS MATERIALIZED (
     SELECT * FROM unnest(%(rooms)s::int[], %(before)s::bigint[], %(after)s::bigint[])
            AS head (room_id, before, after)
@@ -74,8 +75,7 @@ WITH head AS MATERIALIZED (
            (user_id, room_id, username, message_count, text_count, join_count, leave_count,
             first_activity, last_activity)
     SELECT user_id, room_id, (array_agg(username ORDER BY seq DESC))[1], count(*),
-           count(*) FILTER (WHERE message_type = 'TEXT'), count(*) FILTER (WHERE message_type = 'JOIN'),
-           count(*) FILTER (WHERE message_type = 'LEAVE'), min(created_at), max(created_at)
+           {COUNTS_BY_TYPE}, min(created_at), max(created_at)
     FROM fresh GROUP BY user_id, room_id ORDER BY user_id, room_id
     ON CONFLICT (user_id, room_id) DO UPDATE SET
            username = excluded.username,
@@ -89,8 +89,7 @@ WITH head AS MATERIALIZED (
     INSERT INTO message_stats_minute AS known
            (room_id, minute, message_count, text_count, join_count, leave_count)
     SELECT room_id, date_trunc('minute', created_at), count(*),
-           count(*) FILTER (WHERE message_type = 'TEXT'), count(*) FILTER (WHERE message_type = 'JOIN'),
-           count(*) FILTER (WHERE message_type = 'LEAVE')
+           {COUNTS_BY_TYPE}
     FROM fresh GROUP BY 1, 2 ORDER BY 1, 2
     ON CONFLICT (room_id, minute) DO UPDATE SET
            message_count = known.message_count + excluded.message_count,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg2
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -13,8 +12,8 @@ from chatflow.codec import envelopes
 from chatflow.codec.deadletters import shorten
 from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox, IDeadLetters
 from chatflow.contracts.envelopes import Envelope
-from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database
+from chatflow.persistence.failures import database_errors
 
 _KEEP = """
 INSERT INTO dead_letters AS known
@@ -93,9 +92,6 @@ class DeadLetterRows:
         """See :class:`IDeadLetterBox`."""
 
     def _execute(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        try:
-            with self._connection, self._connection.cursor() as cursor:
-                cursor.execute(sql, arguments)
-                return cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
-            raise Unavailable(f"the dead letters' table: {' '.join(str(error).split())}") from error
+        with database_errors("the dead letters' table"), self._connection, self._connection.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return cursor.fetchall() if cursor.description else []

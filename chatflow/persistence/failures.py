@@ -7,8 +7,13 @@ stored, and the log says at once what somebody has to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg2
 from psycopg2 import errorcodes
+
+from chatflow.errors import StartupError, Unavailable
 
 # States of SQL that are no fault of the statement, beside those that psycopg2 calls OperationalError.
 _TRANSIENT_STATES = {
@@ -94,3 +99,18 @@ def _lacks_partition(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """Its text, on one line that every log and column takes."""
     return " ".join(str(error).encode(errors="backslashreplace").decode().split())
+
+
+@contextmanager
+def database_errors(doing: str = "") -> Iterator[None]:
+    """What PostgreSQL or its driver raise in here is ``Unavailable``; so is a connection that could not be made.
+
+    For who has a connection of his own and does not try again; a :class:`chatflow.persistence.database.Database` knows
+    more of what an error calls for.
+
+    :param doing: what was attempted; stands before the reason.
+    """
+    try:
+        yield
+    except (psycopg2.Error, StartupError) as error:
+        raise Unavailable(f"{doing}: {one_line(error)}" if doing else one_line(error)) from error

@@ -16,6 +16,8 @@ from typing import Any
 
 from psycopg2.sql import SQL, Identifier, Literal
 
+from chatflow.persistence.rollups import COUNTS_BY_TYPE
+
 #: Writers queue up behind one who waits for a table, so a batch may be held up that long. More than PostgreSQL's
 #: deadlock_timeout of 1 s, after which it ends an autovacuum that is in the way.
 LOCK_SECONDS = 2.0
@@ -60,16 +62,14 @@ SELECT set_config(name, 'off', true)
 FROM unnest(ARRAY['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin', 'jit']) AS name
 """
 
-_DELETE_BEFORE_FIRST = """
+_DELETE_BEFORE_FIRST = f"""
 WITH gone AS (
     DELETE FROM messages USING rooms WHERE messages.room_id = rooms.room_id AND messages.seq < rooms.first_seq
            AND created_at < %(near)s
     RETURNING messages.room_id, created_at, message_type
 ), minutes AS (
     SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
-           count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
-           count(*) FILTER (WHERE message_type = 'JOIN') AS join_count,
-           count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count
+           {COUNTS_BY_TYPE}
     FROM gone WHERE created_at >= %(kept_from)s GROUP BY 1, 2
 ), emptied AS (
     DELETE FROM message_stats_minute AS known USING minutes
@@ -86,12 +86,11 @@ WHERE (known.room_id, known.minute) = (minutes.room_id, minutes.minute) AND know
 """
 
 # Of the expired days only what is kept in the default partition is left.
-_RECOUNT_EXPIRED = """
+_RECOUNT_EXPIRED = f"""
 DELETE FROM message_stats_minute WHERE minute < %(kept_from)s;
 INSERT INTO message_stats_minute (room_id, minute, message_count, text_count, join_count, leave_count)
 SELECT room_id, date_trunc('minute', created_at), count(*),
-       count(*) FILTER (WHERE message_type = 'TEXT'), count(*) FILTER (WHERE message_type = 'JOIN'),
-       count(*) FILTER (WHERE message_type = 'LEAVE')
+       {COUNTS_BY_TYPE}
 FROM messages_default WHERE created_at < %(kept_from)s GROUP BY 1, 2
 """
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import psycopg2
 from attrs import frozen
 
-from chatflow.errors import Unavailable
 from chatflow.persistence.commit import REPEAT_HOURS
+from chatflow.persistence.failures import database_errors
 from chatflow.persistence.refresh import VIEWS, WHAT_IS_HELD
+from chatflow.persistence.rollups import COUNTS_BY_TYPE
 from chatflow.persistence.sessions import set_up_in_thread
 
 _MAX_DIFFERENCES = 20
@@ -46,16 +46,14 @@ _CHECKS = {
         HAVING count(*) > 1 AND (bool_or(client_message_id IS NULL)
                                  OR max(created_at) - min(created_at) <= interval '{REPEAT_HOURS} hours')
     """,
-    "user_activity": """
+    "user_activity": f"""
         SELECT kept.*, counted.* FROM (
             SELECT user_id, room_id, username, message_count, text_count, join_count, leave_count,
                    first_activity, last_activity
             FROM user_activity) AS kept
         FULL JOIN (
             SELECT user_id, room_id, (array_agg(username ORDER BY seq DESC))[1] AS username, count(*) AS message_count,
-                   count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
-                   count(*) FILTER (WHERE message_type = 'JOIN') AS join_count,
-                   count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count,
+                   {COUNTS_BY_TYPE},
                    min(created_at) AS first_activity, max(created_at) AS last_activity
             FROM messages GROUP BY user_id, room_id) AS counted USING (user_id, room_id)
         LEFT JOIN rooms USING (room_id)
@@ -73,15 +71,13 @@ _CHECKS = {
                   counted.leave_count, counted.first_activity, counted.last_activity)
         END
     """,
-    "message_stats_minute": """
+    "message_stats_minute": f"""
         SELECT kept.*, counted.* FROM (
             SELECT room_id, minute, message_count, text_count, join_count, leave_count
             FROM message_stats_minute) AS kept
         FULL JOIN (
             SELECT room_id, date_trunc('minute', created_at) AS minute, count(*) AS message_count,
-                   count(*) FILTER (WHERE message_type = 'TEXT') AS text_count,
-                   count(*) FILTER (WHERE message_type = 'JOIN') AS join_count,
-                   count(*) FILTER (WHERE message_type = 'LEAVE') AS leave_count
+                   {COUNTS_BY_TYPE}
             FROM messages GROUP BY 1, 2) AS counted
           ON ROW(kept.*) = ROW(counted.*)
         WHERE kept.room_id IS NULL OR counted.room_id IS NULL
@@ -111,7 +107,7 @@ def recount_in_thread(connection: Any) -> Iterator[Check]:
     :param connection: of psycopg2, not in a transaction.
     :raises Unavailable: the database does not answer.
     """
-    try:
+    with database_errors("recount"):
         # Not read only: it makes a temporary table.
         connection.set_session(isolation_level="REPEATABLE READ")
         with connection, connection.cursor() as cursor:
@@ -121,8 +117,6 @@ def recount_in_thread(connection: Any) -> Iterator[Check]:
                 yield Check(name, _differences(cursor, sql))
             for view in VIEWS:
                 yield _check_view(cursor, view)
-    except psycopg2.Error as error:
-        raise Unavailable(f"recount: {' '.join(str(error).split())}") from error
 
 
 def _check_view(cursor: Any, view: str) -> Check:

@@ -7,16 +7,17 @@ nor the readers' connections do it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
-import psycopg2
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from chatflow.errors import StartupError, Unavailable
-from chatflow.persistence.failures import one_line
+from chatflow.errors import Unavailable
+from chatflow.lifecycle import SharedCall
+from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import SessionLimits, connect, set_up_in_thread
 
 VIEWS = ("mv_top_users", "mv_top_rooms", "mv_hourly_stats", "mv_user_participation")
@@ -56,7 +57,7 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
     :returns: how many seconds ago they were refreshed, 0 for now; None if another instance does so now.
     :raises Unavailable: the database does not answer, or it took too long.
     """
-    try:
+    with database_errors("refresh the views"):
         with closing(connect(url, f"chatflow-views {server_id}")) as connection:
             for view in VIEWS:
                 # One transaction each, so that none holds back vacuum for longer than it must. The lock is the
@@ -70,8 +71,6 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
                         return age_seconds
                     _refresh_view_in_thread(cursor, view, server_id)
         return 0.0
-    except (psycopg2.Error, StartupError) as error:
-        raise Unavailable(f"refresh the views: {one_line(error)}") from error
 
 
 def _age_in_thread(cursor: Any, unless_within_seconds: float) -> float | None:
@@ -117,8 +116,8 @@ class Refresher:
         self._seconds = seconds
         self._refreshed_at: float | None = None
         self._interval_seconds = interval_seconds
+        self._runs: SharedCall[float | None] = SharedCall()
         self._running: Deferred[float | None] | None = None
-        self._waiting: list[Deferred[float | None]] = []
         self._stopped = False
 
     def age_seconds(self) -> float:
@@ -130,11 +129,11 @@ class Refresher:
 
     async def on_timer(self) -> None:
         """Refresh unless somebody did within the interval, or does so now. Does not fail."""
-        if self._running is not None:
+        if self._runs.under_way:
             return
         try:
             # A little less, or it would often be found a moment too young, and be made every other time only.
-            await self._run(0.9 * self._interval_seconds)
+            await self._runs.next(partial(self._run, 0.9 * self._interval_seconds))
         except Unavailable as error:
             self._log.warn("the views stay as they are: {reason}", reason=str(error))
 
@@ -143,11 +142,7 @@ class Refresher:
 
         :raises Unavailable: the database does not answer, or the daemon stops.
         """
-        if self._running is None:
-            return await self._run(MIN_AGE_SECONDS)
-        shared: Deferred[float | None] = Deferred()
-        self._waiting.append(shared)
-        return await shared
+        return await self._runs.next(partial(self._run, MIN_AGE_SECONDS))
 
     def stop(self) -> None:
         """Wait for no refresh any more: the database ends the one under way, or its last statement, by itself."""
@@ -168,11 +163,3 @@ class Refresher:
             raise Unavailable("refresh the views: the daemon stops") from None
         finally:
             self._running = None
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                Deferred.fromCoroutine(self._run(MIN_AGE_SECONDS)).addBoth(_answer, waiting)
-
-
-def _answer(result: Any, waiting: Sequence[Deferred[Any]]) -> None:
-    for deferred in waiting:
-        deferred.callback(result)

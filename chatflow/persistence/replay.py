@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import psycopg2
 
 from chatflow.contracts.envelopes import Envelope
-from chatflow.errors import NotStored, Unavailable
+from chatflow.errors import NotStored
 from chatflow.persistence.commit import REPEAT_HOURS, commit_in_thread, refuse_forged
-from chatflow.persistence.database import is_refusal
-from chatflow.persistence.failures import one_line
+from chatflow.persistence.failures import database_errors, is_refusal, one_line
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
 from chatflow.rooms.messages import iso_timestamp
@@ -38,16 +36,15 @@ def replay(connection: Any, envelope: Envelope) -> tuple[int, int] | None:
     :raises NotStored: PostgreSQL refuses it again.
     :raises Unavailable: the database does not answer; whether it stored the messages is then not known.
     """
-    try:
-        with connection, connection.cursor() as cursor:
-            set_up_in_thread(cursor)
-            return replay_in_thread(cursor, envelope)
-    except Exception as error:
-        if is_refusal(error):
-            raise NotStored(one_line(error)) from error
-        if isinstance(error, psycopg2.Error):
-            raise Unavailable(f"the database: {one_line(error)}") from error
-        raise
+    with database_errors("the database"):
+        try:
+            with connection, connection.cursor() as cursor:
+                set_up_in_thread(cursor)
+                return replay_in_thread(cursor, envelope)
+        except Exception as error:
+            if is_refusal(error):
+                raise NotStored(one_line(error)) from error
+            raise
 
 
 def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg2
 from attrs import fields, frozen
 
-from chatflow.errors import Unavailable
+from chatflow.persistence.failures import database_errors
 
 #: How an instance calls the connection of its heartbeats: its server id, and where it listens.
 BEATS_NAME = "chatflow-beats"
@@ -122,21 +121,18 @@ def read_vitals(connection: Any) -> Vitals:
     :param connection: of psycopg2, not in a transaction.
     :raises Unavailable: the database does not answer, or has no schema of ChatFlow's.
     """
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SET LOCAL statement_timeout = '5s'")
-            cursor.execute(_SERVER)
-            server: tuple[Any, ...] = cursor.fetchone()
-            cursor.execute(_STATEMENTS, (_SHOWN_STATEMENTS,))
-            statements = [Statement(*row) for row in cursor.fetchall()]
-            cursor.execute(_TABLES, (_SHOWN_TABLES,))
-            tables = [TableSize(*row) for row in cursor.fetchall()]
-            cursor.execute(_VIEWS)
-            views = cursor.fetchall()
-            cursor.execute("SELECT max(version), (SELECT count(*) FROM dead_letters) FROM schema_version")
-            ((schema_version, dead_letters),) = cursor.fetchall()
-    except psycopg2.Error as error:
-        raise Unavailable(" ".join(str(error).split())) from None
+    with database_errors(), connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = '5s'")
+        cursor.execute(_SERVER)
+        server: tuple[Any, ...] = cursor.fetchone()
+        cursor.execute(_STATEMENTS, (_SHOWN_STATEMENTS,))
+        statements = [Statement(*row) for row in cursor.fetchall()]
+        cursor.execute(_TABLES, (_SHOWN_TABLES,))
+        tables = [TableSize(*row) for row in cursor.fetchall()]
+        cursor.execute(_VIEWS)
+        views = cursor.fetchall()
+        cursor.execute("SELECT max(version), (SELECT count(*) FROM dead_letters) FROM schema_version")
+        ((schema_version, dead_letters),) = cursor.fetchall()
     names = (field.name for field in fields(Vitals))
     figures: tuple[Any, ...] = (*server, schema_version, dead_letters, statements, tables, views)
     return Vitals(**dict(zip(names, figures, strict=True)))
@@ -144,13 +140,10 @@ def read_vitals(connection: Any) -> Vitals:
 
 def read_instances(connection: Any) -> list[InstanceEntry]:
     """Every instance of a cluster that has an entry, dead ones too until they are reaped. Raises like the above."""
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SET LOCAL statement_timeout = '5s'")
-            cursor.execute(_INSTANCES)
-            return [InstanceEntry(name, silent, _url(host, place)) for name, silent, host, place in cursor.fetchall()]
-    except psycopg2.Error as error:
-        raise Unavailable(" ".join(str(error).split())) from None
+    with database_errors(), connection, connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = '5s'")
+        cursor.execute(_INSTANCES)
+        return [InstanceEntry(name, silent, _url(host, place)) for name, silent, host, place in cursor.fetchall()]
 
 
 def _url(host: str | None, place: str | None) -> str | None:

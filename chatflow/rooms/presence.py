@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -18,6 +17,7 @@ from zope.interface import implementer
 from chatflow.contracts.members import IMember
 from chatflow.contracts.membership import IPresenceTable, RoomPresence, Who
 from chatflow.errors import Unavailable
+from chatflow.lifecycle import SharedCall
 
 # An instance that dies is gone from everybody's sight after SILENT_SECONDS, plus FRESH_SECONDS for who asks, plus
 # BEAT_SECONDS for who watches: 5 s together. One that lives may leave out a beat, or be late by 1.75 s.
@@ -79,7 +79,7 @@ class Presence:
         self._changed: set[int] = set()
         self._others: Mapping[int, RoomPresence] = {}
         self._read_at = float("-inf")
-        self._reading: list[Deferred[None]] | None = None
+        self._reads: SharedCall[None] = SharedCall()
         self._watchers: dict[int, dict[IMember, None]] = {}
         self._shown: dict[int, RoomPresence] = {}
         self.failed_beats = 0
@@ -184,18 +184,11 @@ class Presence:
         """Read what the others told, unless that was done just now; who asks meanwhile shares the answer."""
         if self._clock.seconds() - self._read_at < FRESH_SECONDS:
             return
-        if self._reading is not None:
-            shared: Deferred[None] = Deferred()
-            self._reading.append(shared)
-            await shared
-            return
-        self._reading = []
+        await self._reads.join(self._read_others)
+
+    async def _read_others(self) -> None:
         try:
             self._others = await self._table.others()
             self._read_at = self._clock.seconds()
         except Unavailable:
             pass
-        finally:
-            waiting, self._reading = self._reading, None
-            for deferred in waiting:
-                deferred.callback(None)

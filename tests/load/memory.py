@@ -1,19 +1,23 @@
-"""A room of connections in memory: what they write is read here, and what they are to receive is handed to them."""
+"""A room of virtual clients in memory: what they write is read here, what they are to receive is handed to them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from twisted.internet.defer import fail
 from twisted.internet.testing import StringTransportWithDisconnection
 
 from benchmarks.null_server import frame, unmask
 from chatflow.load import wire
-from chatflow.load.client import Counts, LoadConnection
+from chatflow.load.client import LoadClient
 from chatflow.load.clock import Clock
+from chatflow.load.connection import LoadConnection
 from chatflow.load.output import KeptAcks
+from chatflow.load.recorder import Recorder
 from chatflow.load.roomlog import RoomLog
-from chatflow.load.scenario import Seat, Settings, kinds
+from chatflow.load.scenario import Settings, VirtualClient, kinds
+from chatflow.load.session import Session
 
 RUN = "run"
 
@@ -26,27 +30,38 @@ class Transport(StringTransportWithDisconnection):
 
 
 class Room:
-    """Room 7, with as many connections as *shares*, each of which sends so many messages.
+    """Room 7, with as many virtual clients as *shares*, each of which sends so many messages.
 
-    :param first_seat: the number of the first one.
+    :param first_client: the number of the first one.
 
     :ivar now_us: the time; tests move it.
     """
 
     def __init__(
-        self, *shares: int, in_flight: int = 50, rate: float = 0.0, handshake: bool = True, first_seat: int = 0
+        self,
+        *shares: int,
+        in_flight: int = 50,
+        rate: float | None = None,
+        handshake: bool = True,
+        first_client: int = 0,
     ) -> None:
         self.now_us = 1_000_000
         settings = Settings(run=RUN, in_flight=in_flight, rate=rate)
-        seats = [Seat(first_seat + index, "ws://127.0.0.1:9/chat", 7, share) for index, share in enumerate(shares)]
-        table = kinds(settings.mix)
-        clock = Clock(lambda: self.now_us, 0)
-        self.counts = Counts(start_us=self.now_us)
-        self.kept = KeptAcks(ids=True, lines=True)
-        self.log = RoomLog(7, RUN, seats, first_seat, table)
-        self.connections = [
-            LoadConnection(seat, settings, self.log, self.counts, clock, table, self.kept) for seat in seats
+        plans = [
+            VirtualClient(first_client + index, "ws://127.0.0.1:9/chat", 7, share) for index, share in enumerate(shares)
         ]
+        table = kinds(settings.mix)
+        self.kept = KeptAcks(ids=True, lines=True)
+        self.recorder = Recorder("main", Clock(lambda: self.now_us, 0), table, self.kept)
+        self.recorder.begin(self.now_us)
+        self.tally = self.recorder.tally
+        self.log = RoomLog(7, RUN, plans, first_client, table, self.tally)
+        self.clients = [
+            LoadClient(Session(plan, settings, self.log, self.recorder, table), lambda _: fail(NotImplementedError()))
+            for plan in plans
+        ]
+        self.connections = [client.connection for client in self.clients]
+        self.sessions = [client.session for client in self.clients]
         for connection in self.connections:
             transport = Transport()
             transport.protocol = connection

@@ -11,10 +11,10 @@ from twisted.internet.task import deferLater
 
 from benchmarks.null_server import NullServer
 from chatflow.load.clock import system_clock
-from chatflow.load.crew import Crew
 from chatflow.load.run import LoadRun, Outcome
 from chatflow.load.scenario import Settings
-from chatflow.load.verify import merge
+from chatflow.load.tally import merge
+from chatflow.load.worker import LoadWorker
 
 reactor: Any = _reactor
 
@@ -53,7 +53,7 @@ async def run_against(server: Callable[[Any], NullServer], **changed: object) ->
     async with Listening(server(reactor)) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,), **changed)
         clock = system_clock()
-        return await LoadRun(settings, [Crew(reactor, settings, 0, clock)], clock, None).run()
+        return await LoadRun(settings, [LoadWorker(reactor, settings, 0, clock)], clock, None).run()
 
 
 def faults(outcome: Outcome) -> dict[str, int]:
@@ -62,6 +62,6 @@ def faults(outcome: Outcome) -> dict[str, int]:
     whole.room_seq_holes = sum(phase.room_seq_holes for phase in outcome.phases)
     names = (
         "failed refused unsent connections_lost unexpected_frames unexpected_acks never_broadcast changed_ids missing"
-        " duplicated repeated out_of_order altered stray conflicting room_seq_holes"
+        " duplicated repeated out_of_order altered misrouted conflicting room_seq_holes"
     )
     return {name: count for name in names.split() if (count := getattr(whole, name))}

@@ -228,7 +228,7 @@ _FAULTS: dict[str, tuple[Callable[[Any], NullServer], dict[str, int], str]] = {
     ),
     "a message under two seqs": (_broadcasts(_under_two_seqs), {"repeated": 3}, "under another seq: 3"),
     "a changed message": (_broadcasts(_altered), {"altered": 1}, "not what was sent: 1"),
-    "a message of the warm-up in the main phase": (Replays, {"stray": 1}, "where they do not belong: 1"),
+    "a message of the warm-up in the main phase": (Replays, {"misrouted": 1}, "where they do not belong: 1"),
     # deliveries, to one
     "missing": (_delivers(lambda frames: frames.pop(1)), {"missing": 1}, "deliveries missing: 1"),
     "the first is missing": (DropsTheFirst, {"missing": 1}, "deliveries missing: 1"),

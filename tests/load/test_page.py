@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from chatflow.load.report import as_report
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import Settings
 from chatflow.load.svg import percentile_axis
-from chatflow.load.verify import PhaseTally, RoomTally, merge
+from chatflow.load.tally import PhaseTally, RoomTally, merge
 
 
 class Reader(HTMLParser):
@@ -38,16 +40,25 @@ class Reader(HTMLParser):
         self.text += f" {data}"
 
 
+def _observed(*observed: Mapping[int, Sequence[int]]) -> tuple[Counter[int], Counter[int]]:
+    """All latencies, and the buckets, of what was observed in each second."""
+    ticks: Counter[int] = Counter()
+    buckets: Counter[int] = Counter()
+    over_time = TicksOverTime(ticks, buckets)
+    for part in observed:
+        for second, values in part.items():
+            over_time.update(second, values)
+    over_time.close()
+    return ticks, buckets
+
+
 def a_report(**changed: Any) -> dict[str, Any]:
-    ticks = TicksOverTime()
-    for second in range(20):
-        if second != 7:
-            ticks.update(second, [10 * (second + 1)] * 95 + [1000] * 5)
+    ticks, buckets = _observed({second: [10 * (second + 1)] * 95 + [1000] * 5 for second in range(20) if second != 7})
     main_phase = PhaseTally(
         name="main", connections=4, sent=1900, acked=1900, expected=7600, received=7600, start_us=0,
-        end_us=19_500_000, cpu_seconds=[1.0], waited_seconds=[0.0], ack_buckets=ticks.buckets(),
-        ack_ticks=dict(ticks.ticks), delivery_ticks=dict(ticks.ticks), types={"TEXT": 1800, "JOIN": 100},
-        acked_in_second={second: 100 for second in range(20) if second != 7},
+        end_us=19_500_000, cpu_seconds=[1.0], waited_seconds=[0.0], ack_buckets=buckets,
+        ack_ticks=ticks, delivery_ticks=ticks, types=Counter({"TEXT": 1800, "JOIN": 100}),
+        acked_in_second=Counter({second: 100 for second in range(20) if second != 7}),
         rooms={room: RoomTally(connections=2, acked=950, first=1, last=950) for room in (1, 2)},
     )  # fmt: skip
     return json.loads(json.dumps(as_report(Outcome(Settings(seed=7), [main_phase])))) | changed
@@ -56,28 +67,23 @@ def a_report(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("values", [[0], [1, 2, 63, 64, 65], [100, 5000, 36_000_000], [99_999_999]])
 def test_buckets_are_a_thirty_second_wide_at_most(values: list[int]) -> None:
     for value in values:
-        ticks = TicksOverTime()
-        ticks.update(3, [value] * 3)
-        *before, (p50, p95, p99) = percentiles_by_second(ticks.buckets())  # type: ignore[misc]
+        ticks, buckets = _observed({3: [value] * 3})
+        *before, (p50, p95, p99) = percentiles_by_second(buckets)  # type: ignore[misc]
         assert before == [None, None, None]
         assert p50 == p95 == p99 == pytest.approx(min(value, 36_000_000) / 10, rel=1 / 32)
-        assert ticks.ticks == {value: 3}
+        assert ticks == {value: 3}
 
 
 def test_buckets_of_several_processes_add_up() -> None:
-    one, other = TicksOverTime(), TicksOverTime()
-    one.update(0, [10] * 60)
-    other.update(0, [20] * 40)
-    tallies = [PhaseTally(name="main", ack_buckets=each.buckets()) for each in (one, other)]
+    one, other = _observed({0: [10] * 60}), _observed({0: [20] * 40})
+    tallies = [PhaseTally(name="main", ack_buckets=buckets) for _, buckets in (one, other)]
     assert percentiles_by_second(merge(tallies).ack_buckets) == [[1.0, 2.0, 2.0]]
 
 
 def test_a_second_that_comes_again_is_the_same_second() -> None:
-    ticks = TicksOverTime()
-    for second in (0, 1, 0):
-        ticks.update(second, [10])
-    assert sum(ticks.buckets().values()) == sum(ticks.ticks.values()) == 3
-    assert percentiles_by_second(ticks.buckets()) == [[1.0] * 3, [1.0] * 3]
+    ticks, buckets = _observed({0: [10]}, {1: [10]}, {0: [10]})
+    assert sum(buckets.values()) == sum(ticks.values()) == 3
+    assert percentiles_by_second(buckets) == [[1.0] * 3, [1.0] * 3]
 
 
 def test_the_curve_rises_and_agrees_with_the_percentiles() -> None:

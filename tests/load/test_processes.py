@@ -14,9 +14,9 @@ from twisted.internet.task import deferLater
 
 from benchmarks.null_server import NullConnection, NullServer
 from chatflow.load.clock import system_clock
-from chatflow.load.remote import RemoteCrew
+from chatflow.load.remote import RemoteWorker
 from chatflow.load.run import LoadRun, Outcome
-from chatflow.load.worker import Done, Lines, encode
+from chatflow.load.worker_process import Done, Lines, encode
 from tests.load.running import SETTINGS, Listening, faults, reactor
 
 
@@ -26,16 +26,16 @@ class Run:
     def __init__(self, url: str, **changed: Any) -> None:
         settings = attrs.evolve(SETTINGS, urls=(url,), processes=2, **changed)
         clock = system_clock()
-        self.crews = [RemoteCrew(settings, index, clock) for index in range(2)]
-        for crew in self.crews:
-            crew.spawn(reactor, hash_seed=4711)
-        self.run = LoadRun(settings, self.crews, clock, None)
+        self.workers = [RemoteWorker(settings, index, clock) for index in range(2)]
+        for worker in self.workers:
+            worker.spawn(reactor, hash_seed=4711)
+        self.run = LoadRun(settings, self.workers, clock, None)
 
     async def outcome(self) -> Outcome:
         try:
             return await self.run.run()
         finally:
-            await gatherResults([crew.close() for crew in self.crews])
+            await gatherResults([worker.close() for worker in self.workers])
 
 
 async def _outcome(server: Callable[[Any], NullServer], **changed: Any) -> Outcome:
@@ -116,7 +116,7 @@ async def test_an_interrupted_run_gathers_what_the_processes_know() -> None:
 @ensureDeferred
 async def test_a_process_that_dies_ends_the_run_as_a_failure() -> None:
     def kill(running: Run) -> None:
-        os.kill(running.crews[1].transport.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(running.workers[1].transport.pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
     outcome = await _in_mid_run(kill)
     assert outcome.verdict == "fail"
@@ -127,10 +127,10 @@ async def test_a_process_that_dies_ends_the_run_as_a_failure() -> None:
 
 @ensureDeferred
 async def test_a_process_ends_when_its_parent_lets_go_of_it() -> None:
-    crew = RemoteCrew(SETTINGS, 0, system_clock())
-    crew.spawn(reactor, hash_seed=1)
-    await crew.close()
-    assert crew.ended
+    worker = RemoteWorker(SETTINGS, 0, system_clock())
+    worker.spawn(reactor, hash_seed=1)
+    await worker.close()
+    assert worker.ended
 
 
 class _Pipe:
@@ -141,14 +141,14 @@ class _Pipe:
 
 
 def test_an_answer_to_an_order_that_was_given_up_is_not_taken_for_another() -> None:
-    crew = RemoteCrew(SETTINGS, 0, system_clock())
-    crew.makeConnection(_Pipe())
-    crew.work(0)
+    worker = RemoteWorker(SETTINGS, 0, system_clock())
+    worker.makeConnection(_Pipe())
+    worker.work(0)
     stopped: list[object] = []
-    crew.stop().addCallback(stopped.append)
-    crew.outReceived(encode(Done(1, bounds={1: (2, 3)})) + b"\n")
+    worker.stop().addCallback(stopped.append)
+    worker.outReceived(encode(Done(1, bounds={1: (2, 3)})) + b"\n")
     assert stopped == []
-    crew.outReceived(encode(Done(2)) + b"\n")
+    worker.outReceived(encode(Done(2)) + b"\n")
     assert stopped == [None]
 
 

@@ -15,7 +15,8 @@ from chatflow.load.progress import progress_text
 from chatflow.load.report import as_report, as_summary, ceiling_hint, throughput_lines, write_files
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import Settings, kinds
-from chatflow.load.verify import PhaseTally, RoomTally, Stored
+from chatflow.load.tally import PhaseTally, RoomTally
+from chatflow.load.verify import Stored
 
 
 def _outcome() -> Outcome:

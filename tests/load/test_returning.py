@@ -13,9 +13,9 @@ from pytest_twisted import ensureDeferred
 
 from benchmarks.null_server import NullConnection, NullServer, frame
 from chatflow.load.clock import system_clock
-from chatflow.load.crew import Crew
 from chatflow.load.report import as_report, as_summary
 from chatflow.load.run import LoadRun, Outcome
+from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor
 from tests.load.test_faults import Vanishes
 
@@ -87,7 +87,7 @@ async def _run_against(server: NullServer, ports: int = 1, **changed: object) ->
         urls = (one, other)[:ports]
         settings = attrs.evolve(SETTINGS, urls=urls, warmup_messages=0, timeout_seconds=5.0, **changed)
         clock = system_clock()
-        return await LoadRun(settings, [Crew(reactor, settings, 0, clock)], clock, None).run()
+        return await LoadRun(settings, [LoadWorker(reactor, settings, 0, clock)], clock, None).run()
 
 
 @ensureDeferred

@@ -33,12 +33,12 @@ _NOW = "2026-11-23T10:30:00.123456Z"
 
 def test_each_phase_sends_exactly_its_messages() -> None:
     warm_up, main = phases(_SETTINGS)
-    assert (warm_up.name, warm_up.messages, len(warm_up.seats)) == (WARM_UP, 7, 3)
-    assert (main.name, main.messages, len(main.seats)) == (MAIN, 103, 10)
+    assert (warm_up.name, warm_up.messages, len(warm_up.clients)) == (WARM_UP, 7, 3)
+    assert (main.name, main.messages, len(main.clients)) == (MAIN, 103, 10)
 
 
 def test_shares_differ_by_one_at_most() -> None:
-    shares = [seat.messages for seat in phases(_SETTINGS)[-1].seats]
+    shares = [client.messages for client in phases(_SETTINGS)[-1].clients]
     assert max(shares) - min(shares) == 1
 
 
@@ -49,16 +49,16 @@ def test_the_warm_up_can_be_left_out(without: dict[str, int]) -> None:
 
 def test_only_senders_send() -> None:
     (main,) = phases(attrs.evolve(_SETTINGS, senders=2, warmup_messages=0))
-    assert [seat.messages for seat in main.seats] == [52, 51] + [0] * 8
+    assert [client.messages for client in main.clients] == [52, 51] + [0] * 8
 
 
 def test_no_two_connections_of_a_run_have_the_same_number() -> None:
-    numbers = [seat.number for phase in phases(_SETTINGS) for seat in phase.seats]
+    numbers = [client.number for phase in phases(_SETTINGS) for client in phase.clients]
     assert len(set(numbers)) == 13
 
 
 def test_connections_take_turns_with_the_urls() -> None:
-    assert [seat.url for seat in phases(_SETTINGS)[-1].seats[:3]] == ["ws://a", "ws://b", "ws://a"]
+    assert [client.url for client in phases(_SETTINGS)[-1].clients[:3]] == ["ws://a", "ws://b", "ws://a"]
 
 
 def test_the_same_seed_gives_the_same_load_and_another_one_another() -> None:
@@ -70,9 +70,9 @@ def test_the_same_seed_gives_the_same_load_and_another_one_another() -> None:
 
 
 def test_rooms_are_within_range_and_may_be_even() -> None:
-    assert {seat.room for seat in phases(_SETTINGS)[-1].seats} <= {1, 2, 3, 4}
+    assert {client.room for client in phases(_SETTINGS)[-1].clients} <= {1, 2, 3, 4}
     (main,) = phases(attrs.evolve(_SETTINGS, even_rooms=True, warmup_messages=0))
-    assert [seat.room for seat in main.seats] == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+    assert [client.room for client in main.clients] == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 
 
 @pytest.mark.parametrize("rooms", [1, 2, 3, 4, 6, 20])
@@ -86,22 +86,22 @@ def test_even_rooms_have_equally_many_connections_to_each_url_and_in_each_proces
         processes=choices,
         even_rooms=True,
     )
-    seats = phases(settings)[-1].seats
-    assert len({(seat.room, seat.url) for seat in seats}) == len(seats)
-    assert len({(seat.room, seat.process) for seat in seats}) == len(seats)
+    clients = phases(settings)[-1].clients
+    assert len({(client.room, client.url) for client in clients}) == len(clients)
+    assert len({(client.room, client.process) for client in clients}) == len(clients)
 
 
 def test_senders_of_even_rooms_are_spread_over_urls_and_processes() -> None:
     settings = attrs.evolve(_SETTINGS, connections=100, rooms=4, senders=4, even_rooms=True, processes=2)
-    seats = [seat for seat in phases(settings)[-1].seats if seat.messages]
-    assert Counter(seat.url for seat in seats) == {"ws://a": 2, "ws://b": 2}
-    assert Counter(seat.process for seat in seats) == {0: 2, 1: 2}
+    clients = [client for client in phases(settings)[-1].clients if client.messages]
+    assert Counter(client.url for client in clients) == {"ws://a": 2, "ws://b": 2}
+    assert Counter(client.process for client in clients) == {0: 2, 1: 2}
 
 
-def test_processes_share_all_seats_without_overlap() -> None:
+def test_processes_share_all_clients_without_overlap() -> None:
     (main,) = phases(attrs.evolve(_SETTINGS, warmup_messages=0, processes=3))
-    shared = [seat for index in range(3) for seat in main.of_process(index)]
-    assert sorted(shared, key=lambda seat: seat.number) == list(main.seats)
+    shared = [client for index in range(3) for client in main.of_process(index)]
+    assert sorted(shared, key=lambda client: client.number) == list(main.clients)
 
 
 def test_kinds_have_exactly_the_mix() -> None:

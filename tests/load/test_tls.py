@@ -16,8 +16,8 @@ from pytest_twisted import ensureDeferred
 
 from benchmarks.null_server import NullServer
 from chatflow.load.clock import system_clock
-from chatflow.load.crew import Crew
 from chatflow.load.run import LoadRun, Outcome
+from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor
 
 
@@ -63,7 +63,7 @@ async def _run_over_tls(key: Path, certificate: Path) -> Outcome:
     async with ListeningOverTls(NullServer(reactor), key, certificate) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,), timeout_seconds=10.0)
         clock = system_clock()
-        return await LoadRun(settings, [Crew(reactor, settings, 0, clock)], clock, None).run()
+        return await LoadRun(settings, [LoadWorker(reactor, settings, 0, clock)], clock, None).run()
 
 
 @ensureDeferred
@@ -88,6 +88,6 @@ async def test_without_the_packages_for_tls_one_line_names_them(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "twisted.internet.ssl", None)
     settings = attrs.evolve(SETTINGS, urls=("wss://localhost:1/chat",))
     clock = system_clock()
-    outcome = await LoadRun(settings, [Crew(reactor, settings, 0, clock)], clock, None).run()
+    outcome = await LoadRun(settings, [LoadWorker(reactor, settings, 0, clock)], clock, None).run()
     (cause,) = outcome.causes
     assert "wss:// needs more packages, pip install 'twisted[tls]'" in cause

@@ -24,8 +24,8 @@ from benchmarks.null_server import NullServer
 from chatflow.load.tap import Options, makeService
 from testbed.daemon import TWISTD, clean_environment
 from tests.load.running import Listening, reactor
-from tests.load.test_crew import NeverAnswers
 from tests.load.test_faults import Acks
+from tests.load.test_worker import NeverAnswers
 
 _SMALL = [
     "--connections=6",

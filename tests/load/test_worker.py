@@ -11,11 +11,11 @@ from zope.interface.verify import verifyObject
 
 from benchmarks.null_server import NullConnection, NullServer
 from chatflow.load.clock import system_clock
-from chatflow.load.crew import Crew
-from chatflow.load.interfaces import CannotOpen, ICrew
-from chatflow.load.remote import RemoteCrew
+from chatflow.load.interfaces import CannotOpen, ILoadWorker
+from chatflow.load.remote import RemoteWorker
 from chatflow.load.run import LoadRun, merge_bounds
 from chatflow.load.scenario import phases
+from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor, run_against
 
 
@@ -79,7 +79,7 @@ async def test_a_server_that_is_not_there() -> None:
         pass
     settings = attrs.evolve(SETTINGS, urls=(url,))
     with pytest.raises(CannotOpen, match="refused"):
-        await Crew(reactor, settings, 0, system_clock()).open(0)
+        await LoadWorker(reactor, settings, 0, system_clock()).open(0)
 
 
 @ensureDeferred
@@ -87,11 +87,11 @@ async def test_all_are_open_before_the_first_message_is_sent() -> None:
     server = NullServer(reactor)
     async with Listening(server) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,))
-        crew = Crew(reactor, settings, 0, system_clock())
-        await crew.open(1)
+        worker = LoadWorker(reactor, settings, 0, system_clock())
+        await worker.open(1)
         assert sum(bool(connection.room) for connection in server.connections) == 6
         assert server.received == 0
-        await crew.stop()
+        await worker.stop()
 
 
 @ensureDeferred
@@ -99,12 +99,12 @@ async def test_rooms_are_connected_to_as_the_scenario_says() -> None:
     server = NullServer(reactor)
     async with Listening(server) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,), even_rooms=False, seed=4)
-        crew = Crew(reactor, settings, 0, system_clock())
-        await crew.open(1)
+        worker = LoadWorker(reactor, settings, 0, system_clock())
+        await worker.open(1)
         found = {room: len(members) for room, members in server.members.items()}
-        rooms = [seat.room for seat in phases(settings)[1].seats]
+        rooms = [client.room for client in phases(settings)[1].clients]
         assert found == {str(room): rooms.count(room) for room in set(rooms)}
-        await crew.stop()
+        await worker.stop()
 
 
 @ensureDeferred
@@ -142,7 +142,7 @@ async def test_a_run_that_is_interrupted_tells_what_it_knows() -> None:
     async with Listening(server) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,), warmup_messages=0, timeout_seconds=60.0)
         clock = system_clock()
-        run = LoadRun(settings, [Crew(reactor, settings, 0, clock)], clock, None)
+        run = LoadRun(settings, [LoadWorker(reactor, settings, 0, clock)], clock, None)
         outcome = Deferred.fromCoroutine(run.run())
         while server.received < 30:
             await deferLater(reactor, 0.002)
@@ -161,7 +161,7 @@ async def test_a_run_may_be_interrupted_while_it_opens() -> None:
     async with Listening(server) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,), timeout_seconds=60.0)
         clock = system_clock()
-        run = LoadRun(settings, [Crew(reactor, settings, 0, clock)], clock, None)
+        run = LoadRun(settings, [LoadWorker(reactor, settings, 0, clock)], clock, None)
         outcome = Deferred.fromCoroutine(run.run())
         while len(server.connections) < 2:
             await deferLater(reactor, 0.002)
@@ -170,9 +170,9 @@ async def test_a_run_may_be_interrupted_while_it_opens() -> None:
     assert (told.causes, told.phases) == (["interrupted"], [])
 
 
-def test_both_crews_are_crews() -> None:
-    verifyObject(ICrew, Crew(reactor, SETTINGS, 0, system_clock()))
-    verifyObject(ICrew, RemoteCrew(SETTINGS, 0, system_clock()))
+def test_both_load_workers_are_load_workers() -> None:
+    verifyObject(ILoadWorker, LoadWorker(reactor, SETTINGS, 0, system_clock()))
+    verifyObject(ILoadWorker, RemoteWorker(SETTINGS, 0, system_clock()))
 
 
 def test_bounds_of_processes_are_the_widest() -> None:
