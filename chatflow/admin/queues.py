@@ -16,9 +16,10 @@ from rich.text import Text
 
 from chatflow.admin.output import make_console
 from chatflow.admin.settings import add_settings, read_settings
-from chatflow.broker.depth import Depth, ask_depth
+from chatflow.broker.depth import ask_depth
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.names import Names
+from chatflow.contracts.room_queue import Depth
 from chatflow.errors import ChatFlowError
 from chatflow.lifecycle.blocking import at_once
 from chatflow.text import visible
