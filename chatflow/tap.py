@@ -12,7 +12,7 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 
-from chatflow import process
+from chatflow import tuning
 from chatflow.broker.broker import Broker
 from chatflow.broker.consumer import Consumer
 from chatflow.broker.depth import EmbeddedDepths, QueueReport, SqsDepths
@@ -39,12 +39,12 @@ from chatflow.metrics import Instance, Latest, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
+from chatflow.persistence.bootstrap import bootstrap, maintain_partitions
 from chatflow.persistence.clock import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.history import History
 from chatflow.persistence.instances import InstanceTable, read_census, register_now
-from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.presence import PresenceTable
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
@@ -229,7 +229,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     site = ChatSite(Root(ChatResource(edge, config.allowed_origins), app, config.allowed_origins), edge, reactor)
 
     def prepare_database() -> None:
-        heads = prepare(
+        heads = bootstrap(
             url,
             migrate=postgres is not None,
             rooms=config.rooms,
@@ -266,7 +266,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         log=log,
         reloads=reloads if options.settings["config"].value else None,
     )
-    service.add("process", Step(start=process.prepare))
+    service.add("process", Step(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
         service.add("PostgreSQL", Step(postgres.start, stop_postgres))
