@@ -18,7 +18,7 @@ import psycopg2
 
 from benchmarks.micro import Maker, database
 from benchmarks.results import Result
-from chatflow.contracts.archive import Place
+from chatflow.contracts.archive import PageCursor
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.recount import recount_in_thread
@@ -126,7 +126,7 @@ def _pages(result: Result, cursor: Any, arguments: argparse.Namespace, begin: da
             _timed(partial(archive.room_messages_in_thread, cursor, room, None, before, 101))
         )
         at = begin + timedelta(seconds=chance.uniform(0, arguments.days * 86_400))
-        place = Place(int(at.timestamp() * 1e6), 1, 1)
+        place = PageCursor(int(at.timestamp() * 1e6), 1, 1)
         user = chance.randint(1, _USERS)
         seconds["page of a user"].append(
             _timed(partial(archive.user_messages_in_thread, cursor, user, None, place, None, None, 101))

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.application.service import IService
 
-from chatflow import process
+from chatflow import tuning
 from chatflow.broker.consumer import Consumer
 from chatflow.brokers import make_broker
 from chatflow.config import TABLE, Config
@@ -194,7 +194,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     )
 
     def prepare_database() -> None:
-        for room, seq in upkeep.prepare(migrate=postgres is not None, now=time.time).items():
+        for room, seq in upkeep.bootstrap(migrate=postgres is not None, now=time.time).items():
             hub.start_at(room, seq)
 
     async def compare() -> None:
@@ -203,7 +203,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     service = make_root_service(reactor, options, status.summary)
-    service.add("process", Step(start=process.prepare))
+    service.add("process", Step(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
         service.add("PostgreSQL", Step(postgres.start, stop_postgres))

@@ -21,7 +21,7 @@ _MAY_IMPORT = {
     "passwords": set(),
     "text": set(),
     "readings": set(),
-    "process": set(),
+    "tuning": set(),
     "options": {"errors", "passwords"},
     "logs": {"options"},
     "lifecycle": {"errors", "logs", "options", "passwords"},
@@ -35,7 +35,7 @@ _MAY_IMPORT = {
     "postgres": {"errors"},
     "edge": {"authority", "contracts", "dualstack", "errors", "lifecycle", "readings", "rooms"},
     "client": {"contracts", "errors", "lifecycle", "rooms"},
-    "load": {"contracts", "errors", "lifecycle", "options", "passwords", "persistence", "process", "rooms"},
+    "load": {"contracts", "errors", "lifecycle", "options", "passwords", "persistence", "rooms", "tuning"},
 }
 
 #: What every package may import.

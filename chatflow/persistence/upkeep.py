@@ -11,8 +11,8 @@ from twisted.application.service import Service
 from chatflow.lifecycle import Repeating, run_in_own_thread
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.lifecycle.step import Step
+from chatflow.persistence.bootstrap import bootstrap, maintain_partitions
 from chatflow.persistence.database import Database
-from chatflow.persistence.prepare import maintain_partitions, prepare
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
 
 _PARTITIONS_SECONDS = 3600.0
@@ -38,7 +38,7 @@ class Upkeep:
 
     :param reactor: the real one.
     :param url: for refreshes, which have a connection of their own.
-    :param may_drop: see :func:`~chatflow.persistence.prepare.maintain_partitions`.
+    :param may_drop: see :func:`~chatflow.persistence.bootstrap.maintain_partitions`.
     :ivar refresher: of the views.
     """
 
@@ -65,10 +65,10 @@ class Upkeep:
             reactor.seconds,
         )
 
-    def prepare(self, *, migrate: bool, now: WallTime) -> dict[int, int]:
-        """Make the database ready for the daemon to serve from; see :func:`~chatflow.persistence.prepare.prepare`."""
+    def bootstrap(self, *, migrate: bool, now: WallTime) -> dict[int, int]:
+        """Make the database ready to serve from; see :func:`~chatflow.persistence.bootstrap.bootstrap`."""
         options = self._options
-        return prepare(
+        return bootstrap(
             self._url, migrate=migrate, rooms=options.rooms, ahead_days=options.partitions_ahead_days, now=now
         )
 

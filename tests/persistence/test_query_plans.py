@@ -13,7 +13,7 @@ import pytest
 from attrs import define, field, frozen
 
 from chatflow.contracts.analytics import Totals
-from chatflow.contracts.archive import Place
+from chatflow.contracts.archive import PageCursor
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.analytics import Window
 from testbed.postgres import fresh_database
@@ -187,7 +187,7 @@ def test_stats_count_the_users_in_one_pass_and_no_messages(explaining: Explainin
 
 def test_pages_read_by_index(explaining: Explaining) -> None:
     archive.room_messages_in_thread(explaining, 3, None, 100, 10)
-    archive.user_messages_in_thread(explaining, 8, None, Place(_LAST_US, 1, 1), None, None, 10)
+    archive.user_messages_in_thread(explaining, 8, None, PageCursor(_LAST_US, 1, 1), None, None, 10)
     archive.user_rooms_in_thread(explaining, 8)
     archive.room_heads_in_thread(explaining, 0, 10)
     assert [plan.indexes for plan in explaining.plans] == [
@@ -199,8 +199,8 @@ def test_pages_read_by_index(explaining: Explaining) -> None:
     assert not any("Seq Scan" in plan.scans for plan in explaining.plans)
 
 
-@pytest.mark.parametrize("after", [None, Place(_LAST_US - 86_400_000_000 * 2, 1, 1)])
-def test_a_users_page_reads_only_the_days_between_its_bounds(explaining: Explaining, after: Place | None) -> None:
+@pytest.mark.parametrize("after", [None, PageCursor(_LAST_US - 86_400_000_000 * 2, 1, 1)])
+def test_a_users_page_reads_only_the_days_between_its_bounds(explaining: Explaining, after: PageCursor | None) -> None:
     day_us = 86_400_000_000
     from_us, to_us = _LAST_US - 2 * day_us, _LAST_US - day_us
     archive.user_messages_in_thread(explaining, 8, after, None, from_us, to_us, 10)
