@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import attrs
 import psycopg2
 
 from benchmarks.micro import Maker, database
@@ -144,7 +145,7 @@ def _core_queries(result: Result, cursor: Any, arguments: argparse.Namespace, be
         start = begin + (timedelta(days=arguments.days) - length) * chance.random()
         window = analytics.Window(start.isoformat(), (start + length).isoformat())
         found = analytics.core_queries_in_thread(cursor, window, chance.randint(1, _USERS), chance.randint(1, _ROOMS))
-        for name, query in found.items():
+        for name, query in attrs.asdict(found, recurse=False).items():
             seconds.setdefault(name, []).append(query.milliseconds / 1000)
     for (name, values), goal in zip(seconds.items(), _CORE_GOALS, strict=True):
         result.add(f"{name}, p50", _quantile(values, 0.5), "ms")

@@ -13,8 +13,8 @@ from attrs import evolve
 from chatflow.contracts.archive import PageCursor, RoomHead
 from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge import v2
+from chatflow.edge.connect_parameters import MAX_SEQ
 from chatflow.edge.operations import Operation, Parameter, integer
-from chatflow.edge.wishes import MAX_SEQ
 from chatflow.rooms.messages import Broadcast, broadcast, iso_timestamp
 from chatflow.rooms.presence import Presence
 

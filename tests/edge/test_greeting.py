@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatflow.edge.connections import Rounds
+from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
-from chatflow.edge.websocket import ChatProtocol
 from tests.edge.rig import Peer, Rig, rigged
 
 
@@ -90,7 +89,7 @@ def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(r
     peer = slow_welcome(rig)
     peer.say("mine")
     rig.store_published(1)
-    Deferred.fromCoroutine(rig.edge.close_all())
+    Deferred.fromCoroutine(rig.edge.connections.close_all())
     kinds = peer.kinds()
     assert kinds[0] == "welcome"
     assert kinds[-2:] == ["goodbye", 1012]
@@ -99,19 +98,22 @@ def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(r
 
 class TestHeartbeats:
     @pytest.fixture
-    def rounds(self, rig: Rig) -> Iterator[Rounds]:
-        rounds = Rounds(
-            clock=rig.clock, factory=rig.edge, interval_seconds=HEARTBEAT_SECONDS, visit=ChatProtocol.tell_head
+    def sweep(self, rig: Rig) -> Iterator[Sweep]:
+        sweep = Sweep(
+            clock=rig.clock,
+            connections=rig.edge.connections,
+            interval_seconds=HEARTBEAT_SECONDS,
+            visit=lambda each: each.tell_head(),
         )
-        rounds.start()
-        yield rounds
-        rounds.stop()
+        sweep.start()
+        yield sweep
+        sweep.stop()
 
     def turn(self, rig: Rig) -> None:
         """Everybody has had a turn, and a half."""
         rig.clock.pump([0.5] * round(HEARTBEAT_SECONDS * 3))
 
-    @pytest.mark.usefixtures("rounds")
+    @pytest.mark.usefixtures("sweep")
     def test_they_tell_what_was_delivered(self, rig: Rig) -> None:
         peer, plain = rig.peer(), rig.peer(v2=False)
         rig.deliver(1, 3)
@@ -120,7 +122,7 @@ class TestHeartbeats:
         assert heartbeat == {"type": "heartbeat", "head": 3}
         assert plain.kinds() == [1, 2, 3]
 
-    @pytest.mark.usefixtures("rounds")
+    @pytest.mark.usefixtures("sweep")
     def test_none_comes_ahead_of_the_welcome(self, rig: Rig) -> None:
         peer = slow_welcome(rig)
         peer.protocol.tell_head()

@@ -20,7 +20,7 @@ from chatflow.admin.monitor.instances import Rates, Scrape, Target
 from chatflow.admin.monitor.sections import queue_section, writer_section
 from chatflow.admin.monitor.show import as_json, as_lines
 from chatflow.admin.queues import _DEAD_LETTERS, _ROOM, Row
-from chatflow.broker.depth import Depth
+from chatflow.contracts.room_queue import Depth
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon, clean_environment, running_daemon
 from testbed.emulator import aws_environment

@@ -92,7 +92,7 @@ class Look:
     urls: Sequence[str]
     db_cluster: str | None
     limits: Limits
-    _clients: Any = None
+    _calls: Any = None
     _rates: Rates = field(factory=Rates)
     _known: dict[str, Target] = field(factory=dict)
 
@@ -156,13 +156,13 @@ class Look:
             return unreachable("queues", f"{place.url}", str(error))
 
     def _look_at_sqs(self, scrapes: Sequence[Scrape]) -> Section:
-        from chatflow.broker.aws import make_clients
+        from chatflow.broker.calls import blocking_calls
         from chatflow.broker.cloudwatch import ask
 
-        if self._clients is None:
-            self._clients = make_clients(polls=1, sends=1)
+        if self._calls is None:
+            self._calls = blocking_calls()
         try:
-            rows = list(ask_queues(self._clients, self.settings.names))
+            rows = list(ask_queues(self._calls, self.settings.names))
         except ChatFlowError as error:
             return unreachable("queues", "AWS", str(error))
         names = [row.queue for row in rows if row.lane is not None]
