@@ -75,9 +75,10 @@ _ACTIVE_USERS = """
 SELECT count(DISTINCT user_id) FROM messages WHERE created_at BETWEEN %s::timestamptz AND %s::timestamptz
 """
 
+# Of equals, here and below, the first one by its id as a text: clients have always been given them so.
 _USER_ROOMS = """
 SELECT room_id, last_activity, message_count
-FROM user_activity WHERE user_id = %s ORDER BY last_activity DESC, room_id LIMIT %s
+FROM user_activity WHERE user_id = %s ORDER BY last_activity DESC, room_id::text LIMIT %s
 """
 
 _RATE = """
@@ -106,17 +107,17 @@ GROUP BY minute ORDER BY minute LIMIT %s
 
 _TOP_USERS = """
 SELECT user_id, username, total_messages, rooms_participated FROM mv_top_users
-ORDER BY total_messages DESC, user_id LIMIT %s
+ORDER BY total_messages DESC, user_id::text LIMIT %s
 """
 
 _TOP_ROOMS = """
-SELECT room_id, total_messages, unique_users FROM mv_top_rooms ORDER BY total_messages DESC, room_id LIMIT %s
+SELECT room_id, total_messages, unique_users FROM mv_top_rooms ORDER BY total_messages DESC, room_id::text LIMIT %s
 """
 
 # There is a row for every user. The busiest are among the hundred of the other view.
 _PARTICIPATION = """
 SELECT user_id, username, text_messages, join_events, leave_events, rooms FROM mv_user_participation
-WHERE user_id = ANY(ARRAY(SELECT user_id FROM mv_top_users)) ORDER BY total_messages DESC, user_id LIMIT %s
+WHERE user_id = ANY(ARRAY(SELECT user_id FROM mv_top_users)) ORDER BY total_messages DESC, user_id::text LIMIT %s
 """
 
 _AGES = """

@@ -62,6 +62,16 @@ def test_what_is_known_to_be_stored_and_not_here_yet_is_not_live(rig: Rig) -> No
     assert (welcome["head"], [frame["seq"] for frame in others]) == (7, [8])
 
 
+def test_a_room_that_is_set_back_while_the_welcome_waits_has_its_new_head_in_it(rig: Rig) -> None:
+    rig.deliver(1, 5)
+    peer = slow_welcome(rig)
+    rig.edge.connections.set_back(1, 3)
+    rig.store.let_go()
+    welcome, reset = peer.frames()
+    assert (welcome["type"], welcome["head"]) == ("welcome", 2)
+    assert reset == {"type": "reset", "reason": "restored", "from": 3}
+
+
 def test_what_waits_behind_a_welcome_is_limited() -> None:
     with rigged(max_client_buffer_bytes=2000) as rig:
         peer = slow_welcome(rig)
@@ -162,6 +172,14 @@ class TestLeavingWhileResuming:
             rig.clock.pump([0] * 5)
             assert peer.kinds() == ["welcome", "resumed", 1013]
             assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
+
+    def test_whose_room_is_set_back_in_the_midst_of_it_has_to_come_back(self, rig: Rig) -> None:
+        rig.deliver(1, 3)
+        peer = rig.peer("?since=1")
+        rig.edge.connections.set_back(1, 2)
+        rig.clock.pump([0] * 5)
+        assert peer.kinds() == ["welcome", 1012]
+        assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
 
     def test_who_leaves_in_the_midst_of_it_is_a_member_no_more(self, rig: Rig) -> None:
         rig.deliver(1, 3)

@@ -149,6 +149,16 @@ def test_the_rate_of_a_window_reads_by_index_and_only_its_days(explaining: Expla
     assert participation.indexes >= {"mv_user_participation_key"}, "the row of each user is not read"
 
 
+def test_of_equals_those_come_first_whose_ids_are_so_as_texts(filled: Any) -> None:
+    for view in ("mv_top_rooms", "mv_top_users"):
+        filled.execute(f"REFRESH MATERIALIZED VIEW {view}")
+    found = analytics.analytics_in_thread(filled, window(1, 2))
+    rooms = [(-one.messages, str(one.room)) for one in found.top_rooms]
+    users = [(-one.messages, str(one.user_id)) for one in found.top_users]
+    assert (rooms, users) == (sorted(rooms), sorted(users))
+    assert len({messages for messages, _ in rooms}) < len(rooms), "some are equal"
+
+
 def test_some_hours_of_all_rooms_are_found_without_the_rest_of_their_day(filled: Any) -> None:
     hours = window(1)
     filled.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {analytics._RATE}", (hours.start, hours.end))

@@ -53,7 +53,7 @@ class _Timed(msgspec.Struct, frozen=True):
     resultCount: int
 
 
-class RoomMessages(_Timed, frozen=True):
+class RoomMessagesQuery(_Timed, frozen=True):
     """The newest of a room in the window, at most 1,000."""
 
     sampleData: list[RoomMessage] | None
@@ -80,7 +80,7 @@ class UserRoomsQuery(_Timed, frozen=True):
 class CoreQueries(msgspec.Struct, frozen=True):
     """The four queries that the system was designed for."""
 
-    query1_room_messages: RoomMessages
+    query1_room_messages: RoomMessagesQuery
     query2_user_history: UserHistory
     query3_active_users: ActiveUsersQuery
     query4_user_rooms: UserRoomsQuery
@@ -188,7 +188,7 @@ def core_queries(answer: found.CoreQueries) -> CoreQueries:
     """``/api/metrics/core-queries``; of the first two an empty sample is null, as with the original."""
     room, user, active, rooms = answer.room_messages, answer.user_messages, answer.active_users, answer.user_rooms
     return CoreQueries(
-        RoomMessages(room.milliseconds, room.count, [_room_message(one) for one in room.sample] or None),
+        RoomMessagesQuery(room.milliseconds, room.count, [_room_message(one) for one in room.sample] or None),
         UserHistory(user.milliseconds, user.count, [_user_message(one) for one in user.sample] or None),
         ActiveUsersQuery(active.milliseconds, active.count, ActiveUsers(active.sample)),
         UserRoomsQuery(rooms.milliseconds, rooms.count, [_user_room(one) for one in rooms.sample]),
