@@ -193,7 +193,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         allowed_origins=config.allowed_origins,
     )
 
-    def prepare_database() -> None:
+    def bootstrap_database() -> None:
         for room, seq in upkeep.bootstrap(migrate=postgres is not None, now=time.time).items():
             hub.start_at(room, seq)
 
@@ -207,7 +207,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
         service.add("PostgreSQL", Step(postgres.start, stop_postgres))
-    service.add("schema", Step(prepare_database))
+    service.add("schema", Step(bootstrap_database))
     service.add("readers", Step(reads.start, reads.stop))
     service.add("writer's connection", Step(commits.start, commits.stop))
     service.add_all(broker.transport)

@@ -66,7 +66,7 @@ class Upkeep:
         )
 
     def bootstrap(self, *, migrate: bool, now: WallTime) -> dict[int, int]:
-        """Make the database ready to serve from; see :func:`~chatflow.persistence.bootstrap.bootstrap`."""
+        """Make the database ready for the daemon to serve from; see :mod:`chatflow.persistence.bootstrap`."""
         options = self._options
         return bootstrap(
             self._url, migrate=migrate, rooms=options.rooms, ahead_days=options.partitions_ahead_days, now=now
