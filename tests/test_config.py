@@ -48,7 +48,7 @@ class TestConfig:
             "max_connections": 10_000,
             "ping_interval_seconds": 20,
             "drain_seconds": 30,
-            "retention_days": 0,
+            "retention_days": None,
             "partitions_ahead_days": 7,
             "max_pending_messages": 20_000,
             "max_pending_per_connection": 500,

@@ -30,7 +30,7 @@ class Session:
         self.ledger = Ledger(recorder.tally)
         self.unsent = client.messages
         self.lost = False
-        self._backlog: deque[int] | None = deque() if settings.rate else None
+        self._backlog: deque[int] | None = None if settings.rate is None else deque()
         self._window = settings.in_flight
         self._mark = f" ~{settings.run}"
         self._name = str(client.number)

@@ -65,9 +65,9 @@ def _prepare(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTime
 
 
 async def maintain_partitions(
-    database: Database, ahead_days: int, retention_days: int, may_drop: Callable[[], Awaitable[bool]]
+    database: Database, ahead_days: int, retention_days: int | None, may_drop: Callable[[], Awaitable[bool]]
 ) -> None:
-    """Create the partitions of the coming days, and drop those that retention ends (0 keeps all).
+    """Create the partitions of the coming days, and drop those that retention ends (None keeps all).
 
     :param may_drop: whether it is certain enough which day it is.
     """
@@ -75,7 +75,7 @@ async def maintain_partitions(
     unlogged = await database.run_once("look for unlogged tables", unlogged_in_thread)
     if unlogged is not None:
         _log.error("{unlogged}", unlogged=unlogged)
-    if retention_days and await may_drop():
+    if retention_days is not None and await may_drop():
         dropped = partitions.MOST_DROPPED
         while dropped >= partitions.MOST_DROPPED:
             dropped = len(await database.run_once("drop partitions", drop_expired_in_thread, retention_days))

@@ -23,7 +23,7 @@ def read(*arguments: str, names: tuple[str, ...] = NAMES) -> Settings:
 
 def test_without_any_they_are_the_daemons_defaults() -> None:
     settings = read()
-    assert (settings.queue_prefix, settings.rooms, settings.room_queues) == ("chatflow", 20, 0)
+    assert (settings.queue_prefix, settings.rooms, settings.room_queues) == ("chatflow", 20, None)
     assert (settings.broker, settings.database, settings.data_dir) == ("embedded", "embedded", Path("chatflow-data"))
     assert settings.reap_after_seconds == 60
     assert settings.names.room_queue(7) == "chatflow-room-7.fifo"

@@ -25,7 +25,8 @@ def test_the_defaults_are_the_references_run() -> None:
     assert settings.urls == ("ws://127.0.0.1:8080/chat",)
     assert (settings.connections, settings.rooms, settings.messages, settings.in_flight) == (64, 20, 500_000, 50)
     assert (settings.warmup_connections, settings.warmup_messages) == (32, 32_000)
-    assert (settings.rate, settings.mix, settings.processes, settings.timeout_seconds) == (0, (90, 5, 5), 1, 30)
+    assert (settings.mix, settings.processes, settings.timeout_seconds) == ((90, 5, 5), 1, 30)
+    assert (settings.rate, settings.senders, settings.reconnect, settings.output) == (None, None, None, None)
 
 
 def test_every_option_arrives() -> None:

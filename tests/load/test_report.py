@@ -55,6 +55,11 @@ def test_the_report_has_the_keys_that_others_read() -> None:
     assert report["delivery_latency_ms"]["max"] == 3.0
 
 
+def test_a_setting_that_was_not_made_is_told_as_it_would_be_written() -> None:
+    told = as_report(_outcome())["settings"]
+    assert (told["rate"], told["senders"], told["reconnect"], told["output"]) == (0.0, 0, 0.0, "")
+
+
 def test_latencies_are_of_the_main_phase_only() -> None:
     assert as_report(_outcome())["ack_latency_ms"]["max"] == 50.0
 
