@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 import sysconfig
 import tempfile
 from collections import Counter, defaultdict
@@ -34,6 +33,7 @@ from testbed.crowd import Crowd
 from testbed.daemon import Daemon, clean_environment
 from testbed.emulator import Emulator, aws_environment
 from testbed.fault_proxy import FaultProxy
+from testbed.forkserver import run
 from testbed.haproxy import HAProxy
 from testbed.postgres import copy_cluster, execute
 from testbed.threads import run_together
@@ -201,13 +201,7 @@ class Cluster:
         :raises RuntimeError: it failed.
         """
         variables = clean_environment() | aws_environment(self.emulator.url) | dict(environment or {})
-        ended = subprocess.run(
-            [ADMIN, *arguments],
-            env=variables | {"CHATFLOW_DATABASE": self.database_url},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        ended = run([ADMIN, *arguments], env=variables | {"CHATFLOW_DATABASE": self.database_url}, timeout=None)
         if ended.returncode:
             raise RuntimeError(f"chatflow-admin {' '.join(arguments)}: {ended.stderr.strip()}")
         return ended.stdout

@@ -25,6 +25,7 @@ import psutil
 import psycopg2
 
 from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
+from testbed.forkserver import Started, start
 from testbed.http import Answer, request
 from testbed.postgres import copy_cluster, execute
 from testbed.waiting import eventually
@@ -61,7 +62,7 @@ class Daemon:
         self.options = options
         self._listen = listen
         self.environment = {**clean_environment(), **(environment or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Started | None = None
         self.port = 0  # where it listens, or listened last
 
     def __enter__(self) -> Daemon:
@@ -81,13 +82,8 @@ class Daemon:
     def launch(self) -> None:
         """Start the process without waiting for anything."""
         with (self.directory / "stdout").open("wb") as stdout, (self.directory / "stderr").open("wb") as stderr:
-            self._process = subprocess.Popen(
-                self.command(),
-                cwd=self.directory,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
+            self._process = start(
+                self.command(), cwd=self.directory, env=self.environment, stdout=stdout, stderr=stderr
             )
 
     def start(self) -> Daemon:
@@ -133,7 +129,7 @@ class Daemon:
         return self.process.wait(seconds)
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Started:
         """The running or ended process."""
         assert self._process is not None, "the daemon was never started"
         return self._process
@@ -249,19 +245,16 @@ def run_twistd(
 
     Its output goes through files: a daemon that is left behind would hold pipes open.
     """
+    variables = {**clean_environment(), **(environment or {})}
     with (directory / "stdout").open("w+") as stdout, (directory / "stderr").open("w+") as stderr:
-        ended = subprocess.run(
-            [str(TWISTD), *arguments],
-            cwd=directory,
-            env={**clean_environment(), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            timeout=_START_SECONDS,
-        )
+        process = start([TWISTD, *arguments], cwd=directory, env=variables, stdout=stdout, stderr=stderr)
+        try:
+            status = process.wait(_START_SECONDS)
+        finally:
+            process.kill()
         for file in (stdout, stderr):
             file.seek(0)
-        return subprocess.CompletedProcess(ended.args, ended.returncode, stdout.read(), stderr.read())
+        return subprocess.CompletedProcess(process.args, status, stdout.read(), stderr.read())
 
 
 def processes_in(directory: Path) -> list[psutil.Process]:

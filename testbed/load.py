@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from testbed.daemon import TWISTD, clean_environment
+from testbed.forkserver import start
 
 _STOP_SECONDS = 30.0
 
@@ -32,11 +33,10 @@ class LoadClient:
         where = [word for url in urls for word in ("--url", url)]
         command = [str(TWISTD), "-n", "--pidfile=", "chatflow-load", "--output", str(self.directory), *where]
         with self._file("stdout").open("wb") as stdout, self._file("stderr").open("wb") as stderr:
-            self._process = subprocess.Popen(
+            self._process = start(
                 [*command, *map(str, options)],
                 cwd=self.directory,
                 env=environment,
-                stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=None if progress else stderr,
             )

@@ -17,6 +17,7 @@ import pytest
 
 from chatflow.client.command import parse
 from chatflow.client.lines import MAX_LINE_BYTES, BadLine, Draft, LineSplitter, understand
+from testbed import forkserver
 from testbed.daemon import Daemon, clean_environment, running_daemon
 from testbed.waiting import eventually
 
@@ -45,8 +46,8 @@ def url(daemon: Daemon) -> str:
 
 def run(*arguments: str, given: bytes = b"") -> tuple[int, str, str]:
     """Status, standard output and standard error."""
-    ended = subprocess.run([*CLIENT, *arguments], input=given, capture_output=True, timeout=60, env=clean_environment())
-    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+    ended = forkserver.run([*CLIENT, *arguments], given=given, env=clean_environment())
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def texts(daemon: Daemon, room: str) -> list[str]:

@@ -24,6 +24,7 @@ from chatflow.broker.depth import Depth
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon, clean_environment, running_daemon
 from testbed.emulator import aws_environment
+from testbed.forkserver import run
 from testbed.http_answers import Answers
 from testbed.waiting import eventually
 
@@ -32,13 +33,7 @@ MONITOR = [sys.executable, "-m", "chatflow.admin", "monitor"]
 
 def look(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Status and standard output; standard error must stay empty."""
-    ended = subprocess.run(
-        [*MONITOR, *arguments, "--once"],
-        env={**clean_environment(), **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = run([*MONITOR, *arguments, "--once"], env={**clean_environment(), **(environment or {})})
     assert ended.stderr == ""
     return ended.returncode, ended.stdout
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 
 import pytest
 
-from testbed import emulator, postgres
+from testbed import emulator, forkserver, postgres
 from testbed.leftovers import Guard, end, guard, marked_processes
 from testbed.shared import share
 from tests.support.fast import starts_processes
@@ -22,8 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Only in the process that begins the run, not in those that pytest-xdist starts."""
-    if hasattr(config, "workerinput") or config.option.collectonly:
+    """Most of it only in the process that begins the run, not in those that pytest-xdist starts."""
+    forkserver.fork()
+    if hasattr(config, "workerinput"):
+        return
+    _keep_bytecode()
+    if config.option.collectonly:
         return
     _heed_signals()
     # What failed tests leave in tmp_path stays where pytest puts it.
@@ -43,6 +48,13 @@ def _heed_signals() -> None:
             signal.signal(number, handler)
 
 
+def _keep_bytecode() -> None:
+    """Hundreds of daemons and commands start in a run: each would compile all that it imports, for two seconds, where
+    somebody wants no bytecode beside sources."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 class Leftovers:
     """Nothing of the run is left behind; its processes share servers meanwhile."""
 
@@ -58,6 +70,7 @@ class Leftovers:
                 "postgres": postgres.server_url,
                 "template": postgres.template,
                 "cluster": postgres.made_cluster,
+                "forkserver": forkserver.server,
                 "emulator": lambda: str(emulator.shared_emulator().port),
             }
             share(self._guard.directory, makers)

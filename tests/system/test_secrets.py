@@ -19,6 +19,7 @@ from chatflow.persistence.database import connect
 from chatflow.persistence.instances import register_now
 from chatflow.persistence.refresh import refresh_in_thread
 from testbed.daemon import Daemon, clean_environment, run_twistd, running_daemon
+from testbed.forkserver import run
 from testbed.postgres import execute
 from tests.test_passwords import MALFORMED
 
@@ -78,12 +79,10 @@ def test_a_daemon_that_cannot_start_says_nothing_of_it(url: str, where: str, tmp
 def test_no_command_says_anything_of_it(url: str, tmp_path: Path) -> None:
     commands = ["migrate", "dlq list", "verify-analytics", "monitor database --once"]
     for command in commands:
-        ended = subprocess.run(
+        ended = run(
             [sys.executable, "-m", "chatflow.admin", *command.split()],
             env={**clean_environment(), "CHATFLOW_DATABASE": url},
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
         )
         assert ended.returncode != 0
         assert MARKER not in ended.stdout + ended.stderr, command
