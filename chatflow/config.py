@@ -386,7 +386,7 @@ TABLE = Table(
 
 
 #: Settings that are written as 0 for none.
-NONE_BY_ZERO = ("retention_days", "room_queues")
+NONE_BY_ZERO = {"retention_days", "room_queues"}
 
 
 @attrs.frozen(kw_only=True)

@@ -90,10 +90,10 @@ class TestConfig:
         ],
     )
     def test_limits(self, name: str, least: str, most: str) -> None:
-        assert config(**{name: least})
-        assert config(**{name: most})
+        for value in (least, most):
+            assert config(None, **{name: value})
         for wrong in (str(int(least) - 1), str(int(most) + 1), "", "many"):
-            assert refusal(**{name: wrong}).startswith(f"{name} = ")
+            assert refusal(None, **{name: wrong}).startswith(f"{name} = ")
 
     @pytest.mark.parametrize("text", ["", "a b", "ä", "x" * 21, "a.b", "a/b", "a\n"])
     def test_server_ids_that_are_refused(self, text: str) -> None:
@@ -122,10 +122,10 @@ class TestCrossChecks:
         assert line.startswith(
             f"{low} = {value} (command line): must be at most {high} = {limit} (environment variable "
         )
-        assert config(**{low: limit, high: limit})
+        assert config(None, **{low: limit, high: limit})
 
     def test_stopping_lasts_as_long_as_a_receive_under_way(self) -> None:
-        many = {"broker": "sqs", "database": "postgresql://db/chat"}
+        many: dict[str, Any] = {"broker": "sqs", "database": "postgresql://db/chat"}
         assert config(**many).long_poll_seconds == 20
         line = refusal({"CHATFLOW_DRAIN_SECONDS": "29"}, **many)
         assert line == (
@@ -136,7 +136,7 @@ class TestCrossChecks:
         assert config(drain_seconds="0"), "the embedded queue has no receives"
 
     def test_each_queue_has_a_thread_so_they_cannot_be_too_many(self) -> None:
-        many = {"broker": "sqs", "database": "postgresql://db/chat"}
+        many: dict[str, Any] = {"broker": "sqs", "database": "postgresql://db/chat"}
         line = refusal(rooms="10000", **many)
         assert line == (
             "room-queues = 0 (default): with rooms = 10000 (command line) there would be 10000 queues, each with a "

@@ -43,7 +43,7 @@ class Part(Service):
 
     def startService(self) -> None:
         self.events.append(f"start {self.name}")
-        return self.start()  # type: ignore[return-value]
+        return self.start()  # type: ignore[return-value]  # what a service must not do
 
     def stopService(self) -> Deferred[None] | None:
         self.events.append(f"stop {self.name}")
@@ -55,8 +55,8 @@ class LoggedTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.logged: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.logged.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
+        globalLogPublisher.addObserver(self.logged.append)  # type: ignore[arg-type]  # any callable is one
+        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)  # type: ignore[arg-type]  # any callable is one
 
     def logged_about(self, key: str, name: str) -> list[LogEvent]:
         return [event for event in self.logged if event.get(key) == name and event["log_level"].name != "info"]
@@ -332,7 +332,7 @@ class MainThread:
         deferred.addBoth(results.append)
         if isinstance(results[0], Failure):
             results[0].raiseException()
-        return results[0]  # type: ignore[return-value]
+        return results[0]
 
 
 class TestNamedThreadPool:
@@ -345,7 +345,12 @@ class TestNamedThreadPool:
         self.threads.startService()
         answered_in: list[threading.Thread] = []
         call = self.threads.run(threading.current_thread)
-        call.addBoth(lambda result: answered_in.append(threading.current_thread()) or result)
+
+        def answered(result: threading.Thread) -> threading.Thread:
+            answered_in.append(threading.current_thread())
+            return result
+
+        call.addCallback(answered)
         thread = self.main.wait_for(call)
         assert "librarian" in thread.name
         assert thread.daemon, "a blocked thread would keep the process from exiting"

@@ -353,7 +353,8 @@ class TestCommandLine:
     def config(self, *arguments: str) -> dict[str, Any]:
         options = Options()
         options.parseOptions(arguments)
-        return options.config
+        config: dict[str, Any] = options.config
+        return config
 
     def ends(self, *arguments: str) -> int:
         with pytest.raises(SystemExit) as caught:

@@ -21,6 +21,7 @@ from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox
 from chatflow.errors import ChatFlowError, NotStored
 from chatflow.persistence.database import connect
 from chatflow.persistence.deadletters import DeadLetterRows
+from chatflow.persistence.driver import Connection
 from chatflow.persistence.replay import replay
 
 _DLQ = """\
@@ -126,7 +127,7 @@ def _replay(arguments: argparse.Namespace) -> None:
         raise ChatFlowError(f"{refused} of {len(letters)} dead letters were refused again, and stay")
 
 
-def _replay_one(connection: Any, box: IDeadLetterBox, letter: DeadLetter) -> bool:
+def _replay_one(connection: Connection, box: IDeadLetterBox, letter: DeadLetter) -> bool:
     """Whether its messages are stored now."""
     try:
         envelope = envelope_in(letter)

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from attrs import field, fields, frozen
 
@@ -84,8 +85,10 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     texts = {name: getattr(arguments, name.replace("-", "_")) for name in arguments.settings}
     given = {name: [text] for name, text in texts.items() if text is not None}
     settings = load(TABLE, given, os.environ, read_file)
-    values = {each.name: settings[each.name.replace("_", "-")].value for each in fields(Settings)}
-    return Settings(**{name: value or None if name in NONE_BY_ZERO else value for name, value in values.items()})
+    values: dict[str, Any] = {each.name: settings[each.name.replace("_", "-")].value for each in fields(Settings)}
+    for name in NONE_BY_ZERO & values.keys():
+        values[name] = values[name] or None
+    return Settings(**values)
 
 
 def _checked(kind: Kind) -> Callable[[str], str]:

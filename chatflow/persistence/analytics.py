@@ -13,6 +13,7 @@ from attrs import frozen
 
 from chatflow.errors import Refused
 from chatflow.persistence.days import are_many_in_thread, days_in_thread
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.refresh import VIEWS
 
 #: What a query counts to and reads at most.
@@ -118,7 +119,7 @@ FROM view_refreshes
 """
 
 
-def refuse_too_many_days(cursor: Any, window: Window) -> None:
+def refuse_too_many_days(cursor: Cursor, window: Window) -> None:
     """See that a window holds no more days than one statement can lock.
 
     :raises Refused: it does.
@@ -133,7 +134,7 @@ def refuse_too_many_days(cursor: Any, window: Window) -> None:
         )
 
 
-def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int) -> dict[str, CoreQuery]:
+def core_queries_in_thread(cursor: Cursor, window: Window, user_id: int, room: int) -> dict[str, CoreQuery]:
     """The reference's four, timed here: a room's messages, a user's history, active users, a user's rooms."""
     refuse_too_many_days(cursor, window)
     times = window.start, window.end
@@ -145,7 +146,7 @@ def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int)
     }
 
 
-def _timed(cursor: Any, sql: str, arguments: Sequence[Any], sample_rows: int) -> CoreQuery:
+def _timed(cursor: Cursor, sql: str, arguments: Sequence[Any], sample_rows: int) -> CoreQuery:
     began = time.perf_counter()
     cursor.execute(sql, arguments)
     rows = cursor.fetchall()
@@ -165,7 +166,7 @@ class Analytics:
     views: Mapping[str, tuple[str | None, float | None]]
 
 
-def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
+def analytics_in_thread(cursor: Cursor, window: Window) -> Analytics:
     """All but the first part is of the views, which do not know the window."""
     refuse_too_many_days(cursor, window)
     (rate,) = _rows(cursor, _RATE, (window.start, window.end))
@@ -175,25 +176,25 @@ def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
     return Analytics(rate, top_users, top_rooms, participation, ages_in_thread(cursor))
 
 
-def stats_in_thread(cursor: Any) -> Row:
+def stats_in_thread(cursor: Cursor) -> Row:
     """Messages stored so far, users, rooms with messages, and pairs of user and room."""
     (row,) = _rows(cursor, _STATS, ())
     return row
 
 
-def throughput_in_thread(cursor: Any, window: Window, room: int | None) -> tuple[list[Row], bool]:
+def throughput_in_thread(cursor: Cursor, window: Window, room: int | None) -> tuple[list[Row], bool]:
     """Minutes with messages (when, all of them, texts, joins, leaves), and whether there are more than these."""
     rows = _rows(cursor, _MINUTES, (window.start, window.end, room, room, _MAX_MINUTES + 1))
     return rows[:_MAX_MINUTES], len(rows) > _MAX_MINUTES
 
 
-def ages_in_thread(cursor: Any) -> dict[str, tuple[str | None, float | None]]:
+def ages_in_thread(cursor: Cursor) -> dict[str, tuple[str | None, float | None]]:
     """When each view was refreshed, and how many seconds ago; None for both if it never was."""
     known = {name: (moment, seconds) for name, moment, seconds in _rows(cursor, _AGES, ())}
     return {name: known.get(name, (None, None)) for name in VIEWS}
 
 
-def _rows(cursor: Any, sql: str, arguments: Sequence[Any]) -> list[Row]:
+def _rows(cursor: Cursor, sql: str, arguments: Sequence[Any]) -> list[Row]:
     cursor.execute(sql, arguments)
     rows: list[Row] = cursor.fetchall()
     return rows

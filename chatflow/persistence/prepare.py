@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
-from typing import Any
 
 import psycopg2
 from psycopg2.errors import LockNotAvailable
@@ -15,6 +14,7 @@ from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.clock import require_agreement
 from chatflow.persistence.database import Database, connect
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.failures import one_line
 from chatflow.persistence.heads import create_rooms_in_thread
 from chatflow.persistence.history import heads_in_thread
@@ -81,11 +81,11 @@ async def maintain_partitions(
             dropped = len(await database.run_once("drop partitions", drop_expired_in_thread, retention_days))
 
 
-def create_ahead_in_thread(cursor: Any, days: int) -> list[str]:
+def create_ahead_in_thread(cursor: Cursor, days: int) -> list[str]:
     """:func:`.partitions.create_ahead` of the database's today."""
     return partitions.create_ahead(cursor, partitions.today(cursor), days)
 
 
-def drop_expired_in_thread(cursor: Any, retention_days: int) -> list[str]:
+def drop_expired_in_thread(cursor: Cursor, retention_days: int) -> list[str]:
     """:func:`.partitions.drop_expired` of the database's today."""
     return partitions.drop_expired(cursor, partitions.today(cursor), retention_days)

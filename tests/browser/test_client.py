@@ -137,7 +137,8 @@ class TestReconnecting:
     def test_attempts_are_spread_over_bounds_that_double(self, rig: Rig) -> None:
         rig.start()
         rig.welcome()
-        for chance, expected in [(0.999999, [0.5, 1, 2, 4, 8, 15, 15]), (0, [0])]:
+        cases: list[tuple[float, list[float]]] = [(0.999999, [0.5, 1, 2, 4, 8, 15, 15]), (0, [0])]
+        for chance, expected in cases:
             rig.set_chance(chance)
             for seconds in expected:
                 rig.end()

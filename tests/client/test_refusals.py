@@ -67,7 +67,7 @@ class TestWhatMayBeSentAgain:
 
     def test_pauses_grow_and_a_server_that_refuses_for_good_ends_them(self, rig: Rig) -> None:
         server, (one, other) = begin(rig, 2)
-        pauses = []
+        pauses: list[float] = []
         while one.is_open and len(pauses) < 30:
             assert texts(server) == ["0", "1"]
             server.refuse("overloaded", "overloaded")
@@ -149,7 +149,7 @@ class TestWhatMustNotBeSentAgain:
             else:
                 server.acknowledge(message)
         assert seen == ["1", "1", "2", "3"]
-        assert [outcome.error and outcome.error.code for outcome in sent] == [None, None, "not_stored", None]
+        assert [getattr(outcome.error, "code", None) for outcome in sent] == [None, None, "not_stored", None]
         assert all(outcome.result for outcome in (sent[0], sent[1], sent[3]))
 
     def test_what_the_server_has_said_is_too_large_is_not_even_sent(self, rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_a_wrong_mix_is_refused(text: str) -> None:
         ({"timeout_seconds": "0"}, "timeout-seconds"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], complaint: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         _config(**given)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,13 @@ from chatflow.load.verify import Stored
 def _outcome() -> Outcome:
     warm_up = PhaseTally(
         name="warm-up", sent=10, acked=10, expected=30, received=30, start_us=0, end_us=500_000,
-        ack_ticks={99: 10}, types={"TEXT": 10}, acked_in_second={0: 10},
+        ack_ticks=Counter({99: 10}), types=Counter({"TEXT": 10}), acked_in_second=Counter({0: 10}),
     )  # fmt: skip
     main = PhaseTally(
         name="main", connections=4, sent=104, acked=100, refused=3, failed=1, expected=400, received=398, repeated=2,
         duplicated=1, out_of_order=5, room_seq_holes=1, start_us=1_000_000, end_us=23_500_000, cpu_seconds=[4.5],
-        waited_seconds=[0.0], ack_ticks={10: 50, 20: 49, 500: 1}, delivery_ticks={30: 398},
-        types={"TEXT": 90, "JOIN": 10}, acked_in_second={0: 40, 9: 10, 10: 20, 22: 30},
+        waited_seconds=[0.0], ack_ticks=Counter({10: 50, 20: 49, 500: 1}), delivery_ticks=Counter({30: 398}),
+        types=Counter({"TEXT": 90, "JOIN": 10}), acked_in_second=Counter({0: 40, 9: 10, 10: 20, 22: 30}),
         rooms={2: RoomTally(connections=4, acked=100, first=11, last=110)},
     )  # fmt: skip
     stored = Stored(checked=110, missing=4, duplicated=5, holes=6)

@@ -99,7 +99,7 @@ class Rig:
         return [text for (text,) in rows]
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def rig(database_url: str) -> AsyncIterator[Rig]:
     execute(database_url, "INSERT INTO rooms (room_id) SELECT generate_series(1, 5)")
     rig = Rig(database_url)
@@ -168,7 +168,7 @@ class TestOutcomes:
         # Refused as a whole for the forged one, before anything is written; the code fails on the first in its part.
         first = Defective("first")
         writer = rig.writer()
-        forged = make_envelope(1, messages=[make_message("poison", username="a\tb")])
+        forged = make_envelope(1, messages=(make_message("poison", username="a\tb"),))
         batch = [make_envelope(1, first), make_envelope(2, "a"), forged, make_envelope(1, "last")]
         writing, other = writer.write(batch), writer.write([make_envelope(3, "b")])
         with pytest.raises(RuntimeError):

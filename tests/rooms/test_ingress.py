@@ -12,6 +12,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -23,7 +24,6 @@ from chatflow.contracts.messages import ClientMessage
 from chatflow.contracts.room_queue import IPublish
 from chatflow.errors import NotStored, Refused, Unavailable
 from chatflow.rooms.ingress import Ingress
-from chatflow.rooms.messages import UNSET
 from tests.support.chat import NOW_US, is_uuid
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -117,13 +118,13 @@ class TestOneErrorAndTheConnectionLivesOn:
     @pytest.mark.parametrize("name", BAD_FIELD)
     def test_a_field_that_breaks_its_rule(self, client: ChatClient, name: str) -> None:
         fields, field, rule = BAD_FIELD[name]
-        error = client.error_for(json.dumps(message(**fields)))
+        error = client.error_for(json.dumps(message(**cast(dict[str, Any], fields))))
         assert (error["code"], error["field"]) == ("invalid_field", field)
         assert field in error["errorMessage"] and rule in error["errorMessage"]
 
     @pytest.mark.parametrize("field", ["userId", "username", "message", "timestamp", "messageType"])
     def test_a_field_that_is_missing(self, client: ChatClient, field: str) -> None:
-        error = client.error_for(json.dumps(message(**{field: None})))
+        error = client.error_for(json.dumps(message(**cast(dict[str, Any], {field: None}))))
         assert (error["code"], error["field"]) == ("missing_field", field)
         assert field in error["errorMessage"]
 

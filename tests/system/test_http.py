@@ -116,7 +116,7 @@ class TestMetrics:
         rows_after = daemon.get("/db-metrics").json()["persistence"]
 
         def grown(section: str, key: str) -> int:
-            return after[section][key] - before[section][key]
+            return int(after[section][key] - before[section][key])
 
         assert grown("handler", "messagesReceived") == 11
         assert grown("handler", "messagesPublished") == grown("handler", "acksSent") == 10
