@@ -89,7 +89,7 @@ class TestConfig:
             ("ping-interval-seconds", "0", "3600"),
         ],
     )
-    def test_limits(self, name: str, least: str, most: str) -> None:
+    def test_numbers_are_accepted_up_to_their_limits_and_refused_beyond(self, name: str, least: str, most: str) -> None:
         for value in (least, most):
             assert config(None, **{name: value})
         for wrong in (str(int(least) - 1), str(int(most) + 1), "", "many"):
@@ -184,7 +184,7 @@ class TestListen:
             "haproxy:tcp:8080",
         ],
     )
-    def test_endpoints_of_twisted(self, text: str) -> None:
+    def test_endpoints_are_a_port_or_what_twisted_takes(self, text: str) -> None:
         assert config(listen=text).listen == (text,)
 
     @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class TestAllowedOrigins:
             *("capacitor://localhost", "tauri://localhost", "ionic://localhost", "chrome-extension://abcdefghijklmnop"),
         ],
     )
-    def test_origins(self, text: str) -> None:
+    def test_an_origin_is_taken_as_browsers_send_it(self, text: str) -> None:
         assert config(allowed_origins=text).allowed_origins == (text,)
 
     @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ class TestAllowedOrigins:
     def test_what_is_no_origin(self, text: str) -> None:
         assert "must be null, * or an origin" in refusal(allowed_origins=text)
 
-    def test_several_in_one_variable(self) -> None:
+    def test_several_values_in_one_variable_are_separated_by_commas(self) -> None:
         assert config({"CHATFLOW_ALLOWED_ORIGINS": "https://a, https://b"}).allowed_origins == (
             "https://a",
             "https://b",

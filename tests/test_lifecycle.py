@@ -234,7 +234,7 @@ class RepeatingTests(LoggedTestCase):
         repeating.startService()
         return repeating
 
-    def test_runs_never_overlap(self) -> None:
+    def test_a_run_never_begins_while_another_is_under_way(self) -> None:
         self.repeating()
         self.clock.pump([9, 1, 10, 5])
         self.assertEqual(len(self.runs), 1)
@@ -304,7 +304,7 @@ class TestBackoff:
             last = backoff.next_delay_seconds()
         assert last == 60
 
-    def test_reset_begins_anew(self) -> None:
+    def test_after_a_reset_the_bound_begins_anew(self) -> None:
         backoff = Backoff(first_seconds=1, cap_seconds=60, random=lambda: 1.0)
         backoff.next_delay_seconds()
         backoff.next_delay_seconds()
@@ -364,7 +364,7 @@ class TestNamedThreadPool:
             self.main.wait_for(self.threads.run(lambda: 1 / 0))
         self.main.wait_for(self.threads.stopService())
 
-    def test_no_more_threads_than_its_size(self) -> None:
+    def test_a_pool_has_no_more_threads_than_its_size(self) -> None:
         self.threads.startService()
         go_on = threading.Event()
         calls = [self.threads.run(go_on.wait, 30) for _ in range(5)]

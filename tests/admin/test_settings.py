@@ -29,7 +29,9 @@ def test_without_any_they_are_the_daemons_defaults() -> None:
     assert settings.names.room_queue(7) == "chatflow-room-7.fifo"
 
 
-def test_command_line_before_environment_before_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "chatflow.ini"
     file.write_text("[chatflow]\nqueue-prefix = file\nrooms = 3\nroom-queues = 2\n")
     monkeypatch.setenv("CHATFLOW_CONFIG", str(file))

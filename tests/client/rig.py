@@ -110,7 +110,7 @@ class Server:
         self.protocol.dataReceived(b"\x89\x00")
 
 
-class Rig:
+class ClientRig:
     """Clients and their servers. Pauses are as long as they may be."""
 
     def __init__(self) -> None:
@@ -142,9 +142,9 @@ class Rig:
 
 
 @contextmanager
-def rigged() -> Iterator[Rig]:
+def rigged() -> Iterator[ClientRig]:
     """A rig whose clock Autobahn's timers follow meanwhile."""
-    rig = Rig()
+    rig = ClientRig()
     config: Any = txaio.config  # type: ignore[attr-defined]
     before, config.loop = config.loop, rig.reactor
     try:

@@ -238,7 +238,7 @@ class TestLoadBalancer:
         ping_seconds = config(daemon_environment(settings)).ping_interval_seconds
         assert int(attributes["idle_timeout.timeout_seconds"]) == IDLE_SECONDS > 2 * ping_seconds + 10
 
-    def test_health_is_readiness(self, stacks: Stacks, stack: Stack) -> None:
+    def test_a_target_is_healthy_once_it_is_ready(self, stacks: Stacks, stack: Stack) -> None:
         [group] = stacks.client("elbv2").describe_target_groups(TargetGroupArns=[stack.outputs["TargetGroupArn"]])[
             "TargetGroups"
         ]

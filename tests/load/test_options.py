@@ -30,7 +30,7 @@ def test_the_defaults_are_the_references_run() -> None:
     assert (settings.rate, settings.senders, settings.reconnect, settings.output) == (None, None, None, None)
 
 
-def test_every_option_arrives() -> None:
+def test_every_option_arrives_in_the_settings_of_the_run() -> None:
     config = _config(
         url="wss://chat.example/chat", connections="7", senders="3", rooms="4", even_rooms="yes", messages="5",
         warmup_connections="6", warmup_messages="8", in_flight="9", rate="10.5", mix="1:2:3", seed="11",

@@ -132,7 +132,7 @@ def test_the_client_tells_whether_it_was_the_bottleneck(cpu: float, waited: floa
     assert hint in ceiling_hint(phase)
 
 
-def test_files_are_written(tmp_path: Path) -> None:
+def test_the_files_of_a_run_are_written(tmp_path: Path) -> None:
     write_files(_outcome(), str(tmp_path))
     assert json.loads((tmp_path / "report.json").read_text())["sent"] == 114
     assert (tmp_path / "throughput.csv").read_text().startswith("TimeInterval,")

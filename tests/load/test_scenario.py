@@ -48,7 +48,7 @@ def test_the_warm_up_can_be_left_out(without: dict[str, Any]) -> None:
     assert [phase.name for phase in phases(attrs.evolve(_SETTINGS, **without))] == [MAIN]
 
 
-def test_only_senders_send() -> None:
+def test_only_as_many_connections_as_are_senders_send() -> None:
     (main,) = phases(attrs.evolve(_SETTINGS, senders=2, warmup_messages=0))
     assert [client.messages for client in main.clients] == [52, 51] + [0] * 8
 

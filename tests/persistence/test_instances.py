@@ -130,7 +130,7 @@ def test_who_comes_second_does_not_wait(table: InstanceTable, database_url: str)
     assert claim(table) == [InstanceStart("b", "1", "q")]
 
 
-def test_registering_again_revives(table: InstanceTable, database_url: str) -> None:
+def test_an_instance_that_registers_again_is_alive_again(table: InstanceTable, database_url: str) -> None:
     register(table, A)
     age(database_url, A, 61)
     claim(table)

@@ -120,7 +120,7 @@ class TestOrigin:
             *("", "http://", "http://[::1", "a:b:c", "x", "*", "\xff"),
         ],
     )
-    def test_another_may_not(self, daemon: Daemon, origin: str) -> None:
+    def test_a_page_of_another_origin_may_not_connect(self, daemon: Daemon, origin: str) -> None:
         answer = answer_to(daemon, Origin=origin)
         assert answer.status == 403
         assert answer.json()["code"] == "origin_not_allowed"
