@@ -15,19 +15,33 @@ settings.register_profile("chatflow", deadline=None, suppress_health_check=[Heal
 settings.load_profile("chatflow")
 
 
-#: Where tests wait longest: for a lease to run out, for a client to come back, for a whole cluster to start. They begin
-#: first, and all others fill the gaps; otherwise the last worker is alone with them for minutes.
+#: Where tests take longest, by a measured run of all: clusters, whose instances work, and waiting for a lease to run
+#: out, for a client to come back, for a browser. They begin first, and all others fill the gaps; otherwise the last
+#: worker is alone with them for minutes.
 _LONGEST_FIRST = (
+    "tests/deployment/test_roll_local.py",
     "tests/system/test_cluster.py",
+    "tests/browser/test_page.py",
     "tests/test_benchmarks.py",
-    "tests/system/test_any_instance.py",
     "tests/system/test_crashes.py",
+    "tests/system/test_clock_steps.py",
     "tests/system/test_lost_holders.py",
+    "tests/browser/test_limits.py",
+    "tests/system/test_any_instance.py",
+    "tests/postgres/test_embedded.py",
+    "tests/documentation/test_tutorial.py",
+    "tests/system/test_api.py",
     "tests/browser/",
     "tests/system/",
-    "tests/load/",
+    "tests/persistence/test_sessions.py",
+    "tests/persistence/test_writer.py",
+    "tests/deployment/",
+    "tests/monitoring/",
     "tests/client/",
+    "tests/load/",
     "tests/broker/",
+    "tests/documentation/",
+    "tests/persistence/",
 )
 
 

@@ -421,7 +421,7 @@ class TestCommandLine:
     def test_what_show_config_prints_is_an_ini_file_again(self) -> None:
         settings = load(argv={"guests": ["Ann", "Bob"], "milk": ["yes"]})
         lines = [line.rpartition("  (")[0] for line in as_config(TABLE, settings).splitlines()]
-        again = load_ini("[tea]\n" + "\n".join(lines))
+        again = load_ini("[tea]\n" + "\n".join(line for line in lines))
         assert again["guests"].value == ("Ann", "Bob")
         assert again["milk"].value is True
 

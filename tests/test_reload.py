@@ -16,7 +16,11 @@ TABLE = Table(
     name="tea",
     own_options=tuple(
         Option(name=name, kind=kind, default="", help="", group="")
-        for name, kind in (("leaf", Text()), ("milk", Text()), ("kitchen", Url(("http",), "http://host")))
+        for name, kind in (
+            ("leaf", Text()),
+            ("milk", Text()),
+            ("store", Url(schemes=("postgresql",), example="postgresql://h/db")),
+        )
     ),
 )
 
@@ -25,7 +29,7 @@ class Sources:
     """What the files say."""
 
     def __init__(self) -> None:
-        self.values = {"leaf": "black", "milk": "no", "kitchen": "http://first"}
+        self.values = {"leaf": "black", "milk": "no", "store": "postgresql://ann:first@h/db"}
         self.wrong = ""
 
     def read(self) -> dict[str, Setting]:
@@ -44,7 +48,7 @@ def lines() -> Iterator[list[str]]:
 
     globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]  # any callable is one
     yield seen
-    globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]  # any callable is one
+    globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def test_what_is_refused_stays_and_the_others_are_applied(
 
 
 def test_a_secret_is_not_shown(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
-    sources.values["kitchen"] = "http://ann:hunter2@h"
+    sources.values["store"] = "postgresql://ann:hunter2@h/db"
     reloads.reload()
     assert "hunter2" not in "".join(lines)
-    assert "kitchen = http://ann:***@h" in lines[0]
+    assert "store = postgresql://ann:***@h/db" in lines[0]

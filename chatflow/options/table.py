@@ -24,8 +24,8 @@ class Option:
     :ivar default_text: what the help says instead of the default, for a function.
     :ivar help: what it does, and what happens at the limit; whole sentences, blank lines part paragraphs.
     :ivar group: the heading of the help under which it stands.
-    :ivar may_hold_secret: a part of the value may be a secret, which its kind masks. It may also be kept in a file of
-        its own: see :attr:`Table.options`.
+    :ivar may_hold_secret: a part of the value may be a secret, which its kind masks; so the value may also be kept in a
+        file of its own: see :attr:`Table.options`.
     :ivar repeatable: the value is a tuple. Several are written by repeating the option, and in environment
         and file with commas or on lines of their own.
     :ivar sources: where it may be given.
@@ -49,7 +49,7 @@ class Option:
         return self.default() if callable(self.default) else self.default
 
     def show(self, value: Any) -> str:
-        """The value as text, for everyone's eyes; an INI file can hold it as it is, unless a secret in it is masked."""
+        """The value as text, for everyone's eyes; an INI file can hold it as it is, unless a part of it is masked."""
         if self.repeatable:
             return ", ".join(self.kind.show(each) for each in value)
         return self.kind.show(value)

@@ -44,6 +44,15 @@ def receive_until(client: ChatClient, is_wanted: Callable[[Frame], bool], second
             return frame
 
 
+def take_a_breath(client: ChatClient) -> None:
+    """Between messages read over what nobody waits for: libfaketime makes each look at the clock dear, and talking
+    without a pause would fill a core."""
+    deadline = time.monotonic() + 0.03
+    with contextlib.suppress(TimeoutError):
+        while True:
+            client.socket.recv(max(0.0, deadline - time.monotonic()))
+
+
 def answer_to(client: ChatClient) -> Frame:
     """The answer to the last message."""
     return receive_until(client, lambda frame: "status" in frame, 20)
@@ -80,6 +89,7 @@ class TestAnInstanceWhoseClockAloneIsSet:
                 else:
                     accepted.append(answer["originalMessage"]["message"])
                     assert abs(stamp_of(answer) - time.time()) < 5, "it is stamped by a clock that did not jump"
+                    take_a_breath(client)
             assert refused["code"] == "unavailable"
             assert "clock" in refused["errorMessage"]
             assert abs(stored_at(daemon, 1) - time.time()) < 20
@@ -120,21 +130,26 @@ class TestAMachineWhoseClockIsSet:
                 running_daemon(*options, database=url, environment=clock.environment) as daemon,
                 ChatClient(f"{daemon.chat_url(1)}?last=1", subprotocols=[Subprotocol("chatflow.v2")]) as client,
             ):
+                sent = 0
                 for number, step in enumerate([0, HOUR, -HOUR, DAY, -DAY, 0]):
                     clock.set(step)
                     began = time.monotonic()
                     while time.monotonic() - began < 2.5:
                         client.send(f"{number}")
+                        sent += 1
                         assert (
                             receive_until(client, lambda frame: "messageId" in frame and "roomId" in frame, 5)[
                                 "message"
                             ]
                             == f"{number}"
                         )
+                        take_a_breath(client)
                 # Timers went on meanwhile: pings were sent, and the heartbeat every ten seconds.
-                assert receive_until(client, lambda frame: frame.get("type") == "heartbeat", 12)["head"] > 100
+                assert receive_until(
+                    client, lambda frame: frame.get("type") == "heartbeat" and frame["head"] == sent, 12
+                )
                 seqs = [seq for (seq,) in daemon.sql("SELECT seq FROM messages WHERE room_id = 1 ORDER BY seq")]
-                assert seqs == list(range(1, len(seqs) + 1))
+                assert seqs == list(range(1, sent + 1))
                 assert daemon.counter("chatflow_clock_jumps_total") >= 2
                 assert daemon.counter("chatflow_silent_clients_dropped_total") == 0
                 assert daemon.get("/health/ready").status == 200
@@ -161,6 +176,7 @@ class TestAClusterWhoseClocksAreSet:
                             expected += 1
                             for client in (here, there):
                                 assert client.receive_kind("broadcast")["seq"] == expected
+                        take_a_breath(here)
             with ThreadPoolExecutor(2) as pool:
                 figures = list(pool.map(lambda instance: dict(cluster.figures_of(instance)), (one, two)))
             for figure in figures:

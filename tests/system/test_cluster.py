@@ -105,7 +105,7 @@ def test_what_is_sent_on_one_instance_is_seen_on_all_in_one_order(cluster: Clust
 
 
 def test_a_run_through_the_load_balancer_passes(cluster: Cluster) -> None:
-    with load(cluster, cluster.urls, messages=6000, rate=0) as client:
+    with load(cluster, cluster.urls, messages=3000, rate=0) as client:
         check_pass(client)
     received = [instance.metric("handler", "messagesReceived") for instance in cluster.running]
     assert all(received), f"some instance had no clients: {received}"
@@ -132,7 +132,7 @@ def test_nothing_is_lost_or_doubled_while_instances_are_killed_stopped_and_added
     survivors = cluster.running
     killed, stopped = cluster.add(2)
     first, second = Crowd(killed, each=1, window=5), Crowd(stopped, each=1, window=5)
-    with load(cluster, cluster.urls_of(survivors), messages=6000, rate=200) as client, first, second:
+    with load(cluster, cluster.urls_of(survivors), messages=4000, rate=200) as client, first, second:
         wait_for_acks(cluster, client, 500)
         killed.kill()
         assert cluster.fanout_names(killed), "it could not take its queue and subscription away"
