@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import attrs
 import psycopg2
 
 from benchmarks.micro import Maker, database
 from benchmarks.results import Result
-from chatflow.contracts.archive import Place
+from chatflow.contracts.archive import PageCursor
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.recount import recount_in_thread
@@ -125,7 +126,7 @@ def _pages(result: Result, cursor: Any, arguments: argparse.Namespace, begin: da
             _timed(partial(archive.room_messages_in_thread, cursor, room, None, before, 101))
         )
         at = begin + timedelta(seconds=chance.uniform(0, arguments.days * 86_400))
-        place = Place(int(at.timestamp() * 1e6), 1, 1)
+        place = PageCursor(int(at.timestamp() * 1e6), 1, 1)
         user = chance.randint(1, _USERS)
         seconds["page of a user"].append(
             _timed(partial(archive.user_messages_in_thread, cursor, user, None, place, None, None, 101))
@@ -144,7 +145,7 @@ def _core_queries(result: Result, cursor: Any, arguments: argparse.Namespace, be
         start = begin + (timedelta(days=arguments.days) - length) * chance.random()
         window = analytics.Window(start.isoformat(), (start + length).isoformat())
         found = analytics.core_queries_in_thread(cursor, window, chance.randint(1, _USERS), chance.randint(1, _ROOMS))
-        for name, query in found.items():
+        for name, query in attrs.asdict(found, recurse=False).items():
             seconds.setdefault(name, []).append(query.milliseconds / 1000)
     for (name, values), goal in zip(seconds.items(), _CORE_GOALS, strict=True):
         result.add(f"{name}, p50", _quantile(values, 0.5), "ms")

@@ -17,6 +17,7 @@ from twisted.internet.endpoints import serverFromString
 from chatflow.authority import parse_origin
 from chatflow.dualstack import parse_both
 from chatflow.errors import ConfigError
+from chatflow.logs import LogSettings
 from chatflow.logs.options import LOG_OPTIONS
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
@@ -424,6 +425,12 @@ class Config:
     log_file: str
     log_file_bytes: int
     log_files_kept: int
+
+    @property
+    def log_settings(self) -> LogSettings:
+        """Where the log goes, and how."""
+        file = Path(self.log_file) if self.log_file != "-" else None
+        return LogSettings(self.log_level, self.log_format, file, self.log_file_bytes, self.log_files_kept)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> Config:

@@ -7,10 +7,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from chatflow.broker.broker import Broker
-from chatflow.edge.connections import ChatFactory
-from chatflow.metrics import Instance
+from chatflow.contracts.broker import IBroker
+from chatflow.edge.connections import Connections
 from chatflow.rooms.ingress import Ingress
+from chatflow.status import InstanceStatus
 
 #: Who has waited so long for a clock to be set right goes elsewhere.
 _WRONG_CLOCK_SECONDS = 30.0
@@ -35,22 +35,22 @@ class Drain(Service):
         self,
         *,
         clock: IReactorTime,
-        edge: ChatFactory,
+        connections: Connections,
         ingress: Ingress,
-        instance: Instance,
-        broker: Broker,
+        status: InstanceStatus,
+        broker: IBroker,
         patience_seconds: float,
     ) -> None:
         self._clock = clock
-        self._edge = edge
+        self._connections = connections
         self._ingress = ingress
-        self._instance = instance
+        self._status = status
         self._broker = broker
         self._patience_seconds = patience_seconds
 
     def startService(self) -> None:
         super().startService()
-        self._instance.started = True
+        self._status.started = True
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -58,15 +58,15 @@ class Drain(Service):
 
     async def _drain(self) -> None:
         began = self._clock.seconds()
-        clients, pending = len(self._edge.protocols), self._ingress.pending
-        self._edge.stop_reading()
-        self._broker.hurry()
+        clients, pending = len(self._connections), self._ingress.pending
+        self._connections.begin_drain()
+        self._broker.begin_drain()
         if not await self._answered(self._patience_seconds):
             # Now, so that there is time to tell the clients.
             self._log.error("{pending} messages are given up: they cannot be stored", pending=self._ingress.pending)
-            self._broker.give_up()
+            self._broker.abort_pending()
             await self._answered(_REFUSED_SECONDS)
-        await self._edge.close_all()
+        await self._connections.close_all()
         self._log.info(
             "drained {clients} clients and {pending} messages in {seconds:.3f} s",
             clients=clients,
@@ -94,10 +94,10 @@ class WrongClock:
     :param has_others: whether there may be other instances.
     """
 
-    def __init__(self, *, clock: IReactorTime, ingress: Ingress, edge: ChatFactory, has_others: bool) -> None:
+    def __init__(self, *, clock: IReactorTime, ingress: Ingress, connections: Connections, has_others: bool) -> None:
         self._clock = clock
         self._ingress = ingress
-        self._edge = edge
+        self._connections = connections
         self._has_others = has_others
         self._sending_away: IDelayedCall | None = None
 
@@ -114,6 +114,6 @@ class WrongClock:
             self._sending_away.cancel()
 
     def _send_away(self) -> None:
-        Deferred.fromCoroutine(self._edge.send_away(_WRONG_CLOCK)).addErrback(
+        Deferred.fromCoroutine(self._connections.send_away(_WRONG_CLOCK)).addErrback(
             lambda failure: Drain._log.failure("clients were not sent away", failure)
         )

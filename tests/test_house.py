@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,21 @@ _MAY_IMPORT = {
     "passwords": set(),
     "text": set(),
     "readings": set(),
-    "process": set(),
+    "tuning": set(),
     "options": {"errors", "passwords"},
     "logs": {"options"},
     "lifecycle": {"errors", "logs", "options", "passwords"},
     "config": {"authority", "dualstack", "errors", "logs", "options"},
-    "contracts": {"errors"},
-    "rooms": {"contracts", "errors", "lifecycle"},
+    "contracts": {"errors", "readings"},
+    "metrics": {"errors", "readings"},
+    "rooms": {"contracts", "errors", "lifecycle", "readings"},
     "codec": {"contracts", "errors", "rooms"},
     "broker": {"codec", "contracts", "errors", "lifecycle", "passwords", "readings", "rooms"},
     "persistence": {"codec", "contracts", "errors", "lifecycle", "passwords", "readings", "rooms"},
     "postgres": {"errors"},
     "edge": {"authority", "contracts", "dualstack", "errors", "lifecycle", "readings", "rooms"},
     "client": {"contracts", "errors", "lifecycle", "rooms"},
-    "load": {"contracts", "errors", "lifecycle", "options", "passwords", "persistence", "process", "rooms"},
+    "load": {"contracts", "errors", "lifecycle", "options", "passwords", "persistence", "rooms", "tuning"},
 }
 
 #: What every package may import.
@@ -74,10 +76,50 @@ def _name(module: Path) -> str:
 def test_imports_run_one_way(module: Path) -> None:
     package = _package(module)
     if package not in _MAY_IMPORT:  # the wiring and what is beside it sees everything
-        assert package in {"__init__", "tap", "drain", "metrics", "admin"}
+        assert package in {"__init__", "tap", "brokers", "drain", "status", "admin"}
         return
     imported = {name.split(".")[1] for name in _imports(module) if name.startswith("chatflow.")}
     assert imported <= _MAY_IMPORT[package] | {package} | _FOR_ALL
+
+
+def _dotted(module: Path) -> str:
+    return ".".join(module.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _graph(modules: list[Path]) -> dict[str, set[str]]:
+    """Which of these modules each of them imports, wherever in its text: for its types alone or in a function, too."""
+    names = {_dotted(module) for module in modules}
+    return {_dotted(module): {name for name in _imports(module) if name in names} for module in modules}
+
+
+def _circle(graph: Mapping[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+@pytest.mark.parametrize("package", ["broker", "edge"])
+def test_modules_of_a_package_do_not_import_each_other_in_a_circle(package: str) -> None:
+    modules = sorted((_ROOT / "chatflow" / package).rglob("*.py"))
+    assert len(modules) > 10
+    assert _circle(_graph(modules)) == []
+
+
+def test_packages_do_not_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module in _MODULES:
+        imported = {name.split(".")[1] for name in _imports(module) if name.startswith("chatflow.")}
+        graph.setdefault(_package(module), set()).update(imported - {_package(module), "__init__"})
+    assert {"edge", "rooms", "tap"} <= graph.keys()
+    assert _circle(graph) == []
+
+
+def test_a_circle_is_found_where_there_is_one() -> None:
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("module", _MODULES, ids=_name)

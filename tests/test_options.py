@@ -48,7 +48,6 @@ TABLE = Table(
         Option(name="guests", kind=Text(), default=(), repeatable=True, group="Drinking", help="Who drinks it."),
         Option(name="store", kind=_POSTGRES, default="embedded", group="Making", help="Where it is kept."),
         Option(name="bell", kind=_BELL, default="ws://bell/", group="Making", help="What rings."),
-        Option(name="recipe-token", kind=Text(), default="", secret=True, group="Making", help="Opens the safe."),
         Option(
             name="host",
             kind=Text(),
@@ -228,7 +227,6 @@ class TestErrors:
         assert "file tea.ini" in line
 
     def test_the_value_of_a_secret_is_never_repeated(self) -> None:
-        assert "hunter2" not in refusal({"recipe-token": ["hunter2\x07"]})
         for url in (
             "postgresql://ann:hunter2/@h/db",
             "http://ann:hunter2@h",
@@ -407,7 +405,6 @@ class TestCommandLine:
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TEA_STORE", "postgresql://ann:hunter2@h/db")
-        monkeypatch.setenv("TEA_RECIPE_TOKEN", "hunter2")
         assert self.ends("--show-config", "--cups=3", "--guests=Ann", "--guests=Bob") == 0
         assert capsys.readouterr().out.splitlines() == [
             "cups = 3  (command line)",
@@ -417,14 +414,13 @@ class TestCommandLine:
             "guests = Ann, Bob  (command line)",
             "store = postgresql://ann:***@h/db  (environment variable TEA_STORE)",
             "bell = ws://bell/  (default)",
-            "recipe-token = (hidden)  (environment variable TEA_RECIPE_TOKEN)",
             "host = found  (default)",
         ]
 
     def test_what_show_config_prints_is_an_ini_file_again(self) -> None:
         settings = load(argv={"guests": ["Ann", "Bob"], "milk": ["yes"]})
         lines = [line.rpartition("  (")[0] for line in as_config(TABLE, settings).splitlines()]
-        again = load_ini("[tea]\n" + "\n".join(line for line in lines if not line.startswith("recipe")))
+        again = load_ini("[tea]\n" + "\n".join(line for line in lines))
         assert again["guests"].value == ("Ann", "Bob")
         assert again["milk"].value is True
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from chatflow.contracts.messages import Message, StoredMessage
-from chatflow.edge import v2, websocket
+from chatflow.edge import close_codes, v2
 from chatflow.errors import ErrorCode, Refused
 from chatflow.rooms.messages import RULES, Broadcast, decode, encode_ack, encode_broadcast, encode_error
 
@@ -103,4 +103,4 @@ def test_every_error_code_is_explained_and_no_other() -> None:
 
 def test_the_close_codes_are_those_that_are_sent() -> None:
     explained = set(map(int, re.findall(r"^(1[0-9]{3})  ", _TEXT, re.MULTILINE)))
-    assert explained == {1002, 1007, 1009, websocket.CLOSE_RESTART, websocket.CLOSE_TRY_AGAIN_LATER}
+    assert explained == {1002, 1007, 1009, close_codes.SERVICE_RESTART, close_codes.TRY_AGAIN_LATER}

@@ -10,13 +10,17 @@ from twisted.logger import formatEvent, globalLogPublisher
 
 from chatflow.errors import ConfigError
 from chatflow.lifecycle import Reloads
-from chatflow.options import Option, Setting, Table, Text
+from chatflow.options import Option, Setting, Table, Text, Url
 
 TABLE = Table(
     name="tea",
     own_options=tuple(
-        Option(name=name, kind=Text(), default="", help="", group="", secret=name == "token")
-        for name in ("leaf", "milk", "token")
+        Option(name=name, kind=kind, default="", help="", group="")
+        for name, kind in (
+            ("leaf", Text()),
+            ("milk", Text()),
+            ("store", Url(schemes=("postgresql",), example="postgresql://h/db")),
+        )
     ),
 )
 
@@ -25,7 +29,7 @@ class Sources:
     """What the files say."""
 
     def __init__(self) -> None:
-        self.values = {"leaf": "black", "milk": "no", "token": "first"}
+        self.values = {"leaf": "black", "milk": "no", "store": "postgresql://ann:first@h/db"}
         self.wrong = ""
 
     def read(self) -> dict[str, Setting]:
@@ -101,7 +105,7 @@ def test_what_is_refused_stays_and_the_others_are_applied(
 
 
 def test_a_secret_is_not_shown(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
-    sources.values["token"] = "hunter2"
+    sources.values["store"] = "postgresql://ann:hunter2@h/db"
     reloads.reload()
     assert "hunter2" not in "".join(lines)
-    assert "token = (hidden)" in lines[0]
+    assert "store = postgresql://ann:***@h/db" in lines[0]

@@ -19,6 +19,7 @@ from chatflow.codec.deadletters import envelope_in, failed_again
 from chatflow.codec.envelopes import BadEnvelope
 from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox
 from chatflow.errors import ChatFlowError, NotStored
+from chatflow.lifecycle.blocking import at_once
 from chatflow.persistence.database import connect
 from chatflow.persistence.deadletters import DeadLetterRows
 from chatflow.persistence.replay import replay
@@ -188,12 +189,12 @@ def _open(settings: Settings) -> Iterator[IDeadLetterBox]:
         with closing(connect(settings.database_url())) as connection:
             yield DeadLetterRows(connection)
         return
-    from chatflow.broker.aws import make_clients
-    from chatflow.broker.calls import find_queue
+    from chatflow.broker.calls import blocking_calls
     from chatflow.broker.deadletters import SqsDeadLetterBox
+    from chatflow.broker.lookup import require_queue
 
-    client = make_clients(polls=1, sends=1).sqs_control
-    box = SqsDeadLetterBox(client, find_queue(client, settings.names.dead_letters))
+    calls = blocking_calls()
+    box = SqsDeadLetterBox(calls, at_once(require_queue(calls, settings.names.dead_letters)))
     try:
         yield box
     finally:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import closing
 
 from chatflow.admin.settings import add_settings, read_settings
 from chatflow.lifecycle.blocking import at_once
-from chatflow.persistence.database import connect
-from chatflow.persistence.instances import BlockingTransactions, InstanceTable
+from chatflow.persistence.membership import open_membership
 from chatflow.text import visible
 
 _REAP = """\
@@ -31,14 +29,12 @@ def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _reap(arguments: argparse.Namespace) -> None:
-    from chatflow.broker.aws import make_clients
-    from chatflow.broker.calls import BlockingCalls
-    from chatflow.broker.instances import find_leftovers, remove_leftovers
+    from chatflow.broker.calls import blocking_calls
+    from chatflow.broker.reaping import find_leftovers, remove_leftovers
 
     settings = read_settings(arguments)
-    calls = BlockingCalls(make_clients(polls=1, sends=1))
-    with closing(connect(settings.database_url())) as connection:
-        table = InstanceTable(BlockingTransactions(connection))
+    calls = blocking_calls()
+    with open_membership(settings.database_url()) as table:
         look = table.dead if arguments.dry_run else table.claim_dead
         dead = at_once(look(settings.reap_after_seconds))
         found = at_once(find_leftovers(calls, settings.names, table, dead))

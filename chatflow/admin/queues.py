@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from attrs import define, field, frozen
 from rich.console import Console
@@ -16,8 +16,10 @@ from rich.text import Text
 
 from chatflow.admin.output import make_console
 from chatflow.admin.settings import add_settings, read_settings
-from chatflow.broker.depth import Depth, ask_depth
+from chatflow.broker.depth import ask_depth
+from chatflow.broker.interfaces import Calls
 from chatflow.broker.names import Names
+from chatflow.contracts.room_queue import Depth
 from chatflow.errors import ChatFlowError
 from chatflow.lifecycle.blocking import at_once
 from chatflow.text import visible
@@ -111,16 +113,16 @@ def seconds(text: str) -> float:
 
 
 def _queues(arguments: argparse.Namespace) -> None:
-    from chatflow.broker.aws import make_clients
+    from chatflow.broker.calls import blocking_calls
 
     names = read_settings(arguments).names
-    clients = make_clients(polls=1, sends=1)
+    calls = blocking_calls()
     console = make_console()
     watch = _Watch()
 
     def look() -> Table:
         now = time.monotonic()
-        return _table([(row, watch.look(row, now)) for row in ask_queues(clients, names)], arguments.watch)
+        return _table([(row, watch.look(row, now)) for row in ask_queues(calls, names)], arguments.watch)
 
     if not arguments.watch:
         console.print(look())
@@ -144,14 +146,20 @@ def _repeat(
             console.print(Text(visible(str(error)), "yellow"))  # AWS does not answer just now: keep on looking
 
 
-def ask_queues(clients: Any, names: Names) -> Iterator[Row]:
+def ask_queues(calls: Calls, names: Names) -> Iterator[Row]:
     """Every queue of a prefix, as it is now. Blocks.
 
+    :param calls: that block.
     :raises AwsError: AWS does not answer.
     """
-    from chatflow.broker.calls import BlockingCalls, queue_url, queues_beginning
+    from chatflow.broker.lookup import queue_url
+    from chatflow.broker.setup import queues_beginning
 
-    calls = BlockingCalls(clients)
+    def url_of(name: str) -> str | None:
+        return at_once(queue_url(calls, name))
+
+    def beginning(prefix: str) -> list[tuple[str, str]]:
+        return sorted(at_once(queues_beginning(calls, prefix)).items())
 
     def row(name: str, purpose: str, limits: _Limits, url: str | None, lane: int | None = None) -> Row:
         return Row(name, purpose, limits, at_once(ask_depth(calls, url)) if url else None, lane)
@@ -160,12 +168,12 @@ def ask_queues(clients: Any, names: Names) -> Iterator[Row]:
         rooms = names.lane_rooms(lane)
         purpose = f"room {rooms[0]}" if len(rooms) == 1 else f"{len(rooms)} rooms"
         name = names.room_queue(lane)
-        yield row(name, purpose, _ROOM, queue_url(clients.sqs_control, name), lane)
-    for name, url in sorted(queues_beginning(clients.sqs_control, f"{names.prefix}-room").items()):
+        yield row(name, purpose, _ROOM, url_of(name), lane)
+    for name, url in beginning(f"{names.prefix}-room"):
         if (settings := names.settings_of(name)) and (one := row(name, settings, _STRANDED, url)).depth != Depth(url):
             yield one
-    yield row(names.dead_letters, "dead letters", _DEAD_LETTERS, queue_url(clients.sqs_control, names.dead_letters))
-    for name, url in sorted(queues_beginning(clients.sqs_control, names.fanout_prefix).items()):
+    yield row(names.dead_letters, "dead letters", _DEAD_LETTERS, url_of(names.dead_letters))
+    for name, url in beginning(names.fanout_prefix):
         yield row(name, "fan-out", _FANOUT, url)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from chatflow.admin.settings import add_settings, read_settings
 from chatflow.errors import ChatFlowError
+from chatflow.lifecycle.blocking import at_once
 from chatflow.text import visible
 
 _SETUP = """\
@@ -40,23 +41,23 @@ def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _setup(arguments: argparse.Namespace) -> None:
     from chatflow.broker import setup
-    from chatflow.broker.aws import make_clients
+    from chatflow.broker.calls import blocking_calls
 
     names = read_settings(arguments).names
-    setup.set_up(make_clients(polls=1, sends=1), names, _say)
+    at_once(setup.set_up(blocking_calls(), names, _say))
 
 
 def _teardown(arguments: argparse.Namespace) -> None:
     from chatflow.broker import setup
-    from chatflow.broker.aws import make_clients
+    from chatflow.broker.calls import blocking_calls
 
     names = read_settings(arguments).names
-    clients = make_clients(polls=1, sends=1)
-    found = setup.find(clients, names)
+    calls = blocking_calls()
+    found = at_once(setup.find(calls, names))
     if not (found.queues or found.topic_arn):
         _say(f"there is nothing of {names.prefix}")
     elif arguments.yes:
-        setup.tear_down(clients, found, _say)
+        at_once(setup.tear_down(calls, found, _say))
     else:
         for line in found.lines():
             _say(line)

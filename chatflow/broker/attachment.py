@@ -1,4 +1,4 @@
-"""A fan-out queue of an instance: made and subscribed to the topic, and removed again. Functions that block."""
+"""A fan-out queue of an instance: made and subscribed to the topic, and removed again."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 
 from attrs import frozen
 
-from chatflow.broker.aws import Clients
+from chatflow.broker.interfaces import Calls
+from chatflow.broker.lookup import require_topic
 from chatflow.broker.names import Names
-from chatflow.errors import StartupError
 
 #: The message attribute by which subscriptions filter: the fan-out queue of who publishes.
 FROM = "from"
 
 _RETENTION_SECONDS = 300
-#: What is heard is deleted at once; and until it is visible again, nothing else of its room is given.
+#: What is received is deleted at once; and until it is visible again, nothing else of its room is given.
 _VISIBILITY_SECONDS = 5
 
 
@@ -27,15 +27,16 @@ class Attachment:
     subscription_arn: str
 
 
-def attach_in_thread(clients: Clients, names: Names, queue_name: str) -> Attachment:
+async def attach(calls: Calls, names: Names, queue_name: str) -> Attachment:
     """Make the queue with its policy, then subscribe it to what others publish. Repeating it is harmless.
 
     A policy set later would take up to a minute to count, and messages sent meanwhile would be dropped. What is
     published under the queue's own name is filtered out: the hub had it before.
 
+    :raises AwsError: a call failed.
     :raises StartupError: there is no topic.
     """
-    topic_arn = topic_arn_in_thread(clients, names)
+    topic_arn = await require_topic(calls, names)
     partition, _, region, account = topic_arn.split(":")[1:5]
     queue_arn = f"arn:{partition}:sqs:{region}:{account}:{queue_name}"
     policy = {
@@ -51,7 +52,8 @@ def attach_in_thread(clients: Clients, names: Names, queue_name: str) -> Attachm
             }
         ],
     }
-    queue_url = clients.sqs_control.create_queue(
+    queue = await calls.sqs(
+        "create_queue",
         QueueName=queue_name,
         Attributes={
             "FifoQueue": "true",
@@ -62,8 +64,9 @@ def attach_in_thread(clients: Clients, names: Names, queue_name: str) -> Attachm
             "Policy": json.dumps(policy),
         },
         tags=names.tags,
-    )["QueueUrl"]
-    subscription_arn = clients.sns_control.subscribe(
+    )
+    subscription = await calls.sns(
+        "subscribe",
         TopicArn=topic_arn,
         Protocol="sqs",
         Endpoint=queue_arn,
@@ -72,31 +75,16 @@ def attach_in_thread(clients: Clients, names: Names, queue_name: str) -> Attachm
             "FilterPolicy": json.dumps({FROM: [{"anything-but": [queue_name]}]}),
         },
         ReturnSubscriptionArn=True,
-    )["SubscriptionArn"]
-    return Attachment(queue_name, queue_url, subscription_arn)
+    )
+    return Attachment(queue_name, queue["QueueUrl"], subscription["SubscriptionArn"])
 
 
-def detach_in_thread(clients: Clients, attachment: Attachment) -> None:
-    """Unsubscribe, then delete the queue: the other way round SNS would count failed deliveries."""
-    try:
-        clients.sns_control.unsubscribe(SubscriptionArn=attachment.subscription_arn)
-    finally:
-        clients.sqs_control.delete_queue(QueueUrl=attachment.queue_url)
+async def detach(calls: Calls, attachment: Attachment) -> None:
+    """Unsubscribe, then delete the queue: the other way round SNS would count failed deliveries.
 
-
-def topic_arn_in_thread(clients: Clients, names: Names) -> str:
-    """The topic's ARN. Its account is that of the dead letter queue, which the same set-up made.
-
-    :raises StartupError: the objects are not there.
+    :raises AwsError: a call failed.
     """
-    sqs, sns = clients.sqs_control, clients.sns_control
     try:
-        url = sqs.get_queue_url(QueueName=names.dead_letters)["QueueUrl"]
-        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
-        topic_arn = names.topic_arn(attributes["QueueArn"])
-        sns.get_topic_attributes(TopicArn=topic_arn)
-    except (sqs.exceptions.QueueDoesNotExist, sns.exceptions.NotFoundException):
-        raise StartupError(
-            f"there is no topic {names.topic} or queue {names.dead_letters}: run `chatflow-admin setup`"
-        ) from None
-    return topic_arn
+        await calls.sns("unsubscribe", SubscriptionArn=attachment.subscription_arn)
+    finally:
+        await calls.sqs("delete_queue", QueueUrl=attachment.queue_url)

@@ -88,7 +88,7 @@ class AwsError(Unavailable):
         return self.code in _FAULTY_CODES
 
     @property
-    def queue_is_missing(self) -> bool:
+    def is_missing(self) -> bool:
         """Whether the queue or topic does not exist."""
         return self.code in _MISSING_QUEUE_CODES
 

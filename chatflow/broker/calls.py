@@ -1,31 +1,63 @@
-"""Calls to AWS as commands make them: one after the other, without a reactor."""
+"""Who carries out calls to AWS, besides the message path's :class:`~chatflow.broker.aws.Aws`.
+
+Whatever calls AWS is a coroutine over :class:`~chatflow.broker.interfaces.Calls`, and so is written once: commands and
+the daemon's start run it at once over calls that block, the running daemon over calls in threads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from chatflow.broker.aws import CALL_FAILURES, AwsError, Clients, as_aws_error
-from chatflow.errors import StartupError
+from chatflow.broker.aws import CALL_FAILURES, Aws, Clients, as_aws_error, make_clients
 
 
 class BlockingCalls:
-    """Each call blocks; see :func:`chatflow.lifecycle.blocking.at_once`."""
+    """Each call blocks; see :func:`chatflow.lifecycle.blocking.at_once`. The clients try again by themselves."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
+    async def receive(self, **arguments: Any) -> dict[str, Any]:
+        """See :class:`~chatflow.broker.interfaces.Calls`."""
+        return call_in_thread(self._clients.sqs_control, "receive_message", arguments)
+
     async def sqs(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """See :class:`~chatflow.broker.interfaces.Calls`."""
-        return call(self._clients.sqs_control, operation, **arguments)
+        return call_in_thread(self._clients.sqs_control, operation, arguments)
 
     async def sns(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """See :class:`~chatflow.broker.interfaces.Calls`."""
-        return call(self._clients.sns_control, operation, **arguments)
+        return call_in_thread(self._clients.sns_control, operation, arguments)
 
 
-def call(client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
-    """A blocking call.
+class ControlCalls:
+    """Calls of a running daemon that make and remove queues: in sending threads, by clients that wait for longer.
+
+    They are no part of a message's way, so neither counted nor paced.
+    """
+
+    def __init__(self, aws: Aws) -> None:
+        self._aws = aws
+
+    async def sqs(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """See :class:`~chatflow.broker.interfaces.Calls`."""
+        return await self._aws.send_threads.run(call_in_thread, self._aws.clients.sqs_control, operation, arguments)
+
+    async def sns(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """See :class:`~chatflow.broker.interfaces.Calls`."""
+        return await self._aws.send_threads.run(call_in_thread, self._aws.clients.sns_control, operation, arguments)
+
+
+def blocking_calls() -> BlockingCalls:
+    """The calls of a command.
+
+    :raises StartupError: region or credentials are missing.
+    """
+    return BlockingCalls(make_clients(polls=1, sends=1))
+
+
+def call_in_thread(client: Any, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """One call; blocks.
 
     :raises AwsError: it failed.
     """
@@ -34,43 +66,3 @@ def call(client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
     except CALL_FAILURES as error:
         raise as_aws_error(operation, error) from None  # what is secret in the error is not in ours
     return response
-
-
-def queue_url(client: Any, name: str) -> str | None:
-    """Where a queue is; None if there is none. Blocks."""
-    try:
-        return str(call(client, "get_queue_url", QueueName=name)["QueueUrl"])
-    except AwsError as error:
-        if error.queue_is_missing:
-            return None
-        raise
-
-
-def find_queue(client: Any, name: str) -> str:
-    """Where a queue is that must be there. Blocks.
-
-    :raises StartupError: there is none, or AWS does not answer.
-    """
-    try:
-        url = queue_url(client, name)
-    except AwsError as error:
-        raise StartupError(f"cannot find queue {name}: {error}") from error
-    if url is None:
-        raise StartupError(f"there is no queue {name}: run `chatflow-admin setup`")
-    return url
-
-
-def queues_beginning(client: Any, prefix: str) -> dict[str, str]:
-    """The URL of every queue whose name begins so, by name. Blocks."""
-    urls = (url for page in _pages(client, prefix) for url in page.get("QueueUrls", ()))
-    return {url.rsplit("/", 1)[-1]: url for url in urls}
-
-
-def _pages(client: Any, prefix: str) -> Iterator[dict[str, Any]]:
-    more: dict[str, Any] = {}
-    while True:
-        page = call(client, "list_queues", QueueNamePrefix=prefix, MaxResults=1000, **more)
-        yield page
-        if not page.get("NextToken"):
-            return
-        more = {"NextToken": page["NextToken"]}

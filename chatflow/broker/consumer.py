@@ -23,6 +23,7 @@ from chatflow.contracts.room_queue import Delivery, IRoomQueue
 from chatflow.contracts.writer import IBatchWriter, NotHeld, SetAside, Stored, StoredBefore
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
+from chatflow.readings import Reading
 from chatflow.rooms.hub import Hub
 
 T = TypeVar("T")
@@ -67,6 +68,13 @@ class Consumer:
         """Begin to receive in every lane."""
         self.running = True
         self._workers = [Deferred.fromCoroutine(self._work(lane)) for lane in self._queue.lanes]
+
+    def readings(self) -> list[Reading]:
+        """For Prometheus."""
+        return [
+            Reading("chatflow_envelopes_redelivered", "Stored before", lambda: self.redelivered),
+            Reading("chatflow_envelopes_too_late", "No longer held", lambda: self.too_late),
+        ]
 
     def stop(self) -> Deferred[Any]:
         """Receive nothing more. Fires when what is in hand is settled or given back."""

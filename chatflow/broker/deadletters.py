@@ -18,15 +18,18 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.broker.aws import Aws, AwsError
-from chatflow.broker.calls import call, find_queue
+from chatflow.broker.calls import BlockingCalls
 from chatflow.broker.depth import ask_depth
+from chatflow.broker.lookup import require_queue
 from chatflow.broker.names import Names
-from chatflow.broker.sending import MAX_ENTRIES
+from chatflow.broker.receiving import Receiver, sent_at
+from chatflow.broker.settling import settle
 from chatflow.codec import deadletters as letters
 from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox, IDeadLetters
 from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
+from chatflow.lifecycle.blocking import at_once
 from chatflow.lifecycle.clocks import WallTime
 
 #: How long a reader keeps letters from others, should it die.
@@ -64,7 +67,7 @@ class SqsDeadLetters:
 
         :raises StartupError: it is missing, or AWS does not answer.
         """
-        self._url = find_queue(self._aws.clients.sqs_control, self._name)
+        self._url = at_once(require_queue(BlockingCalls(self._aws.clients), self._name))
 
     def keep(self, envelope: Envelope, reason: str) -> Deferred[None]:
         """See :class:`IDeadLetters`. The same envelope within five minutes is one letter."""
@@ -98,34 +101,35 @@ class SqsDeadLetters:
 class SqsDeadLetterBox:
     """The same queue for commands.
 
-    :param client: for SQS.
+    :param calls: that block.
     :param url: of the queue.
     """
 
     #: How long to wait for a letter, before there is none. Without any wait SQS asks only a few of its servers.
     wait_seconds = 1
 
-    def __init__(self, client: Any, url: str) -> None:
-        self._client = client
+    def __init__(self, calls: BlockingCalls, url: str) -> None:
+        self._calls = calls
         self._url = url
+        self._receiver = Receiver(calls)
         self._receipts: dict[str, list[str]] = {}
 
     def read(self) -> list[DeadLetter]:
         """See :class:`IDeadLetterBox`. Letters that another command holds just now are not among them."""
         found: dict[str, list[DeadLetter]] = {}
-        order: dict[str, int] = {}
+        order: dict[str, float] = {}
         while received := self._receive():
             for message in received:
-                sent_ms = int(message["Attributes"]["SentTimestamp"])
-                letter = letters.decode(message["Body"], sent_ms / 1000)
+                sent_seconds = sent_at(message, 0.0)
+                letter = letters.decode(message["Body"], sent_seconds)
                 self._receipts.setdefault(letter.id, []).append(message["ReceiptHandle"])
                 found.setdefault(letter.id, []).append(letter)
-                order[letter.id] = min(sent_ms, order.get(letter.id, sent_ms))
+                order[letter.id] = min(sent_seconds, order.get(letter.id, sent_seconds))
         return sorted(map(_merge, found.values()), key=lambda letter: (letter.first_failed_at, order[letter.id]))
 
     def replace(self, letter: DeadLetter, replacement: DeadLetter) -> None:
         """See :class:`IDeadLetterBox`. Sent first and deleted then, so that a crash between leaves two, not none."""
-        call(self._client, "send_message", **_message(self._url, replacement))
+        at_once(self._calls.sqs("send_message", **_message(self._url, replacement)))
         self.remove([letter])
 
     def remove(self, letters: Sequence[DeadLetter]) -> None:
@@ -144,26 +148,13 @@ class SqsDeadLetterBox:
             self._each(receipts, "change_message_visibility_batch", {"VisibilityTimeout": 0})
 
     def _receive(self) -> Sequence[dict[str, Any]]:
-        response = call(
-            self._client,
-            "receive_message",
-            QueueUrl=self._url,
-            MaxNumberOfMessages=MAX_ENTRIES,
-            VisibilityTimeout=HOLD_SECONDS,
-            WaitTimeSeconds=self.wait_seconds,
-            AttributeNames=["SentTimestamp"],
-        )
-        messages: Sequence[dict[str, Any]] = response.get("Messages", ())
-        return messages
+        return at_once(self._receiver.receive(self._url, self.wait_seconds, VisibilityTimeout=HOLD_SECONDS))
 
     def _each(self, receipts: Sequence[str], operation: str, more: dict[str, Any]) -> None:
-        failed = []
-        for begin in range(0, len(receipts), MAX_ENTRIES):
-            part = receipts[begin : begin + MAX_ENTRIES]
-            entries = [{"Id": str(i), "ReceiptHandle": receipt, **more} for i, receipt in enumerate(part)]
-            failed += call(self._client, operation, QueueUrl=self._url, Entries=entries).get("Failed", ())
-        if failed:
-            raise Unavailable(f"{operation} failed for {len(failed)} dead letters: {failed[0].get('Message')}")
+        # Tried once: the clients of commands try again by themselves.
+        unsettled = at_once(settle(self._calls, operation, self._url, receipts, **more))
+        if failed := len(unsettled.lost) + len(unsettled.retryable):
+            raise Unavailable(f"{operation} failed for {failed} dead letters: {unsettled.reason}")
 
 
 def _merge(letters: Sequence[DeadLetter]) -> DeadLetter:

@@ -1,4 +1,4 @@
-"""How much waits in the room queues, as ``/queue/…`` tells it: asked of AWS now and then, however often it is read."""
+"""How much waits in the room queues: asked of AWS now and then, however often it is read."""
 
 from __future__ import annotations
 
@@ -11,29 +11,16 @@ from twisted.internet.interfaces import IReactorTime
 
 from chatflow.broker.embedded import EmbeddedRoomQueue
 from chatflow.broker.interfaces import Calls
+from chatflow.broker.lookup import queue_attributes
 from chatflow.broker.names import Names
+from chatflow.contracts.room_queue import Depth
 from chatflow.errors import Unavailable
-from chatflow.rooms.messages import parse_room
 
 _ATTRIBUTES = {
     "ApproximateNumberOfMessages": "waiting",
     "ApproximateNumberOfMessagesNotVisible": "in_flight",
     "ApproximateNumberOfMessagesDelayed": "delayed",
 }
-
-
-@frozen
-class Depth:
-    """One queue's messages, hence envelopes; approximate on SQS.
-
-    :ivar url: None for a queue that is none of AWS's.
-    :ivar in_flight: with a consumer.
-    """
-
-    url: str | None = None
-    waiting: int = 0
-    in_flight: int = 0
-    delayed: int = 0
 
 
 class Depths(Protocol):
@@ -51,8 +38,7 @@ async def ask_depth(calls: Calls, url: str) -> Depth:
 
     :raises chatflow.broker.aws.AwsError: the call failed.
     """
-    response = await calls.sqs("get_queue_attributes", QueueUrl=url, AttributeNames=list(_ATTRIBUTES))
-    attributes = response.get("Attributes", {})
+    attributes = await queue_attributes(calls, url, *_ATTRIBUTES)
     return Depth(url, **{name: int(attributes.get(key, 0)) for key, name in _ATTRIBUTES.items()})
 
 
@@ -127,38 +113,3 @@ class SqsDepths:
 
     def _is_old(self, answer: _Answer) -> bool:
         return self._clock.seconds() - answer.asked_at >= self._keep_seconds
-
-
-class QueueReport:
-    """``/queue/{room}`` and ``/queue/all`` in the reference's shape: all numbers are strings."""
-
-    def __init__(self, depths: Depths, rooms: int) -> None:
-        self._depths = depths
-        self._rooms = rooms
-
-    async def room(self, text: str) -> dict[str, object]:
-        """Of one room, as it was named; a room that is none has an empty queue.
-
-        :raises Unavailable: it cannot be told now.
-        """
-        room = parse_room(text, self._rooms)
-        depth = Depth() if room is None else await self._depths.of(room)
-        return {
-            "roomId": text,
-            "queueUrl": depth.url,
-            "approximateMessages": str(depth.waiting),
-            "approximateNotVisible": str(depth.in_flight),
-            "approximateDelayed": str(depth.delayed),
-        }
-
-    async def all(self) -> dict[str, object]:
-        """Of all rooms. Raises like :meth:`room`."""
-        report: dict[str, object] = {}
-        for room in range(1, self._rooms + 1):
-            depth = await self._depths.of(room)
-            report[f"room{room}"] = {
-                "messages": str(depth.waiting),
-                "notVisible": str(depth.in_flight),
-                "delayed": str(depth.delayed),
-            }
-        return report

@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from chatflow.broker import news as codec
+from chatflow.broker import fanout_messages
 from chatflow.broker.attachment import FROM
 from chatflow.broker.aws import AwsError, is_busy_code
+from chatflow.broker.fanout_messages import FanoutMessage
 from chatflow.broker.interfaces import Calls
-from chatflow.broker.news import News
 from chatflow.contracts.messages import StoredMessage
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
@@ -28,9 +28,9 @@ _MAX_ENTRIES = 10
 #: The topic's limit is 262,144 bytes for a batch, attributes included.
 _MAX_CALL_BYTES = 250_000
 _TRIES = 2
-#: Once SNS has not answered, news are dropped for so long before one call finds out whether it does again.
+#: Once SNS has not answered, messages are dropped for so long before one call finds out whether it does again.
 _QUIET_SECONDS = 5.0
-#: News that SNS throttles are tried again for so long: then the others find them by the comparison of heads soon.
+#: Messages that SNS throttles are tried again for so long: then the others find them by the comparison of heads soon.
 _BUSY_SECONDS = 5.0
 #: While it does, so many messages gather for the next calls; later ones are dropped.
 _MAX_WAITING_MESSAGES = 10_000
@@ -39,7 +39,7 @@ _PROBE_GROUP = "probe"
 
 @define
 class FanoutCounters:
-    """Since the start. ``publish_failures``: news that were given up, or dropped while SNS did not answer.
+    """Since the start. ``publish_failures``: fan-out messages that were given up, or dropped while SNS did not answer.
 
     ``throttled``: calls to publish of which SNS took nothing or not all, because there were too many.
     """
@@ -55,9 +55,9 @@ class Publisher:
     """Runs on the reactor thread.
 
     Storing waits for :meth:`publish`, so it must not wait for an SNS that does not answer: after a call that failed
-    twice, news are dropped for some seconds; then the next ones are tried once, and nobody waits for that.
+    twice, messages are dropped for some seconds; then the next ones are tried once, and nobody waits for that.
 
-    An SNS that throttles does answer: news gather meanwhile and are tried again, and nobody waits for that either.
+    An SNS that throttles does answer: messages gather meanwhile and are tried again, and nobody waits for that either.
 
     :ivar topic_arn: of the topic; to be set before anything is published.
     :ivar sender: the present fan-out queue, whose subscription filters out what is published here.
@@ -105,25 +105,25 @@ class Publisher:
             self._handed_over.append(handed_over)
         if not self._publishing:
             self._publishing = True
-            self._outstanding.add("publishing news", Deferred.fromCoroutine(self._publish_all()))
+            self._outstanding.add("publishing", Deferred.fromCoroutine(self._publish_all()))
         return handed_over
 
     async def probe(self, text: str) -> bool:
         """Send every instance a probe, however quiet it is here; whether SNS has it."""
-        entry = self._entry("0", _PROBE_GROUP, codec.encode(News(0, 0, probe=text)), _PROBE_GROUP)
+        entry = self._entry("0", _PROBE_GROUP, fanout_messages.encode(FanoutMessage(0, 0, probe=text)), _PROBE_GROUP)
         return not await self._try([entry])
 
     async def _publish_all(self) -> None:
         try:
             while self._waiting:
-                # No gap here: a room is held until its news are out, and late ones meet newer ones of another instance.
+                # No gap here: a room is held until its messages are out, and late ones meet newer ones of others.
                 await deferLater(self._clock, 0)
                 waiting, self._waiting, self._waiting_messages = self._waiting, {}, 0
                 self._under_way, self._handed_over = self._handed_over, []
                 try:
-                    await self._publish_each([news for own in waiting.values() for news in codec.split(own)])
+                    await self._publish_each([one for own in waiting.values() for one in fanout_messages.split(own)])
                 except Exception:
-                    self._log.failure("news were lost")
+                    self._log.failure("fan-out messages were lost")
                 finally:
                     self._let_go()
         finally:
@@ -135,15 +135,15 @@ class Publisher:
         for deferred in under_way:
             deferred.callback(None)
 
-    async def _publish_each(self, all_news: Sequence[News]) -> None:
+    async def _publish_each(self, messages: Sequence[FanoutMessage]) -> None:
         entries: list[dict[str, Any]] = []
         size = 0
-        for news in all_news:
-            body = codec.encode(news)
+        for message in messages:
+            body = fanout_messages.encode(message)
             if entries and (len(entries) == _MAX_ENTRIES or size + len(body) > _MAX_CALL_BYTES):
                 await self._publish_batch(entries)
                 entries, size = [], 0
-            entries.append(self._entry(str(len(entries)), str(news.room), body, self.sender))
+            entries.append(self._entry(str(len(entries)), str(message.room), body, self.sender))
             size += len(body)
         if entries:
             await self._publish_batch(entries)
@@ -171,7 +171,7 @@ class Publisher:
                     "publish_batch", TopicArn=self.topic_arn, PublishBatchRequestEntries=left
                 )
             except Unavailable as error:
-                self._log.warn("news were not published: {reason}", reason=str(error))
+                self._log.warn("fan-out messages were not published: {reason}", reason=str(error))
                 is_busy = isinstance(error, AwsError) and error.is_busy
                 is_faulty = isinstance(error, AwsError) and error.is_faulty
                 is_answered = is_busy or is_faulty
@@ -192,7 +192,7 @@ class Publisher:
                 break
         self._busy = self._busy and bool(left)
         if is_answered and self._failing:
-            self._log.info("news are published again")
+            self._log.info("fan-out messages are published again")
         self._failing = not is_answered
         if self._failing:
             self._quiet_until = self._clock.seconds() + _QUIET_SECONDS

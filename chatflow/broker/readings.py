@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chatflow.broker.aws import Aws
-from chatflow.broker.instances import Reaper
 from chatflow.broker.pacing import Pace
+from chatflow.broker.reaping import Reaper
 from chatflow.broker.sns import SnsFanout
 from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.readings import Reading
@@ -43,7 +43,7 @@ def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pac
         Reading("chatflow_queue_poison", "Bodies that are no envelope", lambda: of_queue.poison, counter),
         Reading("chatflow_queue_lost_receipts", "Not deleted in time", lambda: of_queue.lost_receipts, counter),
         Reading("chatflow_publish_retries", "Envelopes sent again", lambda: of_queue.publish_retries, counter),
-        Reading("chatflow_fanout_hears", "1 when a probe came back", lambda: fanout.hears, gauge),
+        Reading("chatflow_fanout_hears", "1 when a probe came back", lambda: fanout.is_subscribed, gauge),
         Reading("chatflow_fanout_published", "News published", lambda: of_fanout.published, counter),
         Reading("chatflow_fanout_publish_failures", "News given up", lambda: of_fanout.publish_failures, counter),
         Reading("chatflow_fanout_throttled", "Publishes that SNS put off", lambda: of_fanout.throttled, counter),

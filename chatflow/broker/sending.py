@@ -12,14 +12,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from chatflow.broker.aws import AwsError, is_busy_code
+from chatflow.broker.aws import AwsError
 from chatflow.broker.interfaces import Calls
+from chatflow.broker.settling import MAX_ENTRIES, is_final
 from chatflow.codec import envelopes
 from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, Outstanding
-
-MAX_ENTRIES = 10  # of any batch call
 
 
 @define
@@ -195,8 +194,3 @@ class Sender:
             one.is_pausing = False
         if not self._is_sending:
             self._start_sending()
-
-
-def is_final(failed: dict[str, Any]) -> bool:
-    """Whether an entry of a batch call that failed would fail again. Throttling is called the sender's fault, too."""
-    return bool(failed.get("SenderFault")) and not is_busy_code(str(failed.get("Code")))

@@ -1,4 +1,4 @@
-"""The lasting AWS objects of a prefix, made and removed. Blocking functions, for commands.
+"""The lasting AWS objects of a prefix, made and removed. For commands, over calls that block.
 
 Room queues, topic and dead letter queue are made by an operator or a deployment, never by the daemon: it needs no
 right to. (Fan-out queues are the daemon's own; what is left of them is removed here, too.)
@@ -12,8 +12,10 @@ from typing import Any
 
 from attrs import frozen
 
-from chatflow.broker.aws import AwsError, Clients
-from chatflow.broker.calls import call, queue_url, queues_beginning
+from chatflow.broker.aws import AwsError
+from chatflow.broker.depth import ask_depth
+from chatflow.broker.interfaces import Calls
+from chatflow.broker.lookup import queue_attributes, queue_url, topic_attributes
 from chatflow.broker.names import Names
 
 # High throughput, as the SQS Developer Guide calls it: limits and deduplication are per group, hence per room.
@@ -36,91 +38,82 @@ _FIXED = {"FifoQueue", "FifoTopic"}  # of a queue or topic for its whole life
 Say = Callable[[str], object]
 
 
-def set_up(clients: Clients, names: Names, say: Say) -> None:
+async def set_up(calls: Calls, names: Names, say: Say) -> None:
     """Make what is missing, and correct the attributes and tags of what exists. Several at once do no harm.
 
     :param say: takes a line for each queue and topic: that it exists, was changed or was made.
     :raises AwsError: a call failed; what was made before it stays.
     """
-    sqs = clients.sqs_control
-    dead_letters_url = _make_queue(sqs, names.dead_letters, QUEUE_ATTRIBUTES, names.tags, say)
+    dead_letters_url = await _make_queue(calls, names.dead_letters, QUEUE_ATTRIBUTES, names.tags, say)
     for lane in names.lanes:
-        _make_queue(sqs, names.room_queue(lane), QUEUE_ATTRIBUTES, names.tags, say)
+        await _make_queue(calls, names.room_queue(lane), QUEUE_ATTRIBUTES, names.tags, say)
     # Asked last: a queue may be used a second after it was made. Its ARN tells partition, region and account.
-    _make_topic(clients.sns_control, _attributes(sqs, dead_letters_url)["QueueArn"], names, say)
-    for name, count in find_stranded(sqs, names).items():
+    queue_arn = (await queue_attributes(calls, dead_letters_url, "QueueArn"))["QueueArn"]
+    await _make_topic(calls, names.topic_arn(queue_arn), names, say)
+    for name, count in (await find_stranded(calls, names)).items():
         say(
             f"queue {name} holds messages that no instance with these settings receives: {count}. Run one with "
             f"{names.settings_of(name)} until it is empty"
         )
 
 
-def find_stranded(sqs: Any, names: Names) -> dict[str, int]:
+async def find_stranded(calls: Calls, names: Names) -> dict[str, int]:
     """Room queues of the prefix that other settings made and that are not empty, with how many messages they hold.
 
     :raises AwsError: a call failed.
     """
-    urls = queues_beginning(sqs, f"{names.prefix}-room")
+    urls = await queues_beginning(calls, f"{names.prefix}-room")
     others = {name: url for name, url in sorted(urls.items()) if names.settings_of(name)}
-    return {name: count for name, url in others.items() if (count := _count_messages(sqs, url))}
+    return {name: count for name, url in others.items() if (count := await _count_messages(calls, url))}
 
 
-def _make_queue(sqs: Any, name: str, wanted: Mapping[str, str], tags: Mapping[str, str], say: Say) -> str:
-    url = queue_url(sqs, name)
+async def _make_queue(calls: Calls, name: str, wanted: Mapping[str, str], tags: Mapping[str, str], say: Say) -> str:
+    url = await queue_url(calls, name)
     if url is None:
-        made = call(sqs, "create_queue", QueueName=name, Attributes=dict(wanted), tags=dict(tags))
+        made = await calls.sqs("create_queue", QueueName=name, Attributes=dict(wanted), tags=dict(tags))
         say(f"made queue {name}")
         return str(made["QueueUrl"])
-    present = _attributes(sqs, url)
+    present = await queue_attributes(calls, url, "All")
     changes = _differences(present, wanted)
     if "RedrivePolicy" in present:
         # It would move an envelope away that failed some times, and the room's later ones would overtake it.
         changes["RedrivePolicy"] = ""
     if changes:
-        call(sqs, "set_queue_attributes", QueueUrl=url, Attributes=changes)
-    present_tags = call(sqs, "list_queue_tags", QueueUrl=url).get("Tags", {})
+        await calls.sqs("set_queue_attributes", QueueUrl=url, Attributes=changes)
+    present_tags = (await calls.sqs("list_queue_tags", QueueUrl=url)).get("Tags", {})
     if not tags.items() <= present_tags.items():
-        call(sqs, "tag_queue", QueueUrl=url, Tags=dict(tags))
+        await calls.sqs("tag_queue", QueueUrl=url, Tags=dict(tags))
         changes["tags"] = ", ".join(f"{key}={value}" for key, value in tags.items())
     _say_existing(f"queue {name}", changes, say)
     return url
 
 
-def _attributes(sqs: Any, url: str) -> dict[str, str]:
-    attributes: dict[str, str] = call(sqs, "get_queue_attributes", QueueUrl=url, AttributeNames=["All"])["Attributes"]
-    return attributes
-
-
-def _make_topic(sns: Any, queue_arn: str, names: Names, say: Say) -> None:
-    arn = names.topic_arn(queue_arn)
+async def _make_topic(calls: Calls, arn: str, names: Names, say: Say) -> None:
     tags = [{"Key": key, "Value": value} for key, value in names.tags.items()]
-    try:
-        present = call(sns, "get_topic_attributes", TopicArn=arn)["Attributes"]
-    except AwsError as error:
-        if not error.queue_is_missing:
-            raise
-        _create_topic(sns, names.topic, tags, say)
+    present = await topic_attributes(calls, arn)
+    if present is None:
+        await _create_topic(calls, names.topic, tags, say)
         return
     changes = _differences(present, TOPIC_ATTRIBUTES)
     for key, value in list(changes.items()):
         try:
-            call(sns, "set_topic_attributes", TopicArn=arn, AttributeName=key, AttributeValue=value)
+            await calls.sns("set_topic_attributes", TopicArn=arn, AttributeName=key, AttributeValue=value)
         except AwsError as error:
             if key not in _TOPIC_THROUGHPUT or not _is_wrong_parameter(error):
                 raise
             del changes[key]
-    call(sns, "tag_resource", ResourceArn=arn, Tags=tags)
+    await calls.sns("tag_resource", ResourceArn=arn, Tags=tags)
     _say_existing(f"topic {names.topic}", changes, say)
 
 
-def _create_topic(sns: Any, name: str, tags: list[dict[str, str]], say: Say) -> None:
+async def _create_topic(calls: Calls, name: str, tags: list[dict[str, str]], say: Say) -> None:
     try:
-        call(sns, "create_topic", Name=name, Attributes=TOPIC_ATTRIBUTES, Tags=tags)
+        await calls.sns("create_topic", Name=name, Attributes=TOPIC_ATTRIBUTES, Tags=tags)
     except AwsError as error:
         if not _is_wrong_parameter(error):
             raise
         # Not everywhere known; without it, 3,000 publishes/s of all rooms together are the limit.
-        call(sns, "create_topic", Name=name, Attributes=_TOPIC, Tags=tags)
+        await calls.sns("create_topic", Name=name, Attributes=_TOPIC, Tags=tags)
     say(f"made topic {name}")
 
 
@@ -174,54 +167,53 @@ class Found:
         return [f"leaves queue {name} alone: it is not of these settings" for name in self.others]
 
 
-def find(clients: Clients, names: Names) -> Found:
+async def find(calls: Calls, names: Names) -> Found:
     """What :func:`tear_down` would remove.
 
     :raises AwsError: a call failed.
     """
-    sqs, sns = clients.sqs_control, clients.sns_control
     planned = {names.room_queue(lane) for lane in names.lanes} | {names.dead_letters}
     ours = re.compile(re.escape(names.prefix) + r"-(room-\d+|rooms-\d+of\d+|db-dlq|fanout-.+)\.fifo")
-    present = {name: url for name, url in queues_beginning(sqs, names.prefix + "-").items() if ours.fullmatch(name)}
+    found = await queues_beginning(calls, names.prefix + "-")
+    present = {name: url for name, url in found.items() if ours.fullmatch(name)}
     queues, others = {}, []
     for name, url in sorted(present.items()):
         # The name of a fan-out queue is not known beforehand: the tag tells whose it is.
         is_own = name in planned or (
             name.startswith(names.fanout_prefix)
-            and names.tags.items() <= call(sqs, "list_queue_tags", QueueUrl=url).get("Tags", {}).items()
+            and names.tags.items() <= (await calls.sqs("list_queue_tags", QueueUrl=url)).get("Tags", {}).items()
         )
         if is_own:
             queues[name] = url
         else:
             others.append(name)
-    topic_arn = _find_topic(sns, names.topic)
-    subscriptions = _count_subscriptions(sns, topic_arn) if topic_arn else 0
-    messages = {name: count for name, url in queues.items() if (count := _count_messages(sqs, url))}
-    return Found(queues, messages, topic_arn, subscriptions, others)
+    arn = await _find_topic(calls, names.topic)
+    subscriptions = await _count_subscriptions(calls, arn) if arn else 0
+    messages = {name: count for name, url in queues.items() if (count := await _count_messages(calls, url))}
+    return Found(queues, messages, arn, subscriptions, others)
 
 
-def tear_down(clients: Clients, found: Found, say: Say) -> None:
+async def tear_down(calls: Calls, found: Found, say: Say) -> None:
     """Remove it: first the topic with its subscriptions, so that SNS delivers to nothing that is gone.
 
     :raises AwsError: a call failed; the same again goes on.
     """
-    sqs, sns = clients.sqs_control, clients.sns_control
     if found.topic_arn:
-        call(sns, "delete_topic", TopicArn=found.topic_arn)
+        await calls.sns("delete_topic", TopicArn=found.topic_arn)
         say(f"removed {found.topic_line()}")
     for name, url in found.queues.items():
         try:
-            call(sqs, "delete_queue", QueueUrl=url)
+            await calls.sqs("delete_queue", QueueUrl=url)
         except AwsError as error:
-            if not error.queue_is_missing:
+            if not error.is_missing:
                 raise
         say(f"removed queue {name}")
 
 
-def _find_topic(sns: Any, name: str) -> str | None:
+async def _find_topic(calls: Calls, name: str) -> str | None:
     more: dict[str, str] = {}
     while True:
-        page = call(sns, "list_topics", **more)
+        page = await calls.sns("list_topics", **more)
         for topic in page.get("Topics", ()):
             if topic["TopicArn"].endswith(f":{name}"):
                 return str(topic["TopicArn"])
@@ -230,16 +222,26 @@ def _find_topic(sns: Any, name: str) -> str | None:
         more = {"NextToken": page["NextToken"]}
 
 
-def _count_subscriptions(sns: Any, topic_arn: str) -> int:
-    attributes = call(sns, "get_topic_attributes", TopicArn=topic_arn)["Attributes"]
+async def _count_subscriptions(calls: Calls, arn: str) -> int:
+    attributes = await topic_attributes(calls, arn) or {}
     return int(attributes.get("SubscriptionsConfirmed", 0)) + int(attributes.get("SubscriptionsPending", 0))
 
 
-def _count_messages(sqs: Any, url: str) -> int:
-    attributes = call(
-        sqs,
-        "get_queue_attributes",
-        QueueUrl=url,
-        AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
-    )["Attributes"]
-    return sum(int(value) for value in attributes.values())
+async def _count_messages(calls: Calls, url: str) -> int:
+    depth = await ask_depth(calls, url)
+    return depth.waiting + depth.in_flight
+
+
+async def queues_beginning(calls: Calls, prefix: str) -> dict[str, str]:
+    """The URL of every queue whose name begins so, by name.
+
+    :raises AwsError: a call failed.
+    """
+    urls: list[str] = []
+    more: dict[str, Any] = {}
+    while True:
+        page = await calls.sqs("list_queues", QueueNamePrefix=prefix, MaxResults=1000, **more)
+        urls += page.get("QueueUrls", ())
+        if not page.get("NextToken"):
+            return {url.rsplit("/", 1)[-1]: url for url in urls}
+        more = {"NextToken": page["NextToken"]}

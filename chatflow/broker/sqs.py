@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from uuid import uuid4
 
-from attrs import Factory, define
+from attrs import define
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from chatflow.broker.aws import Aws, AwsError
-from chatflow.broker.calls import find_queue
+from chatflow.broker.aws import Aws
+from chatflow.broker.calls import BlockingCalls
+from chatflow.broker.lookup import require_queue
 from chatflow.broker.names import Names
 from chatflow.broker.pacing import Pace
-from chatflow.broker.sending import MAX_ENTRIES, SendCounters, Sender, is_final
+from chatflow.broker.receiving import MAX_MESSAGES, Receiver, sent_at
+from chatflow.broker.sending import SendCounters, Sender
+from chatflow.broker.settling import delete, settle
 from chatflow.codec import envelopes
 from chatflow.codec.envelopes import BadEnvelope
 from chatflow.contracts.envelopes import Envelope
@@ -30,9 +32,9 @@ from chatflow.contracts.room_queue import Delivery, IRoomQueue
 from chatflow.contracts.writer import always
 from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
+from chatflow.lifecycle.blocking import at_once
 from chatflow.lifecycle.clocks import WallTime
 
-_DELETE_TRIES = 3
 VISIBILITY_SECONDS = 30.0
 
 
@@ -41,11 +43,10 @@ class _Lane:
     """One queue."""
 
     sender: Sender
+    receiver: Receiver
     received_at: float = float("-inf")
     #: The last receive brought as much as it can: more is waiting, and there is nothing to gather.
     backlogged: bool = False
-    #: Repeated after a lost answer, so that SQS gives the same messages again instead of holding them back.
-    attempt_id: str = Factory(lambda: str(uuid4()))
 
     @property
     def url(self) -> str:
@@ -129,7 +130,8 @@ class SqsRoomQueue:
                     outstanding=self._outstanding,
                     publish_seconds=publish_seconds,
                     observe_bytes=observe_bytes,
-                )
+                ),
+                Receiver(aws),
             )
             for lane in names.lanes
         }
@@ -139,9 +141,9 @@ class SqsRoomQueue:
 
         :raises StartupError: one is missing, or AWS does not answer.
         """
-        client = self._aws.clients.sqs_control
+        calls = BlockingCalls(self._aws.clients)
         for lane, state in self._lanes.items():
-            state.sender.url = find_queue(client, self._names.room_queue(lane))
+            state.sender.url = at_once(require_queue(calls, self._names.room_queue(lane)))
 
     def urls(self) -> dict[int, str]:
         """Each lane's queue."""
@@ -197,32 +199,21 @@ class SqsRoomQueue:
     async def _poll(self, lane: int) -> Sequence[Delivery]:
         state = self._lanes[lane]
         began = self._clock.seconds()
-        try:
-            response = await self._aws.receive(
-                QueueUrl=state.url,
-                MaxNumberOfMessages=MAX_ENTRIES,
-                WaitTimeSeconds=min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
-                VisibilityTimeout=round(self._visibility_seconds),
-                AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
-                ReceiveRequestAttemptId=state.attempt_id,
-            )
-        except AwsError as error:
-            if error.certain:
-                state.attempt_id = str(uuid4())
-            raise
-        state.attempt_id = str(uuid4())
+        received = await state.receiver.receive(
+            state.url,
+            min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
+            VisibilityTimeout=round(self._visibility_seconds),
+            AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+        )
         state.received_at = now = self._clock.seconds()
         since_epoch = self._now()
-        received = response.get("Messages", ())
-        state.backlogged = len(received) == MAX_ENTRIES
+        state.backlogged = len(received) == MAX_MESSAGES
         deliveries: list[Delivery] = []
         poison: list[tuple[_Receipt, str, str]] = []
         visible_at = began + self._visibility_seconds
         for message in received:
-            attributes = message.get("Attributes", {})
-            sent_ms = int(attributes.get("SentTimestamp", since_epoch * 1000))
-            sent_at = now - max(0.0, since_epoch - sent_ms / 1000)
-            receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, sent_at)
+            age_seconds = max(0.0, since_epoch - sent_at(message, since_epoch))
+            receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, now - age_seconds)
             self._held.add(receipt)
             try:
                 decoded = envelopes.decode(message["Body"])
@@ -230,7 +221,7 @@ class SqsRoomQueue:
                 poison.append((receipt, message["Body"], str(error)))
                 continue
             deliveries.append(Delivery(decoded, receipt))
-            if int(attributes.get("ApproximateReceiveCount", 1)) > 1:
+            if int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)) > 1:
                 self.counters.redeliveries += 1
         try:
             for receipt, body, reason in poison:
@@ -278,52 +269,33 @@ class SqsRoomQueue:
     async def _delete(self, receipts: list[_Receipt]) -> None:
         """Delete, or give up: what stays is delivered again, and the room's head will know it."""
         self._held.difference_update(receipts)
-        left = receipts
         backoff = Backoff(first_seconds=0.1, cap_seconds=2.0)
-        for tries_left in reversed(range(_DELETE_TRIES)):
-            left = await self._try_each("delete_message_batch", left, {})
-            if not left:
-                return
-            if tries_left:
-                await deferLater(self._clock, backoff.next_delay_seconds())
-        self.counters.lost_receipts += len(left)
-        self._log.warn("{count} envelopes were not deleted and will come again", count=len(left))
+        for lane, by_handle in _by_lane(receipts).items():
+            unsettled = await delete(self._aws, self._clock, self._lanes[lane].url, list(by_handle), backoff)
+            self.counters.lost_receipts += len(unsettled.lost) + len(unsettled.retryable)
+            if count := len(unsettled.retryable):
+                self._log.warn("{count} envelopes were not deleted and will come again", count=count)
 
     async def _change_visibility(self, receipts: list[_Receipt], seconds: int) -> None:
         if seconds == 0:
             self._held.difference_update(receipts)
         began = self._clock.seconds()
-        left = await self._try_each("change_message_visibility_batch", receipts, {"VisibilityTimeout": seconds})
-        for receipt in receipts:
-            if receipt not in left:
-                # What SQS no longer knows us to hold has left _held, and is never extended again.
+        for lane, by_handle in _by_lane(receipts).items():
+            unsettled = await settle(
+                self._aws,
+                "change_message_visibility_batch",
+                self._lanes[lane].url,
+                list(by_handle),
+                VisibilityTimeout=seconds,
+            )
+            if unsettled.retryable:
+                self._log.warn("the visibility was not changed: {reason}", reason=unsettled.reason)
+            # What SQS no longer knows us to hold is held no more, and never extended again.
+            self._held.difference_update(by_handle[handle] for handle in unsettled.lost)
+            self.counters.lost_receipts += len(unsettled.lost)
+            for handle in by_handle.keys() - unsettled.retryable:
+                receipt = by_handle[handle]
                 receipt.visible_at = began + seconds if receipt in self._held else began
-
-    async def _try_each(self, operation: str, receipts: list[_Receipt], more: dict[str, Any]) -> list[_Receipt]:
-        """One batch call per queue and ten receipts. Returns those that it may make sense to try again.
-
-        The others are settled, or SQS says that somebody else may have been given them: those are held no more.
-        """
-        left: list[_Receipt] = []
-        for lane in {receipt.lane for receipt in receipts}:
-            own = [receipt for receipt in receipts if receipt.lane == lane]
-            for begin in range(0, len(own), MAX_ENTRIES):
-                part = own[begin : begin + MAX_ENTRIES]
-                entries = [{"Id": str(i), "ReceiptHandle": one.handle, **more} for i, one in enumerate(part)]
-                try:
-                    response = await self._aws.sqs(operation, QueueUrl=self._lanes[lane].url, Entries=entries)
-                except AwsError as error:
-                    self._log.warn("{operation} failed: {reason}", operation=operation, reason=str(error))
-                    left += part
-                    continue
-                for entry in response.get("Failed", ()):
-                    receipt = part[int(entry["Id"])]
-                    if is_final(entry):
-                        self._held.discard(receipt)
-                        self.counters.lost_receipts += 1
-                    else:
-                        left.append(receipt)
-        return left
 
     async def extend_visibility(self) -> None:
         """Keep what is held while the database is slow. Call it several times per ``visibility_seconds``."""
@@ -331,3 +303,11 @@ class SqsRoomQueue:
         due = [receipt for receipt in self._held if receipt.visible_at < soon]
         if due and self._may_extend():
             await self._change_visibility(due, round(self._visibility_seconds))
+
+
+def _by_lane(receipts: Sequence[_Receipt]) -> dict[int, dict[str, _Receipt]]:
+    """Receipts by their handle, by their lane."""
+    found: dict[int, dict[str, _Receipt]] = {}
+    for receipt in receipts:
+        found.setdefault(receipt.lane, {})[receipt.handle] = receipt
+    return found

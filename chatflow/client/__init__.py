@@ -2,7 +2,7 @@
 
 from chatflow.client.client import ChatClient, Sent, State
 from chatflow.client.outbox import SendFailed
-from chatflow.client.places import PlaceUnknown
+from chatflow.client.pending import PlaceUnknown
 from chatflow.client.protocol import Rejected
 from chatflow.client.session import Message, Presence, Reset
 from chatflow.errors import Refused

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from chatflow.client.outbox import Outbox, SendFailed
-from chatflow.client.places import Place, Places
+from chatflow.client.pending import PendingSeq, PendingSeqs
 from chatflow.client.protocol import Connection, Rejected, open_connection
 from chatflow.client.session import Acknowledged, Broken, Event, Goodbye, Message, Presence, Reset, Session, StoredAt
 from chatflow.errors import Refused
@@ -112,7 +112,7 @@ class ChatClient:
         self._on_state = on_state
         self._session = Session(since=since, last=last)
         self._outbox = Outbox()
-        self._places = Places(2 * max_unacknowledged)
+        self._pending_seqs = PendingSeqs(2 * max_unacknowledged)
         self._answers: dict[str, Deferred[Sent]] = {}
         self._room_to_send: list[Deferred[None]] = []
         self._resend: IDelayedCall | None = None
@@ -213,7 +213,7 @@ class ChatClient:
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             answer.errback(self._failure(text))
-        self._places.close()
+        self._pending_seqs.close()
         self._wake()
 
     # The connection, and the next one
@@ -298,7 +298,7 @@ class ChatClient:
             elif isinstance(event, Acknowledged):
                 self._acknowledged(event)
             elif isinstance(event, StoredAt):
-                self._places.found(event.message_id, event.seq, early=False)
+                self._pending_seqs.found(event.message_id, event.seq, early=False)
             elif isinstance(event, Goodbye):
                 self._retry_after_seconds = event.retry_after_seconds
             else:
@@ -323,7 +323,7 @@ class ChatClient:
         self._hold()
 
     def _found(self, message_id: str, seq: int, user_id: str) -> None:
-        self._places.found(message_id, seq, early=user_id == self._who["userId"] and len(self._outbox) > 0)
+        self._pending_seqs.found(message_id, seq, early=user_id == self._who["userId"] and len(self._outbox) > 0)
 
     # Room for what comes
 
@@ -333,7 +333,7 @@ class ChatClient:
 
     @property
     def _expects_answers(self) -> bool:
-        return len(self._outbox) > 0 or self._places.awaited
+        return len(self._outbox) > 0 or self._pending_seqs.awaited
 
     def _hold(self) -> None:
         """Stop reading if too much waits, unless that would keep an answer from being heard."""
@@ -365,11 +365,11 @@ class ChatClient:
     def _acknowledged(self, event: Acknowledged) -> None:
         if not self._outbox.acknowledged(event.own_id):
             return
-        place = self._places.acknowledged(event.message_id)
+        place = self._pending_seqs.acknowledged(event.message_id)
         self._answers.pop(event.own_id).callback(Sent(event.message_id, partial(self._ask, place)))
         self._settle()
 
-    def _ask(self, place: Place) -> Deferred[int]:
+    def _ask(self, place: PendingSeq) -> Deferred[int]:
         seq = place.seq()
         self._listen()
         return seq

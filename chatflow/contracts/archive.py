@@ -13,7 +13,7 @@ from chatflow.contracts.messages import StoredMessage
 
 
 @frozen(order=True)
-class Place:
+class PageCursor:
     """A message's place among those of all rooms: by time, then room and seq. As text it is what links carry."""
 
     PATTERN: ClassVar[str] = "^[0-9]{1,16}-[0-9]{1,9}-[0-9]{1,15}$"
@@ -72,8 +72,8 @@ class IArchive(Interface):
 
     def user_messages(
         user_id: int,
-        after: Place | None,
-        before: Place | None,
+        after: PageCursor | None,
+        before: PageCursor | None,
         from_us: int | None,
         to_us: int | None,
         limit: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -50,6 +50,9 @@ class IDeadLetters(Interface):
         Tried again without end: it is the last resort. Fails with :class:`chatflow.errors.Unavailable` only when
         what it needs has been stopped; the envelope is then delivered again, to somebody else.
         """
+
+    def count() -> Awaitable[int]:
+        """How many there are, about. Fails with :class:`chatflow.errors.Unavailable`."""
 
 
 class IDeadLetterBox(Interface):

@@ -9,15 +9,15 @@ from zope.interface import Interface
 
 
 @frozen
-class InstanceStart:
-    """One start of an instance, with what it must have removed once it is dead.
+class Run:
+    """A run of an instance: what it must have removed once it is dead, and who is in its rooms, belong to it.
 
-    :ivar start: tells the starts of one server apart; a new one for each new fan-out queue.
+    :ivar run_id: tells the runs of one server apart; a new one for each new fan-out queue.
     :ivar fanout_queue: the name of its queue.
     """
 
     server_id: str
-    start: str
+    run_id: str
     fanout_queue: str
 
 
@@ -31,34 +31,6 @@ class InstanceState:
     server_id: str
     up_seconds: float
     silent_seconds: float
-
-
-class IInstanceTable(Interface):
-    """Which instances of the cluster live. All times are the database's own, so that nobody's clock matters.
-
-    What is awaited fails with :class:`chatflow.errors.Unavailable` when the database does not answer.
-    """
-
-    def register(instance: InstanceStart) -> Awaitable[None]:
-        """Call it before the queue is made, so that none is ever unknown."""
-
-    def heartbeat(instance: InstanceStart) -> Awaitable[bool]:
-        """It lives. False when it was taken for dead: its queue is being removed, or was."""
-
-    def leave(instance: InstanceStart) -> Awaitable[None]:
-        """It has removed its queue itself."""
-
-    def dead(silent_seconds: float) -> Awaitable[Sequence[InstanceStart]]:
-        """Those whose last heartbeat is older."""
-
-    def claim_dead(silent_seconds: float) -> Awaitable[Sequence[InstanceStart]]:
-        """The same for one caller at a time: nobody else is given them for some minutes, nor are they alive again."""
-
-    def forget(instance: InstanceStart) -> Awaitable[None]:
-        """What a claimed one left behind is removed."""
-
-    def fanout_queues() -> Awaitable[Collection[str]]:
-        """The names of all queues that have an entry, dead or alive."""
 
 
 @frozen(order=True)
@@ -81,14 +53,52 @@ class RoomPresence:
     truncated: bool = False
 
 
-class IPresenceTable(Interface):
-    """What instances tell each other. Awaiting fails with :class:`chatflow.errors.Unavailable`."""
+class IMembershipTable(Interface):
+    """The runs of the cluster. All times are the database's own, so that nobody's clock matters.
 
-    def beat(changed: Mapping[int, RoomPresence]) -> Awaitable[bool]:
-        """This instance lives, and has so many members in these rooms. False if nothing was known of it until now."""
+    What is awaited fails with :class:`chatflow.errors.Unavailable` when the database does not answer.
+    """
+
+    def register(run: Run, former: Run | None) -> Awaitable[None]:
+        """It lives from now on. Call it before its queue is made, so that none is ever unknown.
+
+        :param former: the same process's run until now: who is in its rooms is taken over.
+        """
+
+    def beat(run: Run) -> Awaitable[Collection[int] | None]:
+        """It lives. The rooms in which it is known to have members; None when it was taken for dead: its queue is being
+        removed, or was."""
+
+    def tell(run: Run, changed: Mapping[int, RoomPresence]) -> Awaitable[None]:
+        """It has so many members in these rooms."""
+
+    def others(run: Run) -> Awaitable[Mapping[int, RoomPresence]]:
+        """The rooms of all runs that live, without this one, by room; only those with members."""
+
+    def leave(run: Run) -> Awaitable[None]:
+        """It has removed its queue itself, and has no members any more."""
+
+    def dead(silent_seconds: float) -> Awaitable[Sequence[Run]]:
+        """Those whose last beat is older."""
+
+    def claim_dead(silent_seconds: float) -> Awaitable[Sequence[Run]]:
+        """The same for one caller at a time: nobody else is given them for some minutes, nor are they alive again."""
+
+    def forget(run: Run) -> Awaitable[None]:
+        """What a claimed one left behind is removed."""
+
+    def fanout_queues() -> Awaitable[Collection[str]]:
+        """The names of the queues of all runs, dead or alive."""
+
+
+class IPresenceTable(Interface):
+    """What instances tell each other of their members. Awaiting fails with :class:`chatflow.errors.Unavailable`."""
+
+    def beat() -> Awaitable[Collection[int] | None]:
+        """This instance lives. The rooms in which others know it to have members; None if nobody can be told now."""
+
+    def tell(changed: Mapping[int, RoomPresence]) -> Awaitable[None]:
+        """This instance has so many members in these rooms."""
 
     def others() -> Awaitable[Mapping[int, RoomPresence]]:
         """The rooms of all other living instances, by room; only those with members."""
-
-    def leave() -> Awaitable[None]:
-        """This instance has no members any more."""

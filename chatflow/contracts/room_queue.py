@@ -37,6 +37,20 @@ class Delivery:
     conflicts: Sequence[int] = ()
 
 
+@frozen
+class Depth:
+    """One queue's messages, hence envelopes; approximate on SQS.
+
+    :ivar url: None for a queue that is none of AWS's.
+    :ivar in_flight: with a consumer.
+    """
+
+    url: str | None = None
+    waiting: int = 0
+    in_flight: int = 0
+    delayed: int = 0
+
+
 class IRoomQueue(IPublish):
     """Each room's ordered log of envelopes.
 

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from attrs import evolve
 
-from chatflow.contracts.archive import Place, RoomHead
+from chatflow.contracts.archive import PageCursor, RoomHead
 from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge import v2
+from chatflow.edge.connect_parameters import MAX_SEQ
 from chatflow.edge.operations import Operation, Parameter, integer
-from chatflow.edge.wishes import MAX_SEQ
 from chatflow.rooms.messages import Broadcast, broadcast, iso_timestamp
 from chatflow.rooms.presence import Presence
 
@@ -117,7 +117,7 @@ class Api:
         )
 
     async def user_messages(
-        self, id: int, after: Place | None, before: Place | None, limit: int, **times: int | None
+        self, id: int, after: PageCursor | None, before: PageCursor | None, limit: int, **times: int | None
     ) -> UserMessages:
         """``GET /api/users/{id}/messages``"""
         from_us, to_us = times["from"], times["to"]
@@ -130,16 +130,16 @@ class Api:
         older = newer = None
         if after is not None:
             # What is older than an empty page begins with the message at the place that it is behind.
-            oldest = Place.of(found[-1]) if found else evolve(after, seq=after.seq + 1)
+            oldest = PageCursor.of(found[-1]) if found else evolve(after, seq=after.seq + 1)
             if await self._archive.user_messages(id, None, oldest, from_us, to_us, 1):
                 older = f"{path}&before={oldest}"
             if more:
-                newer = f"{path}&after={Place.of(found[0])}" + (f"&before={before}" if before is not None else "")
+                newer = f"{path}&after={PageCursor.of(found[0])}" + (f"&before={before}" if before is not None else "")
         else:
             if more:
-                older = f"{path}&before={Place.of(found[-1])}"
+                older = f"{path}&before={PageCursor.of(found[-1])}"
             if before is not None:
-                newest = Place.of(found[0]) if found else evolve(before, seq=max(before.seq - 1, 0))
+                newest = PageCursor.of(found[0]) if found else evolve(before, seq=max(before.seq - 1, 0))
                 newer = f"{path}&after={newest}"
         return UserMessages(str(id), [broadcast(stored) for stored in found], older, newer)
 
@@ -247,9 +247,9 @@ def _place(name: str, help: str) -> Parameter:
     return Parameter(
         name=name,
         help=help,
-        parse=Place.parse,
+        parse=PageCursor.parse,
         allowed="a place as links have it, such as 1764153000123456-7-42",
-        schema={"type": "string", "pattern": Place.PATTERN},
+        schema={"type": "string", "pattern": PageCursor.PATTERN},
     )
 
 

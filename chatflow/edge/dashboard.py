@@ -21,7 +21,8 @@ from chatflow.contracts.membership import InstanceState
 from chatflow.edge import figures
 from chatflow.edge.alarms import Alarm, Alarms, Facts, Roster, Server
 from chatflow.edge.figures import Snapshot, total
-from chatflow.edge.operations import RequestRefused, json_response
+from chatflow.edge.operations import json_response
+from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.sse import EventStreams, event
 from chatflow.edge.static import PageFile, add_files
 from chatflow.errors import Unavailable

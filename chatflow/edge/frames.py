@@ -14,7 +14,6 @@ from chatflow.rooms.messages import encode_broadcast
 _TEXT_FINAL = 0x81
 _MASKED = 0x80
 _LENGTH_16 = 126
-_LENGTH_64 = 127
 
 
 def text_frame(payload: bytes) -> bytes:

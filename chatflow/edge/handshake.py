@@ -15,9 +15,9 @@ from attrs import frozen
 from twisted.web.http_headers import Headers
 
 from chatflow.authority import Authority, parse_origin
-from chatflow.edge import v2
-from chatflow.edge.operations import RequestRefused
-from chatflow.edge.wishes import Wish, parse_wish
+from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
+from chatflow.edge.dialects import IDialect, choose_dialect
+from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Refused
 
 VERSION = "13"
@@ -28,19 +28,21 @@ _KEY_BYTES = 16  # before base64
 class Handshake:
     """What a client asked for and may have.
 
+    :ivar parameters: those of the query.
     :ivar key: the value of the header Sec-WebSocket-Key.
-    :ivar speaks_v2: whether ``chatflow.v2`` is agreed on.
+    :ivar dialect: how it is spoken to.
     """
 
     room: int
-    wish: Wish
+    parameters: ConnectParameters
     key: str
-    speaks_v2: bool = False
+    dialect: IDialect
 
     @property
     def subprotocol(self) -> str | None:
         """What the answer says in Sec-WebSocket-Protocol."""
-        return v2.SUBPROTOCOL if self.speaks_v2 else None
+        name: str | None = self.dialect.subprotocol
+        return name
 
     def plain_headers(self) -> Headers:
         """The headers of the shortest request that asks for the same."""
@@ -102,11 +104,10 @@ def judge(
     except (ValueError, binascii.Error):
         raise _broken(f"Sec-WebSocket-Key must be {_KEY_BYTES} bytes in base64") from None
     try:
-        wish = parse_wish("?" + query.decode("latin-1"))
+        parameters = parse_connect_parameters("?" + query.decode("latin-1"))
     except Refused as refused:
         raise RequestRefused(400, refused.code, str(refused), field=refused.field) from None
-    protocols = _list(headers, "sec-websocket-protocol")
-    return Handshake(room, wish, key, v2.SUBPROTOCOL in protocols)
+    return Handshake(room, parameters, key, choose_dialect(_list(headers, "sec-websocket-protocol")))
 
 
 def _judge_version(headers: Headers) -> None:

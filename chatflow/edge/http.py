@@ -5,7 +5,7 @@ Routes are Klein's; ``/chat/`` is handed to Autobahn once the request is one tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -18,20 +18,21 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
-from chatflow.edge.connections import ChatFactory
+from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
+from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
+from chatflow.edge.factory import ChatFactory
 from chatflow.edge.handshake import Handshake, judge
-from chatflow.edge.negotiation import prefers_prometheus
 from chatflow.edge.operations import (
     INTERNAL_ERROR,
-    Gate,
     OpenApi,
     Operation,
-    RequestRefused,
     add_operations,
     json_response,
 )
+from chatflow.edge.refusals import RequestRefused
+from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Unavailable
@@ -72,9 +73,10 @@ class ChatResource(Resource):
     :param allowed_origins: origins whose pages may connect, besides the page's own host; ``*`` for every one.
     """
 
-    def __init__(self, factory: ChatFactory, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(self, services: EdgeServices, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
-        self._factory = factory
+        self._services = services
+        self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
 
     def render(self, request: Any) -> bytes:
@@ -82,8 +84,8 @@ class ChatResource(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge the request before a protocol is made for it."""
-        factory = self._factory
-        room = parse_room(path.decode("latin-1"), factory.rooms)
+        services = self._services
+        room = parse_room(path.decode("latin-1"), services.rooms)
         if room is None or request.postpath:
             return self._no_room()
         try:
@@ -99,16 +101,17 @@ class ChatResource(Resource):
             )
         except RequestRefused as refused:
             if refused.status == 403:
-                factory.counters.connections_refused += 1
+                services.counters.connections_refused += 1
             return _Error(refused)
-        if factory.draining or factory.full:
-            factory.counters.connections_refused += 1
-            reason = "the server is stopping" if factory.draining else "the server has all the connections it takes"
+        connections = services.connections
+        if connections.draining or connections.full:
+            services.counters.connections_refused += 1
+            reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
-        return _Upgrade(factory, handshake)
+        return _Upgrade(self._factory, handshake)
 
     def _no_room(self) -> _Error:
-        return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._factory.rooms}"))
+        return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
 
 
 class _Upgrade(Resource):
@@ -148,32 +151,10 @@ def addressed_host(request: Any) -> Authority:
         raise RequestRefused(400, "bad_request", "the header Host, or the address, names no host") from None
 
 
-class Status:
-    """What the HTTP routes tell of this instance; see :mod:`chatflow.metrics`."""
-
-    def __init__(
-        self,
-        *,
-        health: Callable[[], dict[str, object]],
-        ready: Callable[[], bool],
-        metrics: Callable[[], dict[str, object]],
-        database_metrics: Callable[[], dict[str, object]],
-        prometheus: Callable[[], tuple[bytes, str]],
-        queue: Callable[[str], Awaitable[dict[str, object]]],
-        queues: Callable[[], Awaitable[dict[str, object]]],
-    ) -> None:
-        self.health = health
-        self.ready = ready
-        self.metrics = metrics
-        self.database_metrics = database_metrics
-        self.prometheus = prometheus
-        self.queue = queue
-        self.queues = queues
-
-
 def routes(
-    status: Status,
+    instance: InstanceSource,
     *,
+    ready: Callable[[], bool],
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
@@ -181,6 +162,7 @@ def routes(
 ) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
 
+    :param ready: whether a load balancer is to send clients here.
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
@@ -188,51 +170,26 @@ def routes(
     """
     app = Klein()
     add_pages(app)
+    add_instance_routes(app, instance)
     if dashboard is not None:
         add_dashboard(app, dashboard)
-    add_operations(app, history, Gate(running=_PAGES_AT_ONCE, waiting=_WAITING))
-    add_operations(app, analytics, Gate(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
-    add_operations(app, refreshing, Gate(running=_REFRESHES_AT_ONCE, waiting=0))
+    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING))
+    add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
+    add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0))
     document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing]).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
         return json_response(request, 200, document)
 
-    @app.route("/health", methods=["GET", "HEAD"])
-    def health(request: Any) -> bytes:
-        body = status.health()
-        return json_response(request, 200 if body["status"] == "UP" else 503, body)
-
     @app.route("/health/live", methods=["GET", "HEAD"])
     def live(request: Any) -> bytes:
         return json_response(request, 200, {"status": "UP"})
 
     @app.route("/health/ready", methods=["GET", "HEAD"])
-    def ready(request: Any) -> bytes:
-        is_ready = status.ready()
+    def answer_ready(request: Any) -> bytes:
+        is_ready = ready()
         return json_response(request, 200 if is_ready else 503, {"status": "UP" if is_ready else "DOWN"})
-
-    @app.route("/metrics", methods=["GET", "HEAD"])
-    def metrics(request: Any) -> bytes:
-        request.responseHeaders.addRawHeader(b"vary", b"Accept")
-        if prefers_prometheus(b",".join(request.requestHeaders.getRawHeaders(b"accept", [])).decode("latin-1")):
-            text, content_type = status.prometheus()
-            request.setHeader(b"content-type", content_type.encode())
-            return text
-        return json_response(request, 200, status.metrics())
-
-    @app.route("/db-metrics", methods=["GET", "HEAD"])
-    def database_metrics(request: Any) -> bytes:
-        return json_response(request, 200, status.database_metrics())
-
-    @app.route("/queue/all", methods=["GET", "HEAD"])
-    async def queues(request: Any) -> bytes:
-        return json_response(request, 200, await status.queues())
-
-    @app.route("/queue/<room>", methods=["GET", "HEAD"])
-    async def queue(request: Any, room: str) -> bytes:
-        return json_response(request, 200, await status.queue(room))
 
     @app.handle_errors(Unavailable)
     def unavailable(request: Any, failure: Failure) -> bytes:

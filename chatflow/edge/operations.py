@@ -7,18 +7,19 @@ struct of its answer. :func:`add_operations` makes routes of them, :class:`OpenA
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import frozen
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.errors import Unavailable
 
 _log = Logger()
@@ -32,34 +33,6 @@ class ApiError(msgspec.Struct, frozen=True):
     status: str
     code: str
     errorMessage: str
-
-
-class RequestRefused(Exception):
-    """A request that is answered with an error.
-
-    :ivar status: of HTTP.
-    :ivar headers: beside the usual ones.
-    :ivar field: what of the request is at fault, if it has a name.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        headers: Mapping[str, str] | None = None,
-        field: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.headers = headers or {}
-        self.field = field
-
-
-def unavailable(reason: str) -> RequestRefused:
-    """503, come again soon."""
-    return RequestRefused(503, "unavailable", reason, {"retry-after": "1"})
 
 
 def json_response(request: Any, status: int, body: object, headers: Mapping[str, str] | None = None) -> bytes:
@@ -173,67 +146,19 @@ class Operation:
         return arguments
 
 
-@define
-class Gate:
-    """How many requests of some kind are worked on at once, and how many may wait for that; more are refused.
-
-    What a request asks of the database goes on there when its client leaves, and holds its place here until it ends.
-    """
-
-    running: int
-    waiting: int
-    _under_way: int = field(default=0, init=False)
-    _queue: OrderedDict[Deferred[Any], Callable[[], Awaitable[Any]]] = field(factory=OrderedDict, init=False)
-
-    def run(self, work: Callable[[], Awaitable[Any]]) -> Deferred[Any]:
-        """Fires with the result of ``work``, fails with what it raises.
-
-        Cancel it when nobody waits for that any more: work that has not begun never will, other work is let go on.
-
-        :raises RequestRefused: too many wait already.
-        """
-        if self._under_way >= self.running and len(self._queue) >= self.waiting:
-            raise unavailable("too many requests at once: try again in a moment")
-        result: Deferred[Any] = Deferred(self._drop)
-        self._queue[result] = work
-        if self._under_way < self.running:
-            self._under_way += 1
-            Deferred.fromCoroutine(self._work_off())
-        return result
-
-    def _drop(self, cancelled: Deferred[Any]) -> None:
-        self._queue.pop(cancelled, None)
-
-    async def _work_off(self) -> None:
-        try:
-            while self._queue:
-                result, work = self._queue.popitem(last=False)
-                outcome: Any
-                try:
-                    outcome = await work()
-                except Exception:
-                    outcome = Failure()
-                if not result.called:
-                    result.callback(outcome)
-                elif isinstance(outcome, Failure) and not outcome.check(RequestRefused, Unavailable):
-                    _log.failure("a request failed whose client is gone", outcome)
-        finally:
-            self._under_way -= 1
-
-
-def add_operations(app: Klein, operations: Sequence[Operation], gate: Gate) -> None:
+def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit) -> None:
     """A route for each."""
     for operation in operations:
         route = re.sub(r"\{(\w+)\}", r"<\1>", operation.path)
         methods = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
-        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, gate))
+        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit))
 
 
-def _responder(operation: Operation, gate: Gate) -> Callable[..., Awaitable[bytes]]:
+def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., Awaitable[bytes]]:
     async def respond(request: Any, **in_path: str) -> bytes:
         try:
             arguments = operation.arguments(in_path, request.args or {})
-            answer = await gate.run(lambda: operation.handler(**arguments))
+            answer = await limit.run(lambda: operation.handler(**arguments))
         except CancelledError:
             raise  # the client is gone
         except Exception as error:

@@ -18,8 +18,8 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from chatflow.authority import split_target
-from chatflow.edge.connections import ChatFactory
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
+from chatflow.edge.services import EdgeServices
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
 _MAX_BODY_BYTES = 64 * 1024
@@ -193,24 +193,24 @@ class _Unread:
 class ChatSite(Site):
     """The site of one port. Writes no access log: requests are counted, and bodies and addresses are private.
 
-    :param edge: its limits and counters are those of the port.
+    :param services: their limits and counters are those of the port.
     """
 
     protocol = _BoundedChannel  # type: ignore[assignment]
     requestFactory = _BoundedRequest
 
-    def __init__(self, root: IResource, edge: ChatFactory, reactor: Any) -> None:
+    def __init__(self, root: IResource, services: EdgeServices, reactor: Any) -> None:
         super().__init__(root, timeout=_REQUEST_SECONDS, reactor=reactor)
         self.displayTracebacks = False
-        self._edge = edge
+        self._services = services
         self._channels: set[_BoundedChannel] = set()
         self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
         """None, which closes the connection at once, if there are too many."""
-        connections = len(self._channels) + len(self._edge.protocols)
-        if connections >= self._edge.limits.max_connections + SPARE_CONNECTIONS:
-            self._edge.counters.connections_refused += 1
+        connections = len(self._channels) + len(self._services.connections)
+        if connections >= self._services.limits.max_connections + SPARE_CONNECTIONS:
+            self._services.counters.connections_refused += 1
             return None
         return super().buildProtocol(addr)
 
@@ -226,7 +226,7 @@ class ChatSite(Site):
     def does_not_read(self, channel: _BoundedChannel) -> None:
         """More waits for it than the system takes."""
         if channel not in self._unread:
-            self._unread[channel] = _Unread(self._edge.clock.seconds())
+            self._unread[channel] = _Unread(self._services.clock.seconds())
         self.end_stalled()
 
     def has_read(self, channel: _BoundedChannel) -> None:
@@ -238,16 +238,16 @@ class ChatSite(Site):
 
         To be called at times: it sees that something was taken by looking twice.
         """
-        now = self._edge.clock.seconds()
+        now = self._services.clock.seconds()
         for channel, unread in self._unread.items():
             unread.look(channel.transport, now)
         total = sum(unread.waiting_bytes for unread in self._unread.values())
         for channel, unread in sorted(self._unread.items(), key=lambda item: item[1].moved_at):
-            if now - unread.moved_at < self._edge.limits.send_timeout_seconds and total <= MAX_UNREAD_BYTES:
+            if now - unread.moved_at < self._services.limits.send_timeout_seconds and total <= MAX_UNREAD_BYTES:
                 break
             total -= unread.waiting_bytes
             del self._unread[channel]
-            self._edge.counters.slow_clients_closed += 1
+            self._services.counters.slow_clients_closed += 1
             channel.transport.abortConnection()  # type: ignore[union-attr]
 
     def log(self, request: Any) -> None:

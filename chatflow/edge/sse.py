@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from chatflow.edge.operations import RequestRefused
+from chatflow.edge.refusals import RequestRefused
 
 #: How many may listen at once.
 MAX_STREAMS = 32

@@ -57,7 +57,7 @@ class StoredTracker:
         own[message.message_id] = None
         waiting = self._waiting.setdefault(message.message_id, {})
         waiting[sender] = _Waiting(message.client_message_id, self._clock.seconds())
-        self._hub.witness = self._delivered
+        self._hub.on_delivered = self._delivered
         if len(own) > _MAX_PER_SENDER:
             self._drop(next(iter(own)), sender)
 
@@ -120,4 +120,4 @@ class StoredTracker:
         if not own:
             self._of_sender.pop(sender, None)
         if not self._waiting:
-            self._hub.witness = None
+            self._hub.on_delivered = None

@@ -12,16 +12,13 @@ import msgspec
 from chatflow.contracts.members import Reset, Resumed
 from chatflow.contracts.membership import RoomPresence
 from chatflow.contracts.messages import MAX_TEXT_CHARACTERS
+from chatflow.edge.connect_parameters import MAX_LAST
 from chatflow.edge.frames import text_frame
-from chatflow.edge.wishes import MAX_LAST
 
 SUBPROTOCOL = "chatflow.v2"
 
 #: How often a client is told its room's head.
 HEARTBEAT_SECONDS = 10.0
-#: After a drain clients come back spread over so long, so that the other instances are not overrun.
-MAX_RETRY_AFTER_MS = 3000
-MIN_RETRY_AFTER_MS = 100
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -109,7 +106,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def resume_frame(result: Resumed | Reset) -> ResumedFrame | ResetFrame:
-    """What became of a wish to resume."""
+    """What became of the request to resume."""
     if isinstance(result, Reset):
         return ResetFrame(result.reason, result.first)
     return ResumedFrame(result.first, result.last, result.count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
@@ -43,6 +43,11 @@ class OrderedServices(MultiService):
         """Add a child; ``name`` stands for it in the log."""
         service.setName(name)
         service.setServiceParent(self)
+
+    def add_all(self, services: Iterable[tuple[str, Service]]) -> None:
+        """Add children by name, in this order."""
+        for name, service in services:
+            self.add(name, service)
 
     def on_start(self, name: str) -> None:
         """A child is about to start. For subclasses."""

@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatflow import process
+from chatflow import tuning
 from chatflow.lifecycle import TopService
 from chatflow.lifecycle.clocks import make_monotonic
 from chatflow.lifecycle.step import Step
@@ -57,7 +57,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
         make_monotonic(reactor)
     service = TopService(reactor, deadline_seconds=_STOP_SECONDS, program=TABLE.name)
-    service.add("process", Step(start=process.prepare))
+    service.add("process", Step(start=tuning.tune_process))
     service.add("load", LoadService(reactor, options.config, system_clock(), service.end))
     return service
 

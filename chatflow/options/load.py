@@ -99,7 +99,7 @@ def _parse(option: Option, text: str, given: _Given) -> Any:
         return option.kind.parse(text)
     except ValueError as error:
         quoted = ""
-        if given.may_quote and not option.secret and option.kind.may_quote(text):
+        if given.may_quote and option.kind.may_quote(text):
             quoted = f" = {text!r}" if len(text) <= _QUOTED_CHARACTERS else f" = {text[:_QUOTED_CHARACTERS]!r}…"
         detail = "".join(f"; {argument}" for argument in error.args[:1])
         if re.fullmatch(r"""(?s)(["']).*\1""", text):

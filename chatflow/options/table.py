@@ -24,8 +24,7 @@ class Option:
     :ivar default_text: what the help says instead of the default, for a function.
     :ivar help: what it does, and what happens at the limit; whole sentences, blank lines part paragraphs.
     :ivar group: the heading of the help under which it stands.
-    :ivar secret: the value is shown nowhere.
-    :ivar may_hold_secret: a part of the value may be one, which its kind masks. This and a secret may also be kept in a
+    :ivar may_hold_secret: a part of the value may be a secret, which its kind masks; so the value may also be kept in a
         file of its own: see :attr:`Table.options`.
     :ivar repeatable: the value is a tuple. Several are written by repeating the option, and in environment
         and file with commas or on lines of their own.
@@ -38,7 +37,6 @@ class Option:
     help: str
     group: str
     default_text: str = ""
-    secret: bool = False
     may_hold_secret: bool = False
     repeatable: bool = False
     sources: frozenset[str] = frozenset({COMMAND_LINE, ENVIRONMENT, FILE})
@@ -47,18 +45,11 @@ class Option:
     def is_flag(self) -> bool:
         return isinstance(self.kind, Flag)
 
-    @property
-    def holds_secret(self) -> bool:
-        """Whether its value may be kept in a file of its own."""
-        return self.secret or self.may_hold_secret
-
     def default_value(self) -> Any:
         return self.default() if callable(self.default) else self.default
 
     def show(self, value: Any) -> str:
-        """The value as text, for everyone's eyes; an INI file can hold it as it is, unless it is secret."""
-        if self.secret:
-            return "(hidden)" if value else ""
+        """The value as text, for everyone's eyes; an INI file can hold it as it is, unless a part of it is masked."""
         if self.repeatable:
             return ", ".join(self.kind.show(each) for each in value)
         return self.kind.show(value)
@@ -115,7 +106,7 @@ class Table:
         own: list[Option] = []
         for option in self.own_options:
             own.append(option)
-            if option.holds_secret:
+            if option.may_hold_secret:
                 own.append(self._kept_in_file(option))
         return (*own, CONFIG, SHOW_CONFIG)
 
@@ -142,7 +133,7 @@ class Table:
 
     def kept_in_file(self) -> dict[str, Option]:
         """By the name of each option ``NAME-file``: the option whose value that file holds."""
-        return {file_option(option.name): option for option in self.own_options if option.holds_secret}
+        return {file_option(option.name): option for option in self.own_options if option.may_hold_secret}
 
     def groups(self) -> Iterator[tuple[str, list[Option]]]:
         """The headings in the order of their first option, each with its options."""

@@ -6,11 +6,26 @@ A range of time is in every query over messages, so that only the partitions of 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from attrs import frozen
 
+from chatflow.contracts.analytics import (
+    Analytics,
+    CoreQueries,
+    MinuteCount,
+    Participation,
+    Rate,
+    RoomActivity,
+    StoredText,
+    Throughput,
+    Timed,
+    TopRoom,
+    TopUser,
+    Totals,
+    ViewAge,
+)
 from chatflow.errors import Refused
 from chatflow.persistence.days import are_many_in_thread, days_in_thread
 from chatflow.persistence.refresh import VIEWS
@@ -26,6 +41,7 @@ _MAX_MINUTES = 1440
 _MAX_DAYS = 366
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 
 @frozen
@@ -36,27 +52,19 @@ class Window:
     end: str
 
 
-@frozen
-class CoreQuery:
-    """:ivar milliseconds: that it took. :ivar count: of its rows. :ivar sample: some of them."""
-
-    milliseconds: int
-    count: int
-    sample: Sequence[Row]
-
-
-_MESSAGE = "to_char(created_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS+00:00')"
+# As StoredText has them.
+_MESSAGE = "message_id::text, room_id, user_id, username, message_text, message_type, created_at"
 
 # By seq, which is the room's order: the key's index is read backwards and ends with the last row asked for. What came
 # later on the last day is passed over in the index, whose last column is the time: 25,000 entries in 4 ms.
 _ROOM_MESSAGES = f"""
-SELECT message_id::text, user_id::text, username, message_text, message_type, {_MESSAGE}
+SELECT {_MESSAGE}
 FROM messages WHERE room_id = %s AND created_at BETWEEN %s::timestamptz AND %s::timestamptz
 ORDER BY seq DESC LIMIT %s
 """
 
 _USER_HISTORY = f"""
-SELECT message_id::text, room_id::text, message_text, message_type, {_MESSAGE}
+SELECT {_MESSAGE}
 FROM messages WHERE user_id = %s AND created_at BETWEEN %s::timestamptz AND %s::timestamptz
 ORDER BY created_at DESC LIMIT %s
 """
@@ -67,9 +75,10 @@ _ACTIVE_USERS = """
 SELECT count(DISTINCT user_id) FROM messages WHERE created_at BETWEEN %s::timestamptz AND %s::timestamptz
 """
 
+# Of equals, here and below, the first one by its id as a text: clients have always been given them so.
 _USER_ROOMS = """
-SELECT room_id::text, to_char(last_activity, 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00'), message_count
-FROM user_activity WHERE user_id = %s ORDER BY last_activity DESC, room_id LIMIT %s
+SELECT room_id, last_activity, message_count
+FROM user_activity WHERE user_id = %s ORDER BY last_activity DESC, room_id::text LIMIT %s
 """
 
 _RATE = """
@@ -89,7 +98,7 @@ FROM (SELECT coalesce(sum(last_seq), 0)::bigint AS messages, count(*) FILTER (WH
 """
 
 _MINUTES = """
-SELECT to_char(minute, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), sum(message_count)::bigint, sum(text_count)::bigint,
+SELECT minute, sum(message_count)::bigint, sum(text_count)::bigint,
        sum(join_count)::bigint, sum(leave_count)::bigint
 FROM message_stats_minute
 WHERE minute BETWEEN date_trunc('minute', %s::timestamptz) AND %s::timestamptz AND (%s::int IS NULL OR room_id = %s)
@@ -97,23 +106,22 @@ GROUP BY minute ORDER BY minute LIMIT %s
 """
 
 _TOP_USERS = """
-SELECT user_id::text, username, total_messages, rooms_participated FROM mv_top_users
-ORDER BY total_messages DESC, user_id LIMIT %s
+SELECT user_id, username, total_messages, rooms_participated FROM mv_top_users
+ORDER BY total_messages DESC, user_id::text LIMIT %s
 """
 
 _TOP_ROOMS = """
-SELECT room_id::text, total_messages, unique_users FROM mv_top_rooms ORDER BY total_messages DESC, room_id LIMIT %s
+SELECT room_id, total_messages, unique_users FROM mv_top_rooms ORDER BY total_messages DESC, room_id::text LIMIT %s
 """
 
 # There is a row for every user. The busiest are among the hundred of the other view.
 _PARTICIPATION = """
-SELECT user_id::text, username, text_messages, join_events, leave_events, rooms::text[] FROM mv_user_participation
-WHERE user_id = ANY(ARRAY(SELECT user_id FROM mv_top_users)) ORDER BY total_messages DESC, user_id LIMIT %s
+SELECT user_id, username, text_messages, join_events, leave_events, rooms FROM mv_user_participation
+WHERE user_id = ANY(ARRAY(SELECT user_id FROM mv_top_users)) ORDER BY total_messages DESC, user_id::text LIMIT %s
 """
 
 _AGES = """
-SELECT view_name, to_char(refreshed_at, 'YYYY-MM-DD"T"HH24:MI:SS.MS+00:00'),
-       extract(epoch FROM now() - refreshed_at)::float
+SELECT view_name, refreshed_at, extract(epoch FROM now() - refreshed_at)::float
 FROM view_refreshes
 """
 
@@ -133,64 +141,58 @@ def refuse_too_many_days(cursor: Any, window: Window) -> None:
         )
 
 
-def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int) -> dict[str, CoreQuery]:
-    """The reference's four, timed here: a room's messages, a user's history, active users, a user's rooms."""
+def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int) -> CoreQueries:
+    """The four, timed here."""
     refuse_too_many_days(cursor, window)
     times = window.start, window.end
-    return {
-        "query1_room_messages": _timed(cursor, _ROOM_MESSAGES, (room, *times, MAX_ROWS), _SAMPLE_ROWS),
-        "query2_user_history": _timed(cursor, _USER_HISTORY, (user_id, *times, _MAX_COUNTED), _SAMPLE_ROWS),
-        "query3_active_users": _timed(cursor, _ACTIVE_USERS, times, 1),
-        "query4_user_rooms": _timed(cursor, _USER_ROOMS, (user_id, MAX_ROWS), MAX_ROWS),
-    }
+    return CoreQueries(
+        _timed(cursor, _ROOM_MESSAGES, (room, *times, MAX_ROWS), lambda rows: _texts(rows[:_SAMPLE_ROWS])),
+        _timed(cursor, _USER_HISTORY, (user_id, *times, _MAX_COUNTED), lambda rows: _texts(rows[:_SAMPLE_ROWS])),
+        _timed(cursor, _ACTIVE_USERS, times, lambda rows: int(rows[0][0])),
+        _timed(cursor, _USER_ROOMS, (user_id, MAX_ROWS), lambda rows: [RoomActivity(*row) for row in rows]),
+    )
 
 
-def _timed(cursor: Any, sql: str, arguments: Sequence[Any], sample_rows: int) -> CoreQuery:
+def _texts(rows: Sequence[Row]) -> list[StoredText]:
+    return [StoredText(*row) for row in rows]
+
+
+def _timed(cursor: Any, sql: str, arguments: Sequence[Any], answer: Callable[[Sequence[Row]], T]) -> Timed[T]:
     began = time.perf_counter()
     cursor.execute(sql, arguments)
     rows = cursor.fetchall()
-    return CoreQuery(round((time.perf_counter() - began) * 1000), len(rows), rows[:sample_rows])
-
-
-@frozen
-class Analytics:
-    """:ivar rate: messages in the window, seconds from its first to its last message, most within one second.
-    :ivar views: for each view, when it was refreshed and how many seconds ago; None for both if it never was.
-    """
-
-    rate: Row
-    top_users: Sequence[Row]
-    top_rooms: Sequence[Row]
-    participation: Sequence[Row]
-    views: Mapping[str, tuple[str | None, float | None]]
+    return Timed(round((time.perf_counter() - began) * 1000), len(rows), answer(rows))
 
 
 def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
     """All but the first part is of the views, which do not know the window."""
     refuse_too_many_days(cursor, window)
     (rate,) = _rows(cursor, _RATE, (window.start, window.end))
-    top_users = _rows(cursor, _TOP_USERS, (_TOP,))
-    top_rooms = _rows(cursor, _TOP_ROOMS, (_MAX_TOP_ROOMS,))
-    participation = _rows(cursor, _PARTICIPATION, (_TOP,))
-    return Analytics(rate, top_users, top_rooms, participation, ages_in_thread(cursor))
+    return Analytics(
+        Rate(*rate),
+        [TopUser(*row) for row in _rows(cursor, _TOP_USERS, (_TOP,))],
+        [TopRoom(*row) for row in _rows(cursor, _TOP_ROOMS, (_MAX_TOP_ROOMS,))],
+        [Participation(*row) for row in _rows(cursor, _PARTICIPATION, (_TOP,))],
+        ages_in_thread(cursor),
+    )
 
 
-def stats_in_thread(cursor: Any) -> Row:
-    """Messages stored so far, users, rooms with messages, and pairs of user and room."""
+def stats_in_thread(cursor: Any) -> Totals:
+    """How much is stored."""
     (row,) = _rows(cursor, _STATS, ())
-    return row
+    return Totals(*row)
 
 
-def throughput_in_thread(cursor: Any, window: Window, room: int | None) -> tuple[list[Row], bool]:
-    """Minutes with messages (when, all of them, texts, joins, leaves), and whether there are more than these."""
+def throughput_in_thread(cursor: Any, window: Window, room: int | None) -> Throughput:
+    """Minutes with messages, at most a day of them."""
     rows = _rows(cursor, _MINUTES, (window.start, window.end, room, room, _MAX_MINUTES + 1))
-    return rows[:_MAX_MINUTES], len(rows) > _MAX_MINUTES
+    return Throughput([MinuteCount(*row) for row in rows[:_MAX_MINUTES]], len(rows) > _MAX_MINUTES)
 
 
-def ages_in_thread(cursor: Any) -> dict[str, tuple[str | None, float | None]]:
-    """When each view was refreshed, and how many seconds ago; None for both if it never was."""
-    known = {name: (moment, seconds) for name, moment, seconds in _rows(cursor, _AGES, ())}
-    return {name: known.get(name, (None, None)) for name in VIEWS}
+def ages_in_thread(cursor: Any) -> dict[str, ViewAge]:
+    """Of each view."""
+    known = {name: ViewAge(moment, seconds) for name, moment, seconds in _rows(cursor, _AGES, ())}
+    return {name: known.get(name, ViewAge()) for name in VIEWS}
 
 
 def _rows(cursor: Any, sql: str, arguments: Sequence[Any]) -> list[Row]:

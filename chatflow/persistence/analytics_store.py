@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from zope.interface import implementer
 
-from chatflow.contracts.analytics import IAnalytics
+from chatflow.contracts.analytics import Analytics, CoreQueries, IAnalytics, Throughput, Totals
 from chatflow.persistence.analytics import (
-    Analytics,
-    CoreQuery,
-    Row,
     Window,
     analytics_in_thread,
     core_queries_in_thread,
@@ -47,24 +44,24 @@ class AnalyticsStore:
         """Refresh the views; see :class:`IAnalytics`."""
         return await self._refresh()
 
-    async def core_queries(self, start: str, end: str, user_id: int, room: int) -> dict[str, CoreQuery]:
-        """By name: milliseconds, count and sample of each."""
-        found: dict[str, CoreQuery] = await self._read(core_queries_in_thread, Window(start, end), user_id, room)
+    async def core_queries(self, start: str, end: str, user_id: int, room: int) -> CoreQueries:
+        """See :class:`IAnalytics`."""
+        found: CoreQueries = await self._read(core_queries_in_thread, Window(start, end), user_id, room)
         return found
 
     async def analytics(self, start: str, end: str) -> Analytics:
-        """Rate in the window, and what the views hold, with their ages."""
+        """See :class:`IAnalytics`."""
         found: Analytics = await self._read(analytics_in_thread, Window(start, end))
         return found
 
-    async def stats(self) -> Row:
-        """Messages, users, rooms, pairs of user and room."""
-        found: Row = await self._read(stats_in_thread)
+    async def stats(self) -> Totals:
+        """See :class:`IAnalytics`."""
+        found: Totals = await self._read(stats_in_thread)
         return found
 
-    async def throughput(self, start: str, end: str, room: int | None) -> tuple[Sequence[Row], bool]:
-        """Minutes with messages, and whether there are more than these."""
-        found: tuple[Sequence[Row], bool] = await self._read(throughput_in_thread, Window(start, end), room)
+    async def throughput(self, start: str, end: str, room: int | None) -> Throughput:
+        """See :class:`IAnalytics`."""
+        found: Throughput = await self._read(throughput_in_thread, Window(start, end), room)
         return found
 
     async def _read(self, read_in_thread: Callable[..., Any], *args: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from zope.interface import implementer
 
-from chatflow.contracts.archive import IArchive, Place, RoomHead, UserRoom
+from chatflow.contracts.archive import IArchive, PageCursor, RoomHead, UserRoom
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.persistence.database import Database
 from chatflow.persistence.days import (
@@ -63,8 +63,8 @@ class Archive:
     def user_messages(
         self,
         user_id: int,
-        after: Place | None,
-        before: Place | None,
+        after: PageCursor | None,
+        before: PageCursor | None,
         from_us: int | None,
         to_us: int | None,
         limit: int,
@@ -103,8 +103,8 @@ def room_messages_in_thread(
 def user_messages_in_thread(
     cursor: Any,
     user_id: int,
-    after: Place | None,
-    before: Place | None,
+    after: PageCursor | None,
+    before: PageCursor | None,
     from_us: int | None,
     to_us: int | None,
     limit: int,

@@ -112,7 +112,7 @@ class _Head:
     recent: list[str]
 
 
-class Place(NamedTuple):
+class CommitResult(NamedTuple):
     """What became of an envelope: its first seq, or None if nothing of it was stored now; its room's head afterwards.
 
     :ivar messages: those of its messages that were stored now; the others were stored before.
@@ -136,7 +136,7 @@ def commit_in_thread(
     envelopes: Sequence[Envelope],
     are_held: Sequence[Callable[[], bool]] | None = None,
     refuse_conflicts: bool = False,
-) -> list[Place]:
+) -> list[CommitResult]:
     """Store what is new of the envelopes, in the order given; a place for each.
 
     :param are_held: for each envelope, whether it is certainly nobody else's; each different one is asked once.
@@ -148,23 +148,23 @@ def commit_in_thread(
     asked = are_held or [always] * len(envelopes)
     lost = {is_held for is_held in set(asked) if not is_held()}
     names = _names(cursor, envelopes)
-    placed: list[Place] = []
+    results: list[CommitResult] = []
     rows = io.StringIO()
     earliest, latest = _time_range(envelopes)
     for envelope, is_held in zip(envelopes, asked, strict=True):
         head = heads[envelope.room]
         is_new = envelope.envelope_id not in head.recent
         if is_new and is_held in lost:
-            placed.append(Place(None, head.after, (), held=False))
+            results.append(CommitResult(None, head.after, (), held=False))
             continue
         messages: Sequence[Message] = envelope.messages if is_new else ()
         conflicts: Sequence[int] = ()
         if names is not None:
             messages, conflicts = _sort_out(envelope, is_new, names, refuse_conflicts)
         if not messages:
-            placed.append(Place(None, head.after, (), conflicts=conflicts))
+            results.append(CommitResult(None, head.after, (), conflicts=conflicts))
             continue
-        placed.append(Place(head.after + 1, head.after + len(messages), messages, conflicts=conflicts))
+        results.append(CommitResult(head.after + 1, head.after + len(messages), messages, conflicts=conflicts))
         _write_rows(rows, envelope, messages, head.after + 1)
         head.after += len(messages)
         head.recent.append(envelope.envelope_id)
@@ -184,7 +184,7 @@ def commit_in_thread(
                 "latest": iso_timestamp(latest),
             },
         )
-    return placed
+    return results
 
 
 def refuse_forged(envelopes: Sequence[Envelope]) -> None:

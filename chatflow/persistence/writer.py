@@ -21,7 +21,7 @@ from chatflow.contracts.deadletters import IDeadLetters
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.writer import IBatchWriter, NotHeld, Outcome, SetAside, Stored, StoredBefore, always
 from chatflow.errors import NotStored, Unavailable
-from chatflow.persistence.commit import Place, commit_in_thread
+from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
 from chatflow.persistence.failures import one_line
 
@@ -201,14 +201,14 @@ class BatchWriter:
             one.outcome.callback(SetAside(NotStored(reason)))
 
 
-def _outcome(envelope: Envelope, place: Place) -> Outcome:
-    if not place.held:
+def _outcome(envelope: Envelope, result: CommitResult) -> Outcome:
+    if not result.held:
         return NotHeld()
-    if place.first_seq is None:
-        return StoredBefore(envelope.room, place.head, place.conflicts)
-    if len(place.messages) < len(envelope.messages):
-        envelope = msgspec.structs.replace(envelope, messages=tuple(place.messages))
-    return Stored(envelope, place.first_seq, place.conflicts)
+    if result.first_seq is None:
+        return StoredBefore(envelope.room, result.head, result.conflicts)
+    if len(result.messages) < len(envelope.messages):
+        envelope = msgspec.structs.replace(envelope, messages=tuple(result.messages))
+    return Stored(envelope, result.first_seq, result.conflicts)
 
 
 def _outcomes_or_error(results: Sequence[tuple[bool, Any]]) -> Any:

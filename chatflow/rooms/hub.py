@@ -128,7 +128,7 @@ class Hub:
         #: Called with a room and the first seq that is given anew in it, before anything of it is delivered.
         self.on_set_back: Callable[[int, int], object] | None = None
         #: Called with what was delivered in a room, behind its members.
-        self.witness: Callable[[Sequence[StoredMessage]], None] | None = None
+        self.on_delivered: Callable[[Sequence[StoredMessage]], None] | None = None
 
     def start_at(self, room: int, seq: int) -> None:
         """Messages up to ``seq`` were stored before this instance began: they are history, not news."""
@@ -317,8 +317,8 @@ class Hub:
             self.delivered += len(messages) * len(members)
         if state.ahead:
             self._reach_those_ahead(room, state, messages)
-        if self.witness is not None:
-            self.witness(messages)
+        if self.on_delivered is not None:
+            self.on_delivered(messages)
 
     def _give(self, room: int, member: IMember, data: bytes, count: int) -> None:
         try:

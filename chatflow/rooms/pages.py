@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatflow.contracts.history import IPageHistory, Page
 from chatflow.errors import Unavailable
@@ -100,7 +101,8 @@ class Pages:
     def first_seq(self, room: int) -> Deferred[int]:
         """The first seq that the room holds, as it was some seconds ago at most; 1 in a room without messages.
 
-        While the database does not answer, what was known last, or 1. Fires within seconds, and does not fail.
+        While the database does not answer, what was known last, or 1. Fires within seconds, and fails only if it is
+        cancelled.
         """
         read_at, first = self._first.get(room, (0.0, 1))
         if room in self._first and self._clock.seconds() - read_at < _FIRST_SEQ_SECONDS:
@@ -108,7 +110,7 @@ class Pages:
         reads = self._first_reads.setdefault(room, SharedCall())
         # A read that takes longer goes on, and serves those who ask next.
         answer = reads.join(partial(self._read_first, room)).addTimeout(_FIRST_SEQ_TIMEOUT_SECONDS, self._clock)
-        return answer.addErrback(lambda _: self._known_first(room))
+        return answer.addErrback(self._known_instead, room)
 
     async def _read_first(self, room: int) -> int:
         try:
@@ -118,6 +120,10 @@ class Pages:
             pass
         except Exception:
             self._log.failure("the first seq of room {room} was not read", room=room)
+        return self._known_first(room)
+
+    def _known_instead(self, failure: Failure, room: int) -> int:
+        failure.trap(TimeoutError)  # but not of who cancels, and asks no more
         return self._known_first(room)
 
     def _known_first(self, room: int) -> int:

@@ -7,11 +7,10 @@ Joins and leaves between two beats become one change: a thousand reconnects are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.contracts.members import IMember
@@ -39,16 +38,16 @@ _STALE_SECONDS = 15.0
 class NoOthers:
     """A single instance has nobody to tell."""
 
-    async def beat(self, changed: Mapping[int, RoomPresence]) -> bool:
+    async def beat(self) -> Collection[int] | None:
         """See :class:`IPresenceTable`."""
-        return True
+        return None
+
+    async def tell(self, changed: Mapping[int, RoomPresence]) -> None:
+        """See :class:`IPresenceTable`."""
 
     async def others(self) -> Mapping[int, RoomPresence]:
         """See :class:`IPresenceTable`."""
         return {}
-
-    async def leave(self) -> None:
-        """See :class:`IPresenceTable`."""
 
 
 @define
@@ -66,8 +65,6 @@ class Presence:
 
     :param encode: makes of a room's presence the bytes that those who watch it are given.
     """
-
-    _log = Logger()
 
     def __init__(
         self, *, clock: IReactorTime, table: IPresenceTable, encode: Callable[[int, RoomPresence], bytes]
@@ -130,25 +127,26 @@ class Presence:
         return {room: here.get(room, 0) + there.get(room, 0) for room in sorted(here.keys() | there.keys())}
 
     async def beat(self) -> None:
-        """Tell the others, and those who watch. Call it every ``BEAT_SECONDS``. Does not fail."""
+        """Say that this instance lives, tell the others and those who watch. Call it every ``BEAT_SECONDS``.
+
+        Does not fail because the database is away.
+        """
         changed, self._changed = self._changed, set()
         try:
-            if not await self._table.beat(self._pictures(changed)):
-                changed |= self._rooms.keys()  # nothing is known there, so neither are the rooms that stand still
-                await self._table.beat(self._pictures(changed))
+            known = await self._table.beat()
+            if known is not None:
+                # Also of what was forgotten there, or not told: a crash of the database empties the table.
+                changed |= self._rooms.keys() ^ set(known)
+                if changed:
+                    await self._table.tell(self._pictures(changed))
+                changed = set()
         except Unavailable:
-            self._changed |= changed
             self.failed_beats += 1
+        finally:
+            self._changed |= changed
         if self._watchers:
             await self._refresh()
             self._tell()
-
-    async def leave(self) -> None:
-        """Be forgotten by the others. Does not fail: they would notice the silence."""
-        try:
-            await self._table.leave()
-        except Unavailable as error:
-            self._log.info("presence is left to expire: {reason}", reason=str(error))
 
     def _pictures(self, rooms: Iterable[int]) -> dict[int, RoomPresence]:
         nobody = _Room()

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from chatflow.admin.queues import _DEAD_LETTERS, _FANOUT, _ROOM, Row, _Limits, _oldest, _table, _Watch, health_of
-from chatflow.broker.depth import Depth
 from chatflow.broker.names import Names
+from chatflow.contracts.room_queue import Depth
 from testbed.emulator import fresh_prefix, shared_emulator
 from testbed.waiting import eventually
 from tests.admin.conftest import Run

@@ -151,7 +151,7 @@ class TestCalls:
     async def test_throttling_is_certain_and_no_missing_queue(self) -> None:
         self.proxy.set_rules("ListQueues:throttle=1")
         error = await self.failure()
-        assert (error.code, error.certain, error.queue_is_missing) == ("ThrottlingException", True, False)
+        assert (error.code, error.certain, error.is_missing) == ("ThrottlingException", True, False)
 
     @on_reactor
     async def test_a_missing_queue_is_told_apart(self) -> None:
@@ -164,14 +164,14 @@ class TestCalls:
         ]
         for operation, arguments in cases:
             error = await self.failure(operation, **arguments)
-            assert error.queue_is_missing, operation
+            assert error.is_missing, operation
             assert error.certain, operation
 
     @on_reactor
     async def test_a_missing_topic_is_told_apart(self) -> None:
         with pytest.raises(AwsError) as raised:
             await self.aws.sns("get_topic_attributes", TopicArn="arn:aws:sns:us-east-1:000000000000:none.fifo")
-        assert raised.value.queue_is_missing
+        assert raised.value.is_missing
 
     @on_reactor
     async def test_long_polls_do_not_hold_up_sending(self) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import attrs
 import pytest
 
-from chatflow.broker.calls import find_queue
+from chatflow.broker.aws import Clients
+from chatflow.broker.calls import BlockingCalls
 from chatflow.broker.deadletters import SqsDeadLetterBox, SqsDeadLetters
+from chatflow.broker.lookup import require_queue
 from chatflow.broker.names import Names
 from chatflow.codec import deadletters as letters
 from chatflow.codec.deadletters import envelope_in, failed_again
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff
+from chatflow.lifecycle.blocking import at_once
 from testbed.emulator import fresh_prefix
 from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_dead_letters import DeadLettersContract, keep_some
@@ -56,8 +60,17 @@ def make_keeper(names: Names, aws: Any = None) -> SqsDeadLetters:
 
 
 def make_box(names: Names) -> SqsDeadLetterBox:
-    client = direct_client("sqs")
-    return SqsDeadLetterBox(client, find_queue(client, names.dead_letters))
+    return SqsDeadLetterBox(direct_calls(), url_of(names))
+
+
+def direct_calls() -> BlockingCalls:
+    """They go past the proxy."""
+    sqs, sns = direct_client("sqs"), direct_client("sns")
+    return BlockingCalls(Clients(sqs, sqs, sns, sqs, sns))
+
+
+def url_of(names: Names) -> str:
+    return at_once(require_queue(direct_calls(), names.dead_letters))
 
 
 class TestContract(DeadLettersContract):
@@ -124,8 +137,9 @@ class TestKeeping:
 
     def test_nor_when_aws_does_not_answer(self, names: Names, proxy: FaultProxy) -> None:
         proxy.set_rules("GetQueueUrl:fail=1")
+        impatient = attrs.evolve(shared_aws().clients, sqs_control=shared_aws().clients.sqs_send)
         with pytest.raises(StartupError, match="cannot find queue"):
-            find_queue(shared_aws().clients.sqs_send, names.dead_letters)
+            at_once(require_queue(BlockingCalls(impatient), names.dead_letters))
 
 
 class TestReading:
@@ -189,7 +203,7 @@ class TestReading:
         await keep_some(keeper, 1)
         letters = box.read()
         for receipt in box._receipts[letters[0].id]:
-            url = find_queue(direct_client("sqs"), names.dead_letters)
+            url = url_of(names)
             direct_client("sqs").change_message_visibility(QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0)
         assert len(make_box(names).read()) == 1  # which gives it another receipt
         with pytest.raises(Unavailable):
@@ -200,7 +214,7 @@ def send(names: Names, body: str, group: str) -> None:
     """Put a message there past all of our code."""
     client = direct_client("sqs")
     client.send_message(
-        QueueUrl=find_queue(client, names.dead_letters),
+        QueueUrl=url_of(names),
         MessageBody=body,
         MessageGroupId=group,
         MessageDeduplicationId=body[-60:].encode().hex()[:100],

@@ -1,4 +1,4 @@
-"""How deep queues are: asked seldom, told in the reference's shape."""
+"""How deep queues are: asked seldom."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
-from chatflow.broker.depth import Depth, EmbeddedDepths, QueueReport, SqsDepths, ask_depth
+from chatflow.broker.depth import EmbeddedDepths, SqsDepths, ask_depth
 from chatflow.broker.embedded import EmbeddedRoomQueue
 from chatflow.broker.names import Names
+from chatflow.contracts.room_queue import Depth
 from chatflow.errors import Unavailable
 from tests.support.chat import make_envelope
 from tests.support.cloud import direct_client, make_objects, shared_aws
@@ -136,50 +137,10 @@ class TestSqsDepths:
         assert await ask_depth(shared_aws(), url) == Depth(url, waiting=3, in_flight=2)
 
 
-class TestReport:
-    @on_reactor
-    async def test_a_room_of_the_embedded_queue(self) -> None:
-        queue = EmbeddedRoomQueue(3)
-        for _ in range(2):
-            queue.publish(make_envelope(2))
-        report = QueueReport(EmbeddedDepths(queue), 3)
-        assert await report.room("2") == {
-            "roomId": "2",
-            "queueUrl": None,
-            "approximateMessages": "2",
-            "approximateNotVisible": "0",
-            "approximateDelayed": "0",
-        }
-        empty = {"messages": "0", "notVisible": "0", "delayed": "0"}
-        assert await report.all() == {"room1": empty, "room2": {**empty, "messages": "2"}, "room3": empty}
-
-    @on_reactor
-    async def test_a_room_on_sqs(self, sqs: Sqs, clock: Clock) -> None:
-        report = QueueReport(make_depths(sqs, clock), 3)
-        asked = Deferred.fromCoroutine(report.room("3"))
-        ((_, answer),) = sqs.waiting
-        answer.callback(
-            {
-                "Attributes": {
-                    "ApproximateNumberOfMessages": "12",
-                    "ApproximateNumberOfMessagesNotVisible": "10",
-                    "ApproximateNumberOfMessagesDelayed": "1",
-                }
-            }
-        )
-        assert await asked == {
-            "roomId": "3",
-            "queueUrl": "url-3",
-            "approximateMessages": "12",
-            "approximateNotVisible": "10",
-            "approximateDelayed": "1",
-        }
-
-    @pytest.mark.parametrize("text", ["4", "0", "01", "+1", "x", ""])
-    @on_reactor
-    async def test_what_is_no_room_has_an_empty_queue_and_costs_no_call(
-        self, sqs: Sqs, clock: Clock, text: str
-    ) -> None:
-        report = await QueueReport(make_depths(sqs, clock), 3).room(text)
-        assert (report["roomId"], report["queueUrl"], report["approximateMessages"]) == (text, None, "0")
-        assert not sqs.asked
+@on_reactor
+async def test_of_the_embedded_queue_what_is_not_settled_waits() -> None:
+    queue = EmbeddedRoomQueue(3)
+    for _ in range(2):
+        queue.publish(make_envelope(2))
+    assert await EmbeddedDepths(queue).of(2) == Depth(waiting=2)
+    assert await EmbeddedDepths(queue).of(1) == Depth()

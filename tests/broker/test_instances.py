@@ -9,19 +9,21 @@ import pytest
 from attrs import define, field
 from twisted.internet.task import Clock
 
-from chatflow.broker.instances import Instances, Reaper, find_leftovers, heartbeat_seconds
+from chatflow.broker.membership import Membership, beat_seconds
 from chatflow.broker.names import Names
-from chatflow.contracts.membership import InstanceStart
+from chatflow.broker.reaping import Reaper, find_leftovers
+from chatflow.contracts.membership import RoomPresence, Run
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database, SessionLimits
-from chatflow.persistence.instances import InstanceTable
+from chatflow.persistence.membership import MembershipTable, open_membership
 from testbed.fault_proxy import FaultProxy
 from testbed.postgres import execute
 from tests.support.cloud import direct_client, make_objects, shared_aws
 from tests.support.reactor import on_reactor, reactor
 
 SILENT_SECONDS = 60.0
-BEAT_SECONDS = heartbeat_seconds(SILENT_SECONDS)
+#: Less often than the daemon does, and often enough.
+BEAT_SECONDS = 5.0
 
 
 @define
@@ -29,16 +31,24 @@ class Cluster:
     """Objects in AWS, a table, and instances on a clock of their own."""
 
     names: Names
-    table: InstanceTable
+    table: MembershipTable
     url: str
     clock: Clock = field(factory=Clock)
     #: When the database's clock was set, by the other clock.
     set_at: float = float("-inf")
+    taken_for_dead: list[str] = field(factory=list)
 
-    def instance(self, server_id: str) -> Instances:
-        return Instances(clock=self.clock, table=self.table, server_id=server_id, interval_seconds=BEAT_SECONDS)
+    def instance(self, server_id: str, table: MembershipTable | None = None) -> Membership:
+        return Membership(
+            clock=self.clock,
+            table=table or self.table,
+            open_table=lambda: open_membership(self.url),
+            server_id=server_id,
+            silent_seconds=SILENT_SECONDS,
+            on_taken_for_dead=lambda: self.taken_for_dead.append(server_id),
+        )
 
-    async def start(self, server_id: str, start: str = "1") -> tuple[Instances, str]:
+    async def start(self, server_id: str, start: str = "1") -> tuple[Membership, str]:
         """One that has registered and attached its queue; the queue's name."""
         instance, queue = self.instance(server_id), self.names.fanout_queue(server_id, start)
         await instance.register(start, queue)
@@ -54,7 +64,7 @@ class Cluster:
             calls=shared_aws(),
             names=self.names,
             table=self.table,
-            instances=instance,
+            membership=instance,
             silent_seconds=SILENT_SECONDS,
             is_steady=self._is_steady,
         )
@@ -64,12 +74,12 @@ class Cluster:
     async def _is_steady(self, seconds: float) -> bool:
         return self.clock.seconds() - self.set_at >= seconds
 
-    async def beat(self, instance: Instances, seconds: float) -> None:
+    async def beat(self, instance: Membership, seconds: float) -> None:
         """Let its heartbeats come for so long."""
-        assert await instance.heartbeat()
+        assert await instance.beat() is not None
         for _ in range(round(seconds / BEAT_SECONDS)):
             self.clock.advance(BEAT_SECONDS)
-            assert await instance.heartbeat()
+            assert await instance.beat() is not None
 
     def silence(self, server_id: str) -> None:
         """Let its last heartbeat be old."""
@@ -109,7 +119,7 @@ class Cluster:
 def cluster(database_url: str) -> Iterator[Cluster]:
     database = Database(reactor=reactor, url=database_url, connections=2, limits=SessionLimits())
     database.start()
-    yield Cluster(make_objects(rooms=1), InstanceTable(database), database_url)
+    yield Cluster(make_objects(rooms=1), MembershipTable(database), database_url)
     database.stop()
 
 
@@ -117,13 +127,14 @@ class TestHeartbeats:
     @on_reactor
     async def test_one_that_is_taken_for_dead_learns_it_and_may_take_part_again(self, cluster: Cluster) -> None:
         paused, _ = await cluster.start("paused")
-        assert await paused.heartbeat()
+        assert await paused.beat() is not None
         cluster.silence("paused")
         await (await cluster.steady_reaper()).reap()
         assert cluster.queues() == set()
-        assert not await paused.heartbeat()
+        assert await paused.beat() is None
+        assert cluster.taken_for_dead == ["paused"]
         await paused.register("2", cluster.names.fanout_queue("paused", "2"))
-        assert await paused.heartbeat()
+        assert await paused.beat() is not None
         assert cluster.entries() == {"paused", "reaper"}
 
     @on_reactor
@@ -131,7 +142,7 @@ class TestHeartbeats:
         paused, _ = await cluster.start("paused")
         cluster.silence("paused")
         await cluster.table.claim_dead(SILENT_SECONDS)
-        assert not await paused.heartbeat()
+        assert await paused.beat() is None
 
     @on_reactor
     async def test_while_the_database_is_away_nobody_is_taken_for_dead_nor_does_leaving_fail(
@@ -139,11 +150,13 @@ class TestHeartbeats:
     ) -> None:
         away = Database(reactor=reactor, url="postgresql://127.0.0.1:1/none", connections=1, limits=SessionLimits())
         away.start()
-        instance = Instances(clock=cluster.clock, table=InstanceTable(away), server_id="a")
+        instance = cluster.instance("a", MembershipTable(away))
         with pytest.raises(Unavailable):
             await instance.register("1", "queue")
-        instance.entry("1", "queue")
-        assert await instance.heartbeat()
+        instance.register_now("1", "queue")
+        with pytest.raises(Unavailable):
+            await instance.beat()
+        assert cluster.taken_for_dead == []
         assert instance.steady_seconds() == 0
         await instance.leave()
         await away.stop()
@@ -153,16 +166,29 @@ class TestHeartbeats:
         instance, _ = await cluster.start("a")
         await instance.leave()
         assert cluster.entries() == set()
-        assert await instance.heartbeat()  # there is nothing to say any more
+        assert await instance.beat() is None  # there is nothing to say any more
+        assert cluster.taken_for_dead == []
         assert cluster.entries() == set()
 
     @on_reactor
-    async def test_what_was_registered_otherwise_has_heartbeats_too(self, cluster: Cluster) -> None:
+    async def test_what_was_registered_before_the_reactor_runs_has_heartbeats_too(self, cluster: Cluster) -> None:
         instance = cluster.instance("a")
-        await cluster.table.register(instance.entry("1", "queue"))
-        assert await instance.heartbeat()
+        instance.register_now("1", "queue")
+        assert await instance.beat() is not None
         cluster.sql("DELETE FROM instances")
-        assert not await instance.heartbeat()
+        assert await instance.beat() is None
+
+    @on_reactor
+    async def test_with_another_queue_members_are_known_of_the_new_run_and_the_former_is_left_to_be_reaped(
+        self, cluster: Cluster
+    ) -> None:
+        instance, _ = await cluster.start("a", "1")
+        other, _ = await cluster.start("b")
+        await instance.tell({7: RoomPresence(3)})
+        await instance.register("2", cluster.names.fanout_queue("a", "2"))
+        assert await other.others() == {7: RoomPresence(3)}, "they count once, and without a break"
+        assert await instance.beat() == [7]
+        assert cluster.sql("SELECT start FROM instances WHERE server_id = 'a' ORDER BY 1") == [("1",), ("2",)]
 
     @on_reactor
     async def test_steady_are_heartbeats_without_a_pause(self, cluster: Cluster) -> None:
@@ -176,8 +202,8 @@ class TestHeartbeats:
         assert instance.steady_seconds() == 15
 
     def test_they_are_frequent_enough_for_whoever_is_impatient(self) -> None:
-        assert heartbeat_seconds(60) == 5
-        assert heartbeat_seconds(5) == 1.25
+        assert beat_seconds(60) == 1.5
+        assert beat_seconds(5) == 1.25
 
 
 class TestReaper:
@@ -215,11 +241,11 @@ class TestReaper:
         cluster.clock.advance(3 * BEAT_SECONDS)
         cluster.silence("living")
         await reaper.reap()
-        instances = reaper._instances
-        await cluster.beat(instances, SILENT_SECONDS - BEAT_SECONDS)
+        membership = reaper._membership
+        await cluster.beat(membership, SILENT_SECONDS - BEAT_SECONDS)
         await reaper.reap()
         assert cluster.queues() == {queue}
-        await cluster.beat(instances, BEAT_SECONDS)
+        await cluster.beat(membership, BEAT_SECONDS)
         cluster.clock.advance(BEAT_SECONDS)
         await reaper.reap()
         assert cluster.queues() == set()
@@ -270,11 +296,11 @@ class TestReaper:
         reaper = await cluster.steady_reaper()
         await reaper.reap()
         assert cluster.subscribed() == {gone, elsewhere, away}
-        await cluster.beat(reaper._instances, 600)
+        await cluster.beat(reaper._membership, 600)
         await reaper.reap()
         assert cluster.subscribed() == {gone, elsewhere, away}, "another instance does it"
         cluster.sql("DELETE FROM instances WHERE server_id = 'another'")
-        await cluster.beat(reaper._instances, 600)
+        await cluster.beat(reaper._membership, 600)
         await reaper.reap()
         # `away` has an entry, and attaches anew by itself. `elsewhere` has a queue, so somebody may want it.
         assert cluster.subscribed() == {elsewhere, away}
@@ -320,7 +346,7 @@ class Pages:
 async def test_subscriptions_are_found_on_every_page_and_in_every_partition(cluster: Cluster) -> None:
     names = Names("p", 1)
     queues = [names.fanout_queue(f"s{number}", "1") for number in range(7)]
-    dead = [InstanceStart(f"s{number}", "1", queue) for number, queue in enumerate(queues)]
+    dead = [Run(f"s{number}", "1", queue) for number, queue in enumerate(queues)]
     found = await find_leftovers(Pages(queues, 3), names, cluster.table, dead)
     assert [one.queue for one in found.subscriptions] == queues
     assert set(found.queue_urls) == set(queues)

@@ -8,8 +8,10 @@ import attrs
 import pytest
 
 from chatflow.broker.aws import AwsError, Clients
+from chatflow.broker.calls import BlockingCalls
 from chatflow.broker.names import Names
 from chatflow.broker.setup import Found, find, set_up, tear_down
+from chatflow.lifecycle.blocking import at_once
 from testbed.emulator import fresh_prefix
 from testbed.fault_proxy import FaultProxy
 from tests.support.cloud import direct_client, shared_aws
@@ -36,14 +38,18 @@ def names() -> Names:
 
 def set_up_lines(clients: Clients, names: Names) -> list[str]:
     lines: list[str] = []
-    set_up(clients, names, lines.append)
+    at_once(set_up(BlockingCalls(clients), names, lines.append))
     return lines
 
 
 def tear_down_lines(clients: Clients, found: Found) -> list[str]:
     lines: list[str] = []
-    tear_down(clients, found, lines.append)
+    at_once(tear_down(BlockingCalls(clients), found, lines.append))
     return lines
+
+
+def found_by(clients: Clients, names: Names) -> Found:
+    return at_once(find(BlockingCalls(clients), names))
 
 
 def impatient(clients: Clients) -> Clients:
@@ -199,7 +205,7 @@ class TestTearDown:
         set_up_lines(clients, names)
         arn = topic_arn(names)
         attach(names, "dead", names.tags)
-        lines = tear_down_lines(clients, find(clients, names))
+        lines = tear_down_lines(clients, found_by(clients, names))
         assert queues(names) == set()
         with pytest.raises(direct_client("sns").exceptions.NotFoundException):
             direct_client("sns").get_topic_attributes(TopicArn=arn)
@@ -210,8 +216,8 @@ class TestTearDown:
 
     def test_then_there_is_nothing(self, clients: Clients, names: Names) -> None:
         set_up_lines(clients, names)
-        tear_down_lines(clients, find(clients, names))
-        assert find(clients, names) == Found({}, {}, None, 0, [])
+        tear_down_lines(clients, found_by(clients, names))
+        assert found_by(clients, names) == Found({}, {}, None, 0, [])
 
     def test_to_look_removes_nothing_and_says_what_a_queue_holds(self, clients: Clients, names: Names) -> None:
         set_up_lines(clients, names)
@@ -224,7 +230,7 @@ class TestTearDown:
                 MessageDeduplicationId=str(number),
             )
         p = names.prefix
-        assert find(clients, names).lines() == [
+        assert found_by(clients, names).lines() == [
             f"would remove topic {p}-fanout.fifo (subscriptions: 1)",
             f"would remove queue {p}-db-dlq.fifo",
             f"would remove queue {p}-fanout-dead-1.fifo",
@@ -241,7 +247,7 @@ class TestTearDown:
         foreign = attach(names, "x", {"project": "another"})
         unrelated = f"{p}-orders.fifo"
         direct_client("sqs").create_queue(QueueName=unrelated, Attributes={"FifoQueue": "true"})
-        found = find(clients, names)
+        found = found_by(clients, names)
         others = [foreign, f"{p}-room-4.fifo", f"{p}-rooms-1of2.fifo", f"{p}-rooms-2of2.fifo"]
         assert found.others == others
         assert len(found.lines_about_others()) == 4
@@ -253,7 +259,7 @@ class TestTearDown:
         set_up_lines(clients, names)
         set_up_lines(clients, longer)
         attach(longer, "living", longer.tags)
-        tear_down_lines(clients, find(clients, names))
+        tear_down_lines(clients, found_by(clients, names))
         assert queues(names) == queues(longer)
         assert len(queues(longer)) == 4
 
@@ -262,14 +268,14 @@ class TestTearDown:
         attach(names, "dead", names.tags)
         proxy.set_rules("DeleteTopic:fail=1")
         with pytest.raises(AwsError, match="delete_topic"):
-            tear_down_lines(impatient(clients), find(clients, names))
+            tear_down_lines(impatient(clients), found_by(clients, names))
         proxy.set_rules()
-        tear_down_lines(clients, find(clients, names))
-        assert find(clients, names) == Found({}, {}, None, 0, [])
+        tear_down_lines(clients, found_by(clients, names))
+        assert found_by(clients, names) == Found({}, {}, None, 0, [])
 
     def test_a_queue_that_has_gone_meanwhile_is_no_failure(self, clients: Clients, names: Names) -> None:
         set_up_lines(clients, names)
-        found = find(clients, names)
+        found = found_by(clients, names)
         direct_client("sqs").delete_queue(QueueUrl=url(names.room_queue(1)))
         tear_down_lines(clients, found)
         assert queues(names) == set()

@@ -29,7 +29,7 @@ class TestContract(FanoutContract):
     async def instances(self, topic: Topic) -> list[Peer]:
         peers = [topic.start() for _ in range(3)]
         for peer in peers:
-            await peer.hears()
+            await peer.is_live()
         return peers
 
 
@@ -39,21 +39,21 @@ class TestStart:
         proxy.set_rules("PublishBatch:throttle=1,times=4")
         peer = topic.start()
         await until(lambda: proxy.injected("PublishBatch", "throttle") == 4, "two probes are lost")
-        assert not peer.fanout.hears
-        await peer.hears()
+        assert not peer.fanout.is_subscribed
+        await peer.is_live()
         assert topic.queues() == topic.subscribed() == [peer.queue]
         assert peer.fanout.counters.attachments == 1
 
     @on_reactor
     async def test_nor_when_its_queue_is_not_subscribed(self, topic: Topic, proxy: FaultProxy) -> None:
         peer = topic.start()
-        await peer.hears()
+        await peer.is_live()
         deaf = topic.make()
         with mock.patch.object(shared_aws().clients.sns_control, "subscribe", lambda **_: {"SubscriptionArn": "none"}):
             deaf.fanout.start()
         probes = proxy.faults.calls["PublishBatch"]
         await until(lambda: proxy.faults.calls["PublishBatch"] > probes + 2, "some probes are sent")
-        assert not deaf.fanout.hears
+        assert not deaf.fanout.is_subscribed
 
     @on_reactor
     async def test_the_queue_is_named_after_instance_and_start_and_takes_messages_of_the_topic_only(
@@ -147,7 +147,7 @@ class TestPublishingWhenCallsFail:
     @on_reactor
     async def test_publishing_fires_even_when_calls_have_stopped(self, topic: Topic) -> None:
         aws = start_aws(polls=1, sends=2)
-        peer = await topic.start_and_hear(aws=aws)
+        peer = await topic.start_live(aws=aws)
         await peer.fanout.detach()
         await peer.fanout.stop()
         await aws.stop()
@@ -173,7 +173,7 @@ class TestPublishingWhenCallsFail:
     async def test_the_group_is_the_room_and_a_second_try_has_the_same_deduplication_id(
         self, topic: Topic, proxy: FaultProxy, publishes: list[dict[str, Any]]
     ) -> None:
-        peer = await topic.start_and_hear()
+        peer = await topic.start_live()
         publishes.clear()
         proxy.set_rules("PublishBatch:drop=1,times=1")
         await peer.fanout.publish([make_stored(1, room) for room in (3, 1, 2)])
@@ -240,9 +240,9 @@ class TestWhileSnsDoesNotAnswer:
         one, _ = peers
         proxy.set_rules("PublishBatch:fail=1")
         await one.fanout.publish([make_stored(1)])
-        one.fanout.attach_again()
+        one.fanout.subscription_lost()
         proxy.set_rules()
-        await one.hears()
+        await one.is_live()
         await reaches(*peers)
 
 
@@ -274,7 +274,7 @@ class TestHearingWhenCallsFail:
         proxy.set_rules(f"ReceiveMessage:{fault}=1,times=3")
         await until(lambda: proxy.injected("ReceiveMessage", fault) == 3, "three receives fail")
         await reaches(one, two)
-        assert two.fanout.hears
+        assert two.fanout.is_subscribed
 
     @pytest.mark.parametrize("fault", ["fail", "throttle", "reset", "partial", "drop"])
     @on_reactor
@@ -293,7 +293,7 @@ class TestHearingWhenCallsFail:
     async def test_a_receive_whose_answer_was_lost_is_repeated_as_the_same_attempt(
         self, topic: Topic, proxy: FaultProxy, receives: list[dict[str, Any]]
     ) -> None:
-        await topic.start_and_hear()
+        await topic.start_live()
         proxy.set_rules("ReceiveMessage:drop=1,times=2")
         await until(lambda: proxy.injected("ReceiveMessage", "drop") == 2, "two answers are lost")
         await until(lambda: len(receives) > 9, "some more receives")
@@ -305,7 +305,7 @@ class TestHearingWhenCallsFail:
     async def test_what_a_lost_answer_held_comes_again(self, topic: Topic, proxy: FaultProxy) -> None:
         """Where the attempt is not recognised, as on the emulator, after the visibility."""
         with mock.patch("chatflow.broker.attachment._VISIBILITY_SECONDS", 1):
-            one, two = await topic.start_and_hear(), await topic.start_and_hear()
+            one, two = await topic.start_live(), await topic.start_live()
         proxy.set_rules("ReceiveMessage:drop=1,times=6")
         await reaches(one, two)
 
@@ -345,7 +345,7 @@ class TestBacklog:
             return await carry_out(operation, **arguments)
 
         aws.sqs = sqs  # type: ignore[method-assign]
-        one, two = await topic.start_and_hear(), await topic.start_and_hear(aws=aws)
+        one, two = await topic.start_live(), await topic.start_live(aws=aws)
         await until(lambda: topic.count(two.queue) == 0, "its probe is deleted")
         proxy.set_rules("ReceiveMessage:fail=1")
         before = proxy.injected("ReceiveMessage", "fail")
@@ -370,14 +370,14 @@ class TestBacklog:
         self, peers: tuple[Peer, Peer], proxy: FaultProxy
     ) -> None:
         one, two = peers
-        assert two.fanout.patience_seconds() == 0.5
+        assert two.fanout.gap_timeout_seconds() == 0.5
         proxy.set_rules("ReceiveMessage:fail=1")
         news = [make_stored(1, room) for room in range(1, 31)]
         await one.fanout.publish(news)
         await deferLater(reactor, 1.0)
         proxy.set_rules()
         await two.has_heard(news)
-        assert 1.0 < two.fanout.patience_seconds() <= min(4.0, 2 * max(two.latencies))
+        assert 1.0 < two.fanout.gap_timeout_seconds() <= min(4.0, 2 * max(two.latencies))
 
 
 def entry_bytes(entry: dict[str, Any]) -> int:
@@ -392,8 +392,8 @@ def entry_bytes(entry: dict[str, Any]) -> int:
 @on_reactor
 async def test_two_that_were_given_the_same_id_hear_each_other(topic: Topic) -> None:
     one, two = topic.start(server_id="same"), topic.start(server_id="same")
-    await one.hears()
-    await two.hears()
+    await one.is_live()
+    await two.is_live()
     await reaches(one, two)
     await reaches(two, one)
     assert len(one.heard) == len(two.heard) == 1, "and not themselves"

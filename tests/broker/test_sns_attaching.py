@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from chatflow.broker.attachment import attach_in_thread, topic_arn_in_thread
+from chatflow.broker.attachment import attach
 from chatflow.broker.aws import Clients
+from chatflow.broker.calls import BlockingCalls
 from chatflow.broker.names import Names
+from chatflow.broker.probing import ProbeTimes
+from chatflow.broker.subscription import State
 from chatflow.lifecycle import Backoff
+from chatflow.lifecycle.blocking import at_once
 from testbed.fault_proxy import FaultProxy
 from tests.broker.topics import Peer, Topic, reaches
 from tests.support.chat import make_stored
@@ -29,11 +32,11 @@ class TestAttachingAgain:
         gone = two.queue
         proxy.set_rules("PublishBatch:throttle=1")  # no probe
         direct_client("sqs").delete_queue(QueueUrl=topic.url(gone))
-        await until(lambda: not two.fanout.hears, "it notices")
+        await until(lambda: not two.fanout.is_subscribed, "it notices")
         await until(lambda: two.queue != gone and two.queue in topic.subscribed(), "another queue is subscribed")
-        assert not two.fanout.hears
+        assert not two.fanout.is_subscribed
         proxy.set_rules()
-        await two.hears()
+        await two.is_live()
         await reaches(one, two)
         assert sorted(topic.queues()) == sorted(topic.subscribed()) == sorted([one.queue, two.queue])
         assert two.fanout.counters.attachments == 2
@@ -43,30 +46,30 @@ class TestAttachingAgain:
         self, topic: Topic, peers: tuple[Peer, Peer]
     ) -> None:
         one, two = peers
-        two.fanout.attach_again()
-        assert not two.fanout.hears
-        await two.hears()
+        two.fanout.subscription_lost()
+        assert not two.fanout.is_subscribed
+        await two.is_live()
         await reaches(one, two)
         assert sorted(topic.queues()) == sorted(topic.subscribed()) == sorted([one.queue, two.queue])
 
     @on_reactor
     async def test_told_twice_it_makes_one_queue(self, topic: Topic) -> None:
         """A reaper deletes the entry and the queue: heartbeat and listener notice at about the same time."""
-        peer = await topic.start_and_hear()
+        peer = await topic.start_live()
         for _ in range(2):
-            peer.fanout.attach_again()
-        await peer.hears()
+            peer.fanout.subscription_lost()
+        await peer.is_live()
         assert topic.queues() == topic.subscribed() == [peer.queue]
         assert len(peer.registered) == 2
 
     @on_reactor
     async def test_that_the_former_queue_is_gone_is_no_news(self, topic: Topic, proxy: FaultProxy) -> None:
-        peer = await topic.start_and_hear()
+        peer = await topic.start_live()
         receives = proxy.faults.calls["ReceiveMessage"]
         proxy.set_rules("ReceiveMessage:delay_ms=1000,times=1")
         await until(lambda: proxy.faults.calls["ReceiveMessage"] > receives, "a receive is under way")
-        peer.fanout.attach_again()
-        await peer.hears()
+        peer.fanout.subscription_lost()
+        await peer.is_live()
         assert peer.fanout.counters.attachments == 2
         assert topic.queues() == [peer.queue]
 
@@ -74,14 +77,14 @@ class TestAttachingAgain:
     async def test_it_is_tried_until_it_succeeds(
         self, topic: Topic, proxy: FaultProxy, logged_failures: LoggedFailures
     ) -> None:
-        peer = await topic.start_and_hear()
+        peer = await topic.start_live()
         before = peer.queue
         sns = shared_aws().clients.sns_control
         with mock.patch.object(
             sns, "subscribe", side_effect=[RuntimeError("injected"), mock.DEFAULT], wraps=sns.subscribe
         ):
-            peer.fanout.attach_again()
-            await peer.hears()
+            peer.fanout.subscription_lost()
+            await peer.is_live()
         assert peer.queue != before
         assert peer.registered == [before, peer.queue, peer.queue], "all tries are for one queue"
         assert topic.queues() == topic.subscribed() == [peer.queue]
@@ -91,16 +94,12 @@ class TestAttachingAgain:
 
 class TestDeafness:
     @pytest.fixture(autouse=True)
-    def patience(self) -> Iterator[None]:
-        with (
-            mock.patch("chatflow.broker.sns._DEAF_SECONDS", 0.5),
-            mock.patch("chatflow.broker.sns._ECHO_SECONDS", 0.5),
-        ):
-            yield
+    def impatience(self, topic: Topic) -> None:
+        topic.probe_times = ProbeTimes(repeat_seconds=0.2, lost_seconds=0.5, check_seconds=0.5)
 
     def unsubscribe(self, topic: Topic, peer: Peer) -> None:
         """Somebody removes its subscription; the queue stays."""
-        arn = topic_arn_in_thread(shared_aws().clients, topic.names)
+        arn = topic.arn()
         sns = direct_client("sns")
         for one in sns.list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]:
             if one["Endpoint"].endswith(peer.queue):
@@ -112,7 +111,7 @@ class TestDeafness:
         with mock.patch.object(shared_aws().clients.sns_control, "subscribe", lambda **_: {"SubscriptionArn": "none"}):
             peer.fanout.start()
         deaf = peer.queue
-        await peer.hears()
+        await peer.is_live()
         assert peer.queue != deaf
         assert topic.queues() == topic.subscribed() == [peer.queue]
 
@@ -122,7 +121,7 @@ class TestDeafness:
         peer = topic.start()
         await until(lambda: proxy.injected("PublishBatch", "throttle") >= 6, "more than half a second of probes")
         proxy.set_rules()
-        await peer.hears()
+        await peer.is_live()
         assert peer.fanout.counters.attachments == 1
 
     @on_reactor
@@ -131,10 +130,10 @@ class TestDeafness:
     ) -> None:
         one, two = peers
         self.unsubscribe(topic, two)
-        two.fanout.missed()
-        two.fanout.missed()
-        await until(lambda: not two.fanout.hears, "it notices")
-        await two.hears()
+        two.fanout.gap_observed()
+        two.fanout.gap_observed()
+        await until(lambda: not two.fanout.is_subscribed, "it notices")
+        await two.is_live()
         await reaches(one, two)
         assert two.fanout.counters.attachments == 2
         assert sorted(topic.queues()) == sorted(topic.subscribed()) == sorted([one.queue, two.queue])
@@ -142,14 +141,14 @@ class TestDeafness:
     @on_reactor
     async def test_so_it_does_when_the_topic_was_made_anew(self, topic: Topic, peers: tuple[Peer, Peer]) -> None:
         one, two = peers
-        arn = topic_arn_in_thread(shared_aws().clients, topic.names)
+        arn = topic.arn()
         direct_client("sns").delete_topic(TopicArn=arn)
         direct_client("sns").create_topic(Name=topic.names.topic, Attributes={"FifoTopic": "true"})
         for peer in peers:
-            peer.fanout.missed()
-            peer.fanout.missed()
-            await until(lambda peer=peer: not peer.fanout.hears, "it notices")  # type: ignore[misc]
-            await peer.hears()
+            peer.fanout.gap_observed()
+            peer.fanout.gap_observed()
+            await until(lambda peer=peer: not peer.fanout.is_subscribed, "it notices")  # type: ignore[misc]
+            await peer.is_live()
         await reaches(one, two)
 
     @on_reactor
@@ -157,11 +156,11 @@ class TestDeafness:
         self, peers: tuple[Peer, Peer], proxy: FaultProxy
     ) -> None:
         one, two = peers
-        two.fanout.missed()
+        two.fanout.gap_observed()
         await reaches(one, two)
         calls = proxy.faults.calls["PublishBatch"]
-        two.fanout.missed()
-        assert two.fanout.hears
+        two.fanout.gap_observed()
+        assert two.fanout.is_subscribed
         await two.fanout.detach()
         await two.fanout.stop()
         assert proxy.faults.calls["PublishBatch"] == calls
@@ -170,11 +169,11 @@ class TestDeafness:
     async def test_who_hears_the_echo_stays_as_it_is(self, topic: Topic, peers: tuple[Peer, Peer]) -> None:
         _, two = peers
         for _ in range(3):
-            echoes = two.fanout._echoes
-            two.fanout.missed()
-            two.fanout.missed()
-            await until(lambda echoes=echoes: two.fanout._echoes > echoes, "the echo")  # type: ignore[misc]
-            assert two.fanout.hears
+            two.fanout.gap_observed()
+            two.fanout.gap_observed()
+            assert two.fanout.state is State.CHECKING
+            assert two.fanout.is_subscribed
+            await until(lambda: two.fanout.state is State.LIVE, "the probe comes back")
         await two.fanout.detach()
         await two.fanout.stop()
         assert two.fanout.counters.attachments == 1
@@ -185,8 +184,8 @@ class TestDeafness:
     ) -> None:
         _, two = peers
         proxy.set_rules("PublishBatch:fail=1")
-        two.fanout.missed()
-        two.fanout.missed()
+        two.fanout.gap_observed()
+        two.fanout.gap_observed()
         await until(lambda: proxy.injected("PublishBatch", "fail") == 2, "the probe fails")
         proxy.set_rules()
         await two.fanout.detach()
@@ -201,7 +200,7 @@ class TestStop:
     ) -> None:
         one, two = peers
         assert await two.fanout.detach()
-        assert not two.fanout.hears
+        assert not two.fanout.is_subscribed
         assert topic.queues() == topic.subscribed() == [one.queue]
         await one.fanout.publish([make_stored(1)])
         await two.fanout.stop()
@@ -216,7 +215,7 @@ class TestStop:
 
     @on_reactor
     async def test_when_it_cannot_be_removed_that_is_told(self, topic: Topic, proxy: FaultProxy) -> None:
-        peer = await topic.start_and_hear()
+        peer = await topic.start_live()
         with mock.patch.object(shared_aws().clients.sns_control, "unsubscribe", side_effect=RuntimeError("injected")):
             assert not await peer.fanout.detach()
 
@@ -229,23 +228,23 @@ class TestStop:
         async def register(start: str, queue: str) -> None:
             detached.append(await peer.fanout.detach())
 
-        peer = await topic.start_and_hear(register=register)
-        peer.fanout.attach_again()
+        peer = await topic.start_live(register=register)
+        peer.fanout.subscription_lost()
         await peer.fanout.stop()
         assert detached == [False]
         assert topic.queues() == topic.subscribed() == []
-        assert not peer.fanout.hears
+        assert not peer.fanout.is_subscribed
 
     @on_reactor
     async def test_no_further_try_is_waited_for(self, topic: Topic, logged_failures: LoggedFailures) -> None:
         """AWS is away: the pause between two tries ends with the detaching, and no try follows."""
-        peer = await topic.start_and_hear()
+        peer = await topic.start_live()
         sns = shared_aws().clients.sns_control
         with (
-            mock.patch("chatflow.broker.sns.Backoff", lambda **_: Backoff(600.0, 600.0, random=lambda: 1.0)),
+            mock.patch("chatflow.broker.attaching.Backoff", lambda **_: Backoff(600.0, 600.0, random=lambda: 1.0)),
             mock.patch.object(sns, "subscribe", side_effect=RuntimeError("injected")) as subscribe,
         ):
-            peer.fanout.attach_again()
+            peer.fanout.subscription_lost()
             await until(lambda: logged_failures.events, "a try fails")
             assert not await peer.fanout.detach()
             await peer.fanout.stop()
@@ -271,8 +270,9 @@ class China:
     def get_queue_attributes(self, **_: Any) -> dict[str, Any]:
         return {"Attributes": {"QueueArn": "arn:aws-cn:sqs:cn-north-1:7:p-db-dlq.fifo"}}
 
-    def get_topic_attributes(self, **asked: Any) -> None:
+    def get_topic_attributes(self, **asked: Any) -> dict[str, Any]:
         self.asked["get_topic_attributes"] = asked
+        return {"Attributes": {}}
 
     def create_queue(self, **asked: Any) -> dict[str, Any]:
         self.asked["create_queue"] = asked
@@ -285,7 +285,7 @@ class China:
 
 def test_in_every_partition_queue_policy_and_subscription_name_the_same_topic() -> None:
     china: Any = China()
-    attach_in_thread(Clients(china, china, china, china, china), Names("p", 1), "p-fanout-a-1.fifo")
+    at_once(attach(BlockingCalls(Clients(china, china, china, china, china)), Names("p", 1), "p-fanout-a-1.fifo"))
     topic_arn, queue_arn = "arn:aws-cn:sns:cn-north-1:7:p-fanout.fifo", "arn:aws-cn:sqs:cn-north-1:7:p-fanout-a-1.fifo"
     assert china.asked["get_topic_attributes"] == {"TopicArn": topic_arn}
     (statement,) = json.loads(china.asked["create_queue"]["Attributes"]["Policy"])["Statement"]

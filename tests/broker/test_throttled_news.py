@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from chatflow.broker.aws import AwsError, as_aws_error
 from chatflow.broker.publishing import FanoutCounters, Publisher
-from chatflow.broker.sending import is_final
+from chatflow.broker.settling import is_final
 from chatflow.lifecycle import Outstanding
 from tests.support.chat import make_stored
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from typing import Any
-from unittest import mock
 
 import pytest_twisted
 from attrs import define, field
 
-from chatflow.broker.attachment import topic_arn_in_thread
+from chatflow.broker.calls import BlockingCalls
+from chatflow.broker.lookup import require_topic
 from chatflow.broker.pacing import Pace
+from chatflow.broker.probing import ProbeTimes
 from chatflow.broker.sns import SnsFanout
+from chatflow.lifecycle.blocking import at_once
 from testbed.fault_proxy import FaultProxy
 from tests.broker.contract_fanout import Instance
 from tests.support.chat import make_stored
@@ -32,8 +34,8 @@ class Peer(Instance):
         """Its present fan-out queue."""
         return self.registered[-1]
 
-    async def hears(self) -> None:
-        await until(lambda: self.fanout.hears, "the probe comes back")
+    async def is_live(self) -> None:
+        await until(lambda: self.fanout.is_subscribed, "the probe comes back")
 
 
 def steady_pace(gap_seconds: float) -> Pace:
@@ -49,6 +51,8 @@ class Topic:
     def __init__(self) -> None:
         self.names = make_objects(rooms=1)
         self.peers: list[Peer] = []
+        #: Probes are repeated soon.
+        self.probe_times = ProbeTimes(repeat_seconds=0.2)
 
     def make(self, **options: Any) -> Peer:
         """An instance that is not started."""
@@ -70,6 +74,7 @@ class Topic:
             "register": register,
             "register_now": register_now,
             "long_poll_seconds": 0,
+            "probe_times": self.probe_times,
         }
         peer.fanout = SnsFanout(
             clock=reactor,
@@ -87,17 +92,17 @@ class Topic:
         peer.fanout.start()
         return peer
 
-    async def start_and_hear(self, **options: Any) -> Peer:
+    async def start_live(self, **options: Any) -> Peer:
         """An instance that hears."""
         peer = self.start(**options)
-        await peer.hears()
+        await peer.is_live()
         return peer
 
     async def start_pair(self) -> tuple[Peer, Peer]:
         """Two instances that hear each other, with nothing in their queues."""
         one, two = self.start(), self.start()
-        await one.hears()
-        await two.hears()
+        await one.is_live()
+        await two.is_live()
         await until(lambda: not any(self.count(peer.queue) for peer in (one, two)), "all probes are deleted")
         return one, two
 
@@ -116,10 +121,13 @@ class Topic:
         got = direct_client("sqs").get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)
         return sum(int(number) for number in got["Attributes"].values())
 
+    def arn(self) -> str:
+        """Of the topic."""
+        return at_once(require_topic(BlockingCalls(shared_aws().clients), self.names))
+
     def subscribed(self) -> list[str]:
         """The queues that are subscribed, whether they exist or not."""
-        arn = topic_arn_in_thread(shared_aws().clients, self.names)
-        found = direct_client("sns").list_subscriptions_by_topic(TopicArn=arn)["Subscriptions"]
+        found = direct_client("sns").list_subscriptions_by_topic(TopicArn=self.arn())["Subscriptions"]
         return [one["Endpoint"].rsplit(":", 1)[-1] for one in found]
 
     async def stop(self) -> None:
@@ -132,12 +140,11 @@ class Topic:
 
 @pytest_twisted.async_yield_fixture
 async def topic(proxy: FaultProxy) -> AsyncIterator[Topic]:
-    """A topic of the test's own. Probes are repeated soon."""
+    """A topic of the test's own."""
     topic = Topic()
-    with mock.patch("chatflow.broker.sns._PROBE_SECONDS", 0.2):
-        yield topic
-        proxy.set_rules()
-        await topic.stop()
+    yield topic
+    proxy.set_rules()
+    await topic.stop()
 
 
 @pytest_twisted.async_fixture

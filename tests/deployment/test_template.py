@@ -15,10 +15,11 @@ from unittest import mock
 
 import pytest
 
-from chatflow.broker.aws import make_clients
+from chatflow.broker.calls import BlockingCalls, blocking_calls
 from chatflow.broker.names import Names
 from chatflow.broker.setup import set_up
 from chatflow.config import TABLE, Config
+from chatflow.lifecycle.blocking import at_once
 from chatflow.options import load
 from scripts.aws import artefacts
 from scripts.aws.__main__ import main as print_template
@@ -158,7 +159,7 @@ class TestQueues:
     def test_room_queues_and_dead_letters_are_those_that_setup_makes(self, stacks: Stacks, stack: Stack) -> None:
         sqs, names = stacks.client("sqs"), Names("chatflow", ROOMS)
         other = Names("by-setup", ROOMS)
-        set_up(shared_aws().clients, other, lambda line: None)
+        at_once(set_up(BlockingCalls(shared_aws().clients), other, lambda line: None))
         queues = {name: names.room_queue(lane) for lane in names.lanes for name in [other.room_queue(lane)]}
         for by_setup, by_stack in {**queues, other.dead_letters: names.dead_letters}.items():
             assert _fixed(sqs, by_stack) == _fixed(direct_client("sqs"), by_setup)
@@ -166,7 +167,7 @@ class TestQueues:
     def test_setup_finds_no_queue_to_change(self, stacks: Stacks, stack: Stack) -> None:
         lines: list[str] = []
         with mock.patch.dict(os.environ, aws_environment(stacks.url)):
-            set_up(make_clients(polls=1, sends=1), Names("chatflow", ROOMS), lines.append)
+            at_once(set_up(blocking_calls(), Names("chatflow", ROOMS), lines.append))
         assert [line for line in lines if "queue" in line] == [
             "queue chatflow-db-dlq.fifo exists",
             *(f"queue chatflow-room-{room}.fifo exists" for room in range(1, ROOMS + 1)),
@@ -175,7 +176,7 @@ class TestQueues:
     def test_the_topic_is_the_one_that_setup_makes(self, stack: Stack) -> None:
         """By the template: the emulator's CloudFormation makes a topic, but without its attributes."""
         other = Names("by-setup", ROOMS)
-        set_up(shared_aws().clients, other, lambda line: None)
+        at_once(set_up(BlockingCalls(shared_aws().clients), other, lambda line: None))
         sns = direct_client("sns")
         found = sns.get_topic_attributes(TopicArn=f"arn:aws:sns:us-east-1:000000000000:{other.topic}")["Attributes"]
         properties = render(ROOMS)["Resources"]["FanoutTopic"]["Properties"]

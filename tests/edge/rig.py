@@ -15,12 +15,15 @@ from zope.interface import implementer
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import StoredMessage
 from chatflow.contracts.room_queue import IPublish
-from chatflow.edge.connections import ChatFactory, EdgeLimits
+from chatflow.edge.connect_parameters import parse_connect_parameters
+from chatflow.edge.connections import Connections
+from chatflow.edge.dialects import choose_dialect
+from chatflow.edge.factory import ChatFactory
 from chatflow.edge.frames import broadcast_block
 from chatflow.edge.handshake import Handshake
+from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.stored import StoredTracker
-from chatflow.edge.v2 import presence_block
-from chatflow.edge.wishes import parse_wish
+from chatflow.edge.v2 import SUBPROTOCOL, presence_block
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.pages import Pages
@@ -52,9 +55,10 @@ class Queue:
 class Peer:
     """A client's end of one connection."""
 
-    def __init__(self, edge: ChatFactory, query: str, v2: bool) -> None:
-        asked = Handshake(1, parse_wish(query), _KEY, v2)
-        self.protocol = edge.build_connection(asked)
+    def __init__(self, factory: ChatFactory, query: str, v2: bool) -> None:
+        dialect = choose_dialect([SUBPROTOCOL] if v2 else [])
+        asked = Handshake(1, parse_connect_parameters(query), _KEY, dialect)
+        self.protocol = factory.build_connection(asked)
         self.transport = Transport()
         self.protocol.makeConnection(self.transport)
         headers = [name + b": " + value for name, (value,) in asked.plain_headers().getAllRawHeaders()]
@@ -104,7 +108,7 @@ class Rig:
         )
         self.presence = Presence(clock=self.clock, table=NoOthers(), encode=presence_block)
         self.stored = StoredTracker(clock=self.clock, hub=self.hub, places=self._places)
-        self.edge = ChatFactory(
+        self.edge = EdgeServices(
             clock=self.clock,
             now=self.clock.seconds,
             rooms=1,
@@ -116,16 +120,18 @@ class Rig:
             resumer=self.resumer,
             presence=self.presence,
             stored=self.stored,
+            connections=Connections(clock=self.clock, max_connections=100),
             limits=EdgeLimits(16384, 100, 100, max_client_buffer_bytes, 60),
             ping_interval_seconds=20,
         )
+        self.factory = ChatFactory(self.edge)
 
     async def _places(self, message_ids: object) -> dict[str, int]:
         return {}
 
     def peer(self, query: str = "", *, v2: bool = True) -> Peer:
         """Somebody connects."""
-        return Peer(self.edge, query, v2)
+        return Peer(self.factory, query, v2)
 
     def deliver(self, first: int, last: int) -> None:
         """These messages are stored and come from the fan-out, one by one."""

@@ -16,13 +16,14 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from chatflow.contracts.envelopes import Envelope
-from chatflow.contracts.membership import RoomPresence
+from chatflow.contracts.membership import RoomPresence, Run
 from chatflow.edge.addresses import client_ip
-from chatflow.edge.wishes import parse_wish
+from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.errors import Refused
+from chatflow.lifecycle.blocking import at_once
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.history import messages_after_in_thread
-from chatflow.persistence.presence import Start, beat_in_thread
+from chatflow.persistence.membership import open_membership
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.messages import decode
 from tests.support.chat import NOW_US, legal_characters, legal_frames
@@ -128,9 +129,11 @@ class TestEveryColumn:
     @settings(max_examples=200)
     def test_who_somebody_says_to_be_is_told_to_the_others(self, class_database_url: str, query: str) -> None:
         try:
-            wish = parse_wish(f"/chat/1?{query}&presence=1")
+            wish = parse_connect_parameters(f"/chat/1?{query}&presence=1")
         except Refused:
             return
         users = () if wish.who is None else ((wish.who, 1),)
-        with closing(psycopg2.connect(class_database_url)) as connection, connection.cursor() as cursor:
-            beat_in_thread(cursor, Start("s-1", "0"), {1: RoomPresence(1, users, False)})
+        run = Run("s-1", "0", "queue")
+        with open_membership(class_database_url) as table:
+            at_once(table.register(run, None))
+            at_once(table.tell(run, {1: RoomPresence(1, users, False)}))

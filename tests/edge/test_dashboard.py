@@ -15,7 +15,7 @@ from twisted.web.http_headers import Headers
 from chatflow.contracts.membership import InstanceState
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.figures import Snapshot
-from chatflow.edge.operations import RequestRefused
+from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.sse import MAX_UNREAD_SECONDS
 from chatflow.errors import Unavailable
 from chatflow.metrics import Metrics

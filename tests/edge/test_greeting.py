@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatflow.edge.connections import Rounds
+from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
-from chatflow.edge.websocket import ChatProtocol
 from tests.edge.rig import Peer, Rig, rigged
 
 
@@ -63,6 +62,16 @@ def test_what_is_known_to_be_stored_and_not_here_yet_is_not_live(rig: Rig) -> No
     assert (welcome["head"], [frame["seq"] for frame in others]) == (7, [8])
 
 
+def test_a_room_that_is_set_back_while_the_welcome_waits_has_its_new_head_in_it(rig: Rig) -> None:
+    rig.deliver(1, 5)
+    peer = slow_welcome(rig)
+    rig.edge.connections.set_back(1, 3)
+    rig.store.let_go()
+    welcome, reset = peer.frames()
+    assert (welcome["type"], welcome["head"]) == ("welcome", 2)
+    assert reset == {"type": "reset", "reason": "restored", "from": 3}
+
+
 def test_what_waits_behind_a_welcome_is_limited() -> None:
     with rigged(max_client_buffer_bytes=2000) as rig:
         peer = slow_welcome(rig)
@@ -90,7 +99,7 @@ def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(r
     peer = slow_welcome(rig)
     peer.say("mine")
     rig.store_published(1)
-    Deferred.fromCoroutine(rig.edge.close_all())
+    Deferred.fromCoroutine(rig.edge.connections.close_all())
     kinds = peer.kinds()
     assert kinds[0] == "welcome"
     assert kinds[-2:] == ["goodbye", 1012]
@@ -99,19 +108,22 @@ def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(r
 
 class TestHeartbeats:
     @pytest.fixture
-    def rounds(self, rig: Rig) -> Iterator[Rounds]:
-        rounds = Rounds(
-            clock=rig.clock, factory=rig.edge, interval_seconds=HEARTBEAT_SECONDS, visit=ChatProtocol.tell_head
+    def sweep(self, rig: Rig) -> Iterator[Sweep]:
+        sweep = Sweep(
+            clock=rig.clock,
+            connections=rig.edge.connections,
+            interval_seconds=HEARTBEAT_SECONDS,
+            visit=lambda each: each.tell_head(),
         )
-        rounds.start()
-        yield rounds
-        rounds.stop()
+        sweep.start()
+        yield sweep
+        sweep.stop()
 
     def turn(self, rig: Rig) -> None:
         """Everybody has had a turn, and a half."""
         rig.clock.pump([0.5] * round(HEARTBEAT_SECONDS * 3))
 
-    @pytest.mark.usefixtures("rounds")
+    @pytest.mark.usefixtures("sweep")
     def test_they_tell_what_was_delivered(self, rig: Rig) -> None:
         peer, plain = rig.peer(), rig.peer(v2=False)
         rig.deliver(1, 3)
@@ -120,7 +132,7 @@ class TestHeartbeats:
         assert heartbeat == {"type": "heartbeat", "head": 3}
         assert plain.kinds() == [1, 2, 3]
 
-    @pytest.mark.usefixtures("rounds")
+    @pytest.mark.usefixtures("sweep")
     def test_none_comes_ahead_of_the_welcome(self, rig: Rig) -> None:
         peer = slow_welcome(rig)
         peer.protocol.tell_head()
@@ -160,6 +172,14 @@ class TestLeavingWhileResuming:
             rig.clock.pump([0] * 5)
             assert peer.kinds() == ["welcome", "resumed", 1013]
             assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
+
+    def test_whose_room_is_set_back_in_the_midst_of_it_has_to_come_back(self, rig: Rig) -> None:
+        rig.deliver(1, 3)
+        peer = rig.peer("?since=1")
+        rig.edge.connections.set_back(1, 2)
+        rig.clock.pump([0] * 5)
+        assert peer.kinds() == ["welcome", 1012]
+        assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
 
     def test_who_leaves_in_the_midst_of_it_is_a_member_no_more(self, rig: Rig) -> None:
         rig.deliver(1, 3)

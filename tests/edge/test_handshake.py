@@ -11,7 +11,7 @@ from twisted.web.http_headers import Headers
 
 from chatflow.authority import parse_authority, parse_origin, split_target
 from chatflow.edge.handshake import Handshake, judge
-from chatflow.edge.operations import RequestRefused
+from chatflow.edge.refusals import RequestRefused
 
 _USUAL = {
     "Host": ["chat.example"],
@@ -49,7 +49,7 @@ def refusal(headers: dict[str, list[str]] | None = None, **request: Any) -> Requ
 
 def test_what_is_found_is_what_autobahn_is_shown() -> None:
     handshake = judged({"Sec-WebSocket-Protocol": ["mqtt, chatflow.v2"], "X-Other": ["1"]}, query=b"since=7")
-    assert (handshake.speaks_v2, handshake.wish.since) == (True, 7)
+    assert (handshake.subprotocol, handshake.parameters.since) == ("chatflow.v2", 7)
     shown = dict(handshake.plain_headers().getAllRawHeaders())
     assert shown[b"Sec-Websocket-Protocol"] == [b"chatflow.v2"]
     assert b"X-Other" not in shown

@@ -18,7 +18,9 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Site
 
-from chatflow.edge.operations import Gate, Operation, RequestRefused, add_operations
+from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.operations import Operation, add_operations
+from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Unavailable
 from testbed import http
 from tests.support.reactor import on_reactor, reactor, until
@@ -57,11 +59,11 @@ def work() -> Work:
     return Work()
 
 
-class TestGate:
+class TestConcurrencyLimit:
     @on_reactor
     async def test_as_many_are_worked_on_as_there_are_places_and_the_others_in_their_order(self, work: Work) -> None:
-        gate = Gate(running=2, waiting=10)
-        results = [gate.run(work.of(number)) for number in range(5)]
+        limit = ConcurrencyLimit(running=2, waiting=10)
+        results = [limit.run(work.of(number)) for number in range(5)]
         assert work.begun == [0, 1]
         for number in (1, 0, 3, 2, 4):
             work.end(number)
@@ -70,10 +72,10 @@ class TestGate:
 
     @on_reactor
     async def test_beyond_what_may_wait_each_is_refused(self, work: Work) -> None:
-        gate = Gate(running=1, waiting=2)
-        results = [gate.run(work.of(number)) for number in range(3)]
+        limit = ConcurrencyLimit(running=1, waiting=2)
+        results = [limit.run(work.of(number)) for number in range(3)]
         with pytest.raises(RequestRefused) as caught:
-            await gate.run(work.of(3))
+            await limit.run(work.of(3))
         assert (caught.value.status, caught.value.code) == (503, "unavailable")
         for number, result in enumerate(results):
             work.end(number)
@@ -81,8 +83,8 @@ class TestGate:
 
     @on_reactor
     async def test_what_is_under_way_holds_its_place_though_its_client_leaves(self, work: Work) -> None:
-        gate = Gate(running=1, waiting=10)
-        first, second = gate.run(work.of(0)), gate.run(work.of(1))
+        limit = ConcurrencyLimit(running=1, waiting=10)
+        first, second = limit.run(work.of(0)), limit.run(work.of(1))
         leave(first)
         assert work.begun == [0]
         work.end(0)
@@ -92,10 +94,10 @@ class TestGate:
 
     @on_reactor
     async def test_what_has_not_begun_when_its_client_leaves_never_begins(self, work: Work) -> None:
-        gate = Gate(running=1, waiting=2)
-        results = [gate.run(work.of(number)) for number in range(3)]
+        limit = ConcurrencyLimit(running=1, waiting=2)
+        results = [limit.run(work.of(number)) for number in range(3)]
         leave(results[1])
-        results.append(gate.run(work.of(3)))  # there is a place again
+        results.append(limit.run(work.of(3)))  # there is a place again
         for number in (0, 2, 3):
             work.end(number)
             assert await results[number] == number
@@ -103,8 +105,8 @@ class TestGate:
 
     @on_reactor
     async def test_a_failure_is_the_requests_own(self, work: Work) -> None:
-        gate = Gate(running=1, waiting=2)
-        results = [gate.run(work.of(number)) for number in range(3)]
+        limit = ConcurrencyLimit(running=1, waiting=2)
+        results = [limit.run(work.of(number)) for number in range(3)]
         work.fail(0, KeyError("0"))
         with pytest.raises(KeyError):
             await results[0]
@@ -115,8 +117,8 @@ class TestGate:
 
     @on_reactor
     async def test_any_number_that_end_at_once_are_worked_off(self, work: Work) -> None:
-        gate = Gate(running=1, waiting=10_000)
-        results = [gate.run(work.of(0))] + [gate.run(lambda: succeed(1)) for _ in range(10_000)]
+        limit = ConcurrencyLimit(running=1, waiting=10_000)
+        results = [limit.run(work.of(0))] + [limit.run(lambda: succeed(1)) for _ in range(10_000)]
         work.end(0)
         assert sum([await result for result in results]) == 10_000
 
@@ -137,7 +139,7 @@ class Channel(HTTPChannel):
 
 @define
 class Server:
-    """One operation, ``/work``, behind a gate for two."""
+    """One operation, ``/work``, behind a limit for two."""
 
     work: Work
     port: int = 0
@@ -158,7 +160,7 @@ async def server(work: Work) -> AsyncIterator[Server]:
     server = Server(work)
     app = Klein()
     operation = Operation(path="/work", summary="Work", answer=Number, handler=server.handle)
-    add_operations(app, [operation], Gate(running=2, waiting=1000))
+    add_operations(app, [operation], ConcurrencyLimit(running=2, waiting=1000))
     site = Site(app.resource())
     site.protocol = Channel  # type: ignore[assignment]
     Channel.ended = 0
@@ -181,7 +183,7 @@ class TestClientsThatLeave:
     ) -> None:
         for batch in range(1, 6):
             clients = [await deferToThread(server.connect) for _ in range(10)]
-            await until(lambda: len(work.under_way) == 2, "the gate is full")
+            await until(lambda: len(work.under_way) == 2, "the limit is full")
             for client in clients:
                 reset(client)
             await until(lambda batch=batch: Channel.ended == 10 * batch, "the server has heard of that")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 
@@ -13,9 +14,10 @@ from klein import Klein
 from twisted.internet.threads import deferToThread
 from twisted.web.server import Site
 
-from chatflow.edge.analytics import AnalyticsApi
 from chatflow.edge.api import Api
-from chatflow.edge.operations import Gate, add_operations
+from chatflow.edge.compat.metrics_api import AnalyticsApi
+from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.operations import add_operations
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.database import Database, SessionLimits
@@ -44,9 +46,9 @@ async def served(database_url: str) -> AsyncIterator[Served]:
     database.start()
     presence = Presence(clock=reactor, table=NoOthers(), encode=lambda room, presence: b"")
     history = Api(rooms=20, archive=Archive(database, statement_seconds=0.1), presence=presence)
-    analytics = AnalyticsApi(source=AnalyticsStore(database, refresh, statement_seconds=0.1), rooms=20)
+    analytics = AnalyticsApi(source=AnalyticsStore(database, refresh, statement_seconds=0.1), now=time.time, rooms=20)
     app = Klein()
-    add_operations(app, [*history.operations(), *analytics.operations()], Gate(running=1, waiting=10))
+    add_operations(app, [*history.operations(), *analytics.operations()], ConcurrencyLimit(running=1, waiting=10))
     port = reactor.listenTCP(0, Site(app.resource()), interface="127.0.0.1")
     yield Served(database, database_url, port.getHost().port)
     await port.stopListening()

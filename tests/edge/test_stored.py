@@ -88,7 +88,7 @@ def test_after_five_minutes_it_is_not_told_any_more(rig: Rig) -> None:
     rig.look_up()
     rig.deliver(old, new)
     assert sender.told == {new.message_id: 2}
-    assert rig.hub.witness is None, "nobody waits any more"
+    assert rig.hub.on_delivered is None, "nobody waits any more"
 
 
 def test_what_was_stored_before_is_looked_up(rig: Rig) -> None:

@@ -16,11 +16,11 @@ import psycopg2
 import pytest
 
 from chatflow.admin.monitor.findings import THRESHOLDS, Cell, Level, Limits, Section, parse_threshold, with_overrides
-from chatflow.admin.monitor.instances import Place, Rates, Scrape
+from chatflow.admin.monitor.instances import Rates, Scrape, Target
 from chatflow.admin.monitor.sections import queue_section, writer_section
 from chatflow.admin.monitor.show import as_json, as_lines
 from chatflow.admin.queues import _DEAD_LETTERS, _ROOM, Row
-from chatflow.broker.depth import Depth
+from chatflow.contracts.room_queue import Depth
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon, clean_environment, running_daemon
 from testbed.emulator import aws_environment
@@ -78,12 +78,12 @@ class TestSections:
         assert growth("chatflow_stored") == 7
 
     def test_an_instance_in_trouble_is_told_by_what_is_wrong(self) -> None:
-        places = [Place("a", "http://a"), Place("b\x1b[2J", None, 70.0), Place("c", "http://c", 5.0)]
+        targets = [Target("a", "http://a"), Target("b\x1b[2J", None, 70.0), Target("c", "http://c", 5.0)]
         scrapes = {
             "http://a": scrape(1, database_available=0, ready=1, messages_pending=95, messages_pending_limit=100),
             "http://c": scrape(1, ready=0, commit_under_way_seconds=10, database_available=1),
         }
-        section = writer_section(places, scrapes, Rates(), Limits())
+        section = writer_section(targets, scrapes, Rates(), Limits())
         told = [text for _, text in section.all_findings()]
         assert "a cannot reach the database: nothing is stored" in told
         assert r"b\x1b[2J is DOWN: it has no connection to the database" in told

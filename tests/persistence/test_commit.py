@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
 from chatflow.contracts.writer import always
-from chatflow.persistence.commit import Place, commit_in_thread
+from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.heads import create_rooms_in_thread
 from testbed.postgres import execute
 from testbed.recount import recount
@@ -181,7 +181,7 @@ class TestRedelivery:
 class TestHeld:
     """A consumer that was paused, or cut off from the database, wakes with envelopes that may be another's by now."""
 
-    def place(self, connection: Any, *envelopes: tuple[Envelope, Callable[[], bool]]) -> list[Place]:
+    def place(self, connection: Any, *envelopes: tuple[Envelope, Callable[[], bool]]) -> list[CommitResult]:
         with connection, connection.cursor() as cursor:
             return commit_in_thread(cursor, [one for one, _ in envelopes], [is_held for _, is_held in envelopes])
 
@@ -387,7 +387,7 @@ class TestTogether:
 
             return work
 
-        # The rooms exist: prepare makes them before any instance serves.
+        # The rooms exist: bootstrap makes them before any instance serves.
         execute(database_url, "INSERT INTO rooms (room_id) SELECT generate_series(1, 5)")
         assert run_together([instance(rooms), instance(rooms[::-1])]) == [1, 1]
         assert execute(database_url, "SELECT DISTINCT last_seq FROM rooms") == [(2 * 3 * rounds,)]

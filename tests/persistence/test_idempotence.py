@@ -15,7 +15,7 @@ import pytest
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
-from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, Place, commit_in_thread
+from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, CommitResult, commit_in_thread
 from chatflow.rooms.identifiers import derived_id, same_name
 from chatflow.rooms.messages import content
 from testbed.postgres import execute
@@ -46,7 +46,7 @@ def envelope(*messages: Message, room: int = 1) -> Envelope:
     return make_envelope(room, messages=messages)
 
 
-def commit(connection: Any, *envelopes: Envelope) -> list[Place]:
+def commit(connection: Any, *envelopes: Envelope) -> list[CommitResult]:
     with connection, connection.cursor() as cursor:
         return commit_in_thread(cursor, envelopes)
 
@@ -61,7 +61,7 @@ def texts(url: str, room: int = 1) -> list[str]:
 def test_within_an_envelope_the_first_one_stands(connection: Any, database_url: str) -> None:
     first, again, other = named("a", "first"), named("a", "first"), named("b", "other")
     (place,) = commit(connection, envelope(first, again, other))
-    assert place == Place(1, 2, [first, other])
+    assert place == CommitResult(1, 2, [first, other])
     assert texts(database_url) == ["first", "other"]
 
 
@@ -75,7 +75,7 @@ def test_within_a_batch_and_in_later_ones_it_is_left_out(connection: Any, databa
 
 def test_an_envelope_that_holds_nothing_new_was_stored_before(connection: Any, database_url: str) -> None:
     commit(connection, envelope(named("a")))
-    assert commit(connection, envelope(named("a"))) == [Place(None, 1, ())]
+    assert commit(connection, envelope(named("a"))) == [CommitResult(None, 1, ())]
     assert texts(database_url) == ["Hello"]
 
 
@@ -106,7 +106,7 @@ def test_after_the_window_it_is_a_new_message(connection: Any, database_url: str
 
 
 def test_of_copies_that_race_over_several_connections_one_is_stored(database_url: str) -> None:
-    def send(sender: int) -> list[Place]:
+    def send(sender: int) -> list[CommitResult]:
         with closing(psycopg2.connect(database_url)) as connection:
             return [
                 place
@@ -145,7 +145,7 @@ def test_a_room_was_last_active_when_its_newest_message_came_and_never_before(
 
 
 class TestAnotherMessageUnderTheSameName:
-    def refusing(self, connection: Any, *envelopes: Envelope) -> list[Place]:
+    def refusing(self, connection: Any, *envelopes: Envelope) -> list[CommitResult]:
         with connection, connection.cursor() as cursor:
             return commit_in_thread(cursor, envelopes, refuse_conflicts=True)
 

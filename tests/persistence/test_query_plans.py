@@ -12,7 +12,8 @@ import psycopg2
 import pytest
 from attrs import define, field, frozen
 
-from chatflow.contracts.archive import Place
+from chatflow.contracts.analytics import Totals
+from chatflow.contracts.archive import PageCursor
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.analytics import Window
 from testbed.postgres import fresh_database
@@ -128,7 +129,8 @@ def test_core_queries_read_by_index_and_only_the_days_of_the_window(
     explaining: Explaining, days: tuple[int, ...]
 ) -> None:
     found = analytics.core_queries_in_thread(explaining, window(*days), 8, 3)
-    assert all(query.count > 0 for query in found.values())
+    for query in (found.room_messages, found.user_messages, found.active_users, found.user_rooms):
+        assert query.count > 0
     room, user, active, rooms = explaining.plans
     for plan in (room, user, active):
         assert plan.tables == names(*days)
@@ -141,10 +143,20 @@ def test_core_queries_read_by_index_and_only_the_days_of_the_window(
 
 def test_the_rate_of_a_window_reads_by_index_and_only_its_days(explaining: Explaining) -> None:
     found = analytics.analytics_in_thread(explaining, window(1, 2))
-    assert found.rate[0] > _ROWS
+    assert found.rate.messages > _ROWS
     rate, _, _, participation, _ = explaining.plans
     assert (rate.tables, rate.indexes) == (names(1, 2), {"messages_created"})
     assert participation.indexes >= {"mv_user_participation_key"}, "the row of each user is not read"
+
+
+def test_of_equals_those_come_first_whose_ids_are_so_as_texts(filled: Any) -> None:
+    for view in ("mv_top_rooms", "mv_top_users"):
+        filled.execute(f"REFRESH MATERIALIZED VIEW {view}")
+    found = analytics.analytics_in_thread(filled, window(1, 2))
+    rooms = [(-one.messages, str(one.room)) for one in found.top_rooms]
+    users = [(-one.messages, str(one.user_id)) for one in found.top_users]
+    assert (rooms, users) == (sorted(rooms), sorted(users))
+    assert len({messages for messages, _ in rooms}) < len(rooms), "some are equal"
 
 
 def test_some_hours_of_all_rooms_are_found_without_the_rest_of_their_day(filled: Any) -> None:
@@ -157,25 +169,25 @@ def test_some_hours_of_all_rooms_are_found_without_the_rest_of_their_day(filled:
 
 @pytest.mark.parametrize(("room", "index"), [(None, "message_stats_minute_minute"), (3, "message_stats_minute_pkey")])
 def test_throughput_reads_by_index(explaining: Explaining, room: int | None, index: str) -> None:
-    minutes, more = analytics.throughput_in_thread(explaining, window(1), room)
-    assert minutes and not more
+    found = analytics.throughput_in_thread(explaining, window(1), room)
+    assert found.minutes and not found.truncated
     assert explaining.plans[0].indexes == {index}
 
 
 def test_throughput_says_when_there_are_more_minutes_than_it_gives(explaining: Explaining) -> None:
-    minutes, more = analytics.throughput_in_thread(explaining, window(0, 3), None)
-    assert (len(minutes), more) == (1440, True)
+    found = analytics.throughput_in_thread(explaining, window(0, 3), None)
+    assert (len(found.minutes), found.truncated) == (1440, True)
 
 
 def test_stats_count_the_users_in_one_pass_and_no_messages(explaining: Explaining) -> None:
-    assert analytics.stats_in_thread(explaining) == (_ROWS * len(_DAYS), 100, 20, 100)
+    assert analytics.stats_in_thread(explaining) == Totals(_ROWS * len(_DAYS), 100, 20, 100)
     (plan,) = explaining.plans
     assert plan.tables == {"rooms", "user_activity"}
 
 
 def test_pages_read_by_index(explaining: Explaining) -> None:
     archive.room_messages_in_thread(explaining, 3, None, 100, 10)
-    archive.user_messages_in_thread(explaining, 8, None, Place(_LAST_US, 1, 1), None, None, 10)
+    archive.user_messages_in_thread(explaining, 8, None, PageCursor(_LAST_US, 1, 1), None, None, 10)
     archive.user_rooms_in_thread(explaining, 8)
     archive.room_heads_in_thread(explaining, 0, 10)
     assert [plan.indexes for plan in explaining.plans] == [
@@ -187,8 +199,8 @@ def test_pages_read_by_index(explaining: Explaining) -> None:
     assert not any("Seq Scan" in plan.scans for plan in explaining.plans)
 
 
-@pytest.mark.parametrize("after", [None, Place(_LAST_US - 86_400_000_000 * 2, 1, 1)])
-def test_a_users_page_reads_only_the_days_between_its_bounds(explaining: Explaining, after: Place | None) -> None:
+@pytest.mark.parametrize("after", [None, PageCursor(_LAST_US - 86_400_000_000 * 2, 1, 1)])
+def test_a_users_page_reads_only_the_days_between_its_bounds(explaining: Explaining, after: PageCursor | None) -> None:
     day_us = 86_400_000_000
     from_us, to_us = _LAST_US - 2 * day_us, _LAST_US - day_us
     archive.user_messages_in_thread(explaining, 8, after, None, from_us, to_us, 10)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import StartupError
 from chatflow.persistence import migrations, partitions
+from chatflow.persistence.bootstrap import bootstrap, create_ahead_in_thread, drop_expired_in_thread
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.history import first_seq_in_thread, messages_after_in_thread, page_in_thread
-from chatflow.persistence.prepare import create_ahead_in_thread, drop_expired_in_thread, prepare
 from chatflow.persistence.replay import replay, replay_in_thread
 from testbed.postgres import execute, fresh_database
 from testbed.recount import recount
@@ -246,8 +246,8 @@ class TestTheClock:
     ) -> None:
         ((now,),) = execute(database_url, "SELECT extract(epoch FROM now())::float8")
         with pytest.raises(StartupError, match=r"20\d\d-.* UTC here and 20\d\d-.* UTC on the database server"):
-            prepare(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: now + apart_seconds)
-        assert prepare(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: now + 60) == {}
+            bootstrap(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: now + apart_seconds)
+        assert bootstrap(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: now + 60) == {}
 
 
 def test_a_database_from_before_begins_behind_the_last_hole(empty_database_url: str) -> None:

@@ -16,12 +16,12 @@ from chatflow.admin import main
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.writer import SetAside, Stored
 from chatflow.errors import StartupError
+from chatflow.persistence.bootstrap import bootstrap
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.failures import is_refusal, is_transient, remedy
 from chatflow.persistence.history import messages_after_in_thread, page_in_thread
-from chatflow.persistence.prepare import prepare
 from chatflow.persistence.refresh import refresh_in_thread
 from chatflow.persistence.writer import BatchWriter
 from testbed.postgres import execute, server_url
@@ -88,7 +88,7 @@ class TestSettings:
         self, database: Database, database_url: str, setting: str, value: str
     ) -> None:
         set_for_database(database_url, setting, value)
-        prepare(database_url, migrate=True, rooms=2, ahead_days=1, now=lambda: _now(database_url))
+        bootstrap(database_url, migrate=True, rooms=2, ahead_days=1, now=lambda: _now(database_url))
         (stored,) = await writer(database).write([make_envelope(1, _TEXT)])
         assert isinstance(stored, Stored)
         (read,) = await database.run("read", messages_after_in_thread, 1, 0, 10)
@@ -132,7 +132,7 @@ class TestSettings:
     def test_a_database_that_is_read_only_by_default_is_named(self, database_url: str) -> None:
         set_for_database(database_url, "default_transaction_read_only", "on")
         with pytest.raises(StartupError, match="default_transaction_read_only is set"):
-            prepare(database_url, migrate=True, rooms=1, ahead_days=1, now=lambda: 0.0)
+            bootstrap(database_url, migrate=True, rooms=1, ahead_days=1, now=lambda: 0.0)
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -177,7 +177,7 @@ class TestServer:
         self, other_url: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(StartupError, match="ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"):
-            prepare(other_url, migrate=True, rooms=1, ahead_days=1, now=lambda: _now(other_url))
+            bootstrap(other_url, migrate=True, rooms=1, ahead_days=1, now=lambda: _now(other_url))
         assert main(["migrate", "--database", other_url]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert "ENCODING 'UTF8'" in line
@@ -187,9 +187,9 @@ class TestServer:
     def test_a_table_that_a_crash_would_empty_is_refused(self, database_url: str, table: str) -> None:
         execute(database_url, f"ALTER TABLE {table} SET UNLOGGED")
         with pytest.raises(StartupError, match=rf"table {table} is unlogged.*SET LOGGED"):
-            prepare(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: _now(database_url))
+            bootstrap(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: _now(database_url))
         execute(database_url, f"ALTER TABLE {table} SET LOGGED")
-        prepare(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: _now(database_url))
+        bootstrap(database_url, migrate=False, rooms=1, ahead_days=1, now=lambda: _now(database_url))
 
 
 class TestRefusals:

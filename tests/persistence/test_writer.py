@@ -255,6 +255,9 @@ class HeldLetters:
         self.kept.append((envelope, reason, Deferred()))
         return self.kept[-1][2]
 
+    async def count(self) -> int:
+        return len(self.kept)
+
 
 class TestPoison:
     @on_reactor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -20,32 +20,38 @@ ANN, BOB = Who(1, "ann"), Who(2, "bob")
 class Table:
     """What was told, and what the others are said to have told.
 
-    :ivar away: does not answer. ``away_then``: no more, once it has said that this instance was not known.
+    :ivar known: the rooms of which something is known; None while nobody can be told.
+    :ivar away: does not answer. ``away_then``: no more, once it has been beaten.
     """
 
     def __init__(self) -> None:
         self.told: list[dict[int, RoomPresence]] = []
         self.there: dict[int, RoomPresence] = {}
-        self.known = True
+        self.known: set[int] | None = set()
         self.away = False
         self.away_then = False
         self.reads = 0
+        self.beats = 0
 
-    async def beat(self, changed: Mapping[int, RoomPresence]) -> bool:
-        if self.away:
-            raise Unavailable("away")
+    async def beat(self) -> Collection[int] | None:
+        self._answer()
+        self.beats += 1
+        self.away = self.away_then
+        return self.known
+
+    async def tell(self, changed: Mapping[int, RoomPresence]) -> None:
+        self._answer()
         self.told.append(dict(changed))
-        known, self.known = self.known, True
-        self.away = not known and self.away_then
-        return known
+        assert self.known is not None
+        for room, presence in changed.items():
+            (self.known.add if presence.members else self.known.discard)(room)
 
     async def others(self) -> Mapping[int, RoomPresence]:
         self.reads += 1
-        if self.away:
-            raise Unavailable("away")
+        self._answer()
         return dict(self.there)
 
-    async def leave(self) -> None:
+    def _answer(self) -> None:
         if self.away:
             raise Unavailable("away")
 
@@ -103,7 +109,8 @@ def test_a_thousand_changes_between_two_beats_are_told_once() -> None:
     here.presence.joined(1, BOB)
     here.beat()
     here.beat()
-    assert here.table.told == [{1: RoomPresence(1, ((BOB, 1),))}, {}]
+    assert here.table.told == [{1: RoomPresence(1, ((BOB, 1),))}]
+    assert here.table.beats == 2
 
 
 def test_a_room_that_all_have_left_is_told_as_empty() -> None:
@@ -119,20 +126,42 @@ def test_an_instance_that_was_forgotten_tells_of_all_its_rooms() -> None:
     here = Here()
     here.presence.joined(1, None)
     here.beat()
-    here.table.known = False
+    here.table.known = set()
     here.beat()
-    assert here.table.told[-2:] == [{}, {1: RoomPresence(1)}]
+    assert here.table.told == 2 * [{1: RoomPresence(1)}]
+
+
+def test_one_of_which_a_room_is_known_that_all_have_left_tells_so() -> None:
+    here = Here()
+    here.table.known = {3}
+    here.beat()
+    here.beat()
+    assert here.table.told == [{3: RoomPresence()}]
+
+
+def test_what_changed_while_nobody_could_be_told_is_told_later() -> None:
+    """Such as while another queue is attached, after this instance was taken for dead."""
+    here = Here()
+    here.presence.joined(1, None)
+    here.beat()
+    known, here.table.known = here.table.known, None
+    here.presence.joined(1, None)
+    here.beat()
+    here.table.known = known
+    here.beat()
+    assert here.table.told == [{1: RoomPresence(1)}, {1: RoomPresence(2)}]
 
 
 def test_so_it_does_later_if_that_could_not_be_told_at_once() -> None:
     here = Here()
     here.presence.joined(1, None)
     here.beat()
-    here.table.known, here.table.away_then = False, True
+    here.table.known, here.table.away_then = set(), True
     here.beat()
     here.table.away = here.table.away_then = False
     here.beat()
-    assert here.table.told[-2:] == [{}, {1: RoomPresence(1)}]
+    assert here.table.told == 2 * [{1: RoomPresence(1)}]
+    assert here.presence.failed_beats == 1
 
 
 def test_what_could_not_be_told_is_told_later() -> None:
@@ -194,7 +223,6 @@ def test_while_the_database_is_away_the_last_known_of_others_is_shown_until_it_i
     assert here.room().members == 6
     here.clock.advance(20)
     assert here.room().members == 1
-    at_once(here.presence.leave())
 
 
 def test_more_users_than_are_shown_are_counted_all_the_same() -> None:

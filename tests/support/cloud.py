@@ -13,8 +13,10 @@ from unittest import mock
 import boto3
 
 from chatflow.broker.aws import Aws
+from chatflow.broker.calls import BlockingCalls
 from chatflow.broker.names import Names
 from chatflow.broker.setup import set_up
+from chatflow.lifecycle.blocking import at_once
 from testbed.emulator import aws_environment, fresh_prefix, shared_emulator
 from testbed.fault_proxy import FaultProxy
 from tests.support.reactor import reactor
@@ -23,7 +25,7 @@ from tests.support.reactor import reactor
 def make_objects(*, rooms: int, room_queues: int = 0) -> Names:
     """What ``chatflow-admin setup`` makes, with a prefix of its own."""
     names = Names(fresh_prefix(), rooms, room_queues)
-    set_up(shared_aws().clients, names, lambda line: None)
+    at_once(set_up(BlockingCalls(shared_aws().clients), names, lambda line: None))
     return names
 
 

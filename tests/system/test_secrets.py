@@ -12,11 +12,10 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from chatflow.contracts.membership import InstanceStart
 from chatflow.errors import StartupError, Unavailable
 from chatflow.persistence.audit import audit_in_thread
 from chatflow.persistence.database import connect
-from chatflow.persistence.instances import register_now
+from chatflow.persistence.membership import open_membership
 from chatflow.persistence.refresh import refresh_in_thread
 from testbed.daemon import Daemon, clean_environment, run_twistd, running_daemon
 from testbed.forkserver import run
@@ -41,7 +40,7 @@ def test_whoever_connects_says_nothing_of_it(url: str) -> None:
     url = url.replace("@h/", "@127.0.0.1:9/").replace("//h/", "//127.0.0.1:9/")  # a look-up takes its time
     attempts = [
         lambda: connect(url),
-        lambda: register_now(url, InstanceStart("a", "1", "q")),
+        lambda: open_membership(url).__enter__(),
         lambda: refresh_in_thread(url, "a"),
         lambda: audit_in_thread(url, []),
     ]

@@ -23,7 +23,7 @@ from chatflow.admin.monitor.findings import (
     unreachable,
     with_overrides,
 )
-from chatflow.admin.monitor.instances import NoAnswer, Place, Rates, Scrape, get_json, scrape_all
+from chatflow.admin.monitor.instances import NoAnswer, Rates, Scrape, Target, get_json, scrape_all
 from chatflow.admin.monitor.sections import database_sections, embedded_queue_section, queue_section, writer_section
 from chatflow.admin.monitor.show import as_json, as_lines, as_screen
 from chatflow.admin.output import make_console
@@ -92,9 +92,9 @@ class Look:
     urls: Sequence[str]
     db_cluster: str | None
     limits: Limits
-    _clients: Any = None
+    _calls: Any = None
     _rates: Rates = field(factory=Rates)
-    _known: dict[str, Place] = field(factory=dict)
+    _known: dict[str, Target] = field(factory=dict)
 
     def look(self) -> list[Section]:
         """What is seen now. What does not answer is a finding."""
@@ -104,14 +104,14 @@ class Look:
             database, entries = self._look_at_database()
         if self.what == "database":
             return database
-        places = self._places(entries)
-        scrapes = scrape_all(places)
+        targets = self._targets(entries)
+        scrapes = scrape_all(targets)
         sections = []
         database_is_away = not entries and any(one.findings and not one.rows for one in database)
-        if self.what in ("writer", "all") and (places or not database_is_away):
-            sections.append(writer_section(places, scrapes, self._rates, self.limits))
+        if self.what in ("writer", "all") and (targets or not database_is_away):
+            sections.append(writer_section(targets, scrapes, self._rates, self.limits))
         if self.what in ("queues", "all"):
-            sections.append(self._look_at_queues(places, scrapes))
+            sections.append(self._look_at_queues(targets, scrapes))
         if self.what == "all" or not entries:
             # Why there are no instances to be seen.
             sections += database if self.what == "all" else [one for one in database if one.findings]
@@ -134,20 +134,20 @@ class Look:
         cluster = self.db_cluster
         return ask(lambda cloud: cloud.database(cluster))
 
-    def _places(self, entries: Sequence[InstanceEntry]) -> list[Place]:
+    def _targets(self, entries: Sequence[InstanceEntry]) -> list[Target]:
         """Where to look. One that was seen before and is gone from the database is still looked for."""
         if self.urls or self.settings.broker != "sqs":
-            return [Place(url, url) for url in self.urls or [_DEFAULT_URL]]
+            return [Target(url, url) for url in self.urls or [_DEFAULT_URL]]
         for entry in entries:
             known = self._known.get(entry.server_id)
             url = entry.url or (known.url if known else None)
-            self._known[entry.server_id] = Place(entry.server_id, url, entry.silent_seconds)
+            self._known[entry.server_id] = Target(entry.server_id, url, entry.silent_seconds)
         return list(self._known.values())
 
-    def _look_at_queues(self, places: Sequence[Place], scrapes: dict[str, Scrape | NoAnswer]) -> Section:
+    def _look_at_queues(self, targets: Sequence[Target], scrapes: dict[str, Scrape | NoAnswer]) -> Section:
         if self.settings.broker == "sqs":
             return self._look_at_sqs([one for one in scrapes.values() if isinstance(one, Scrape)])
-        place, found = places[0], scrapes[places[0].url or ""]
+        place, found = targets[0], scrapes[targets[0].url or ""]
         try:
             if isinstance(found, NoAnswer):
                 raise found
@@ -156,13 +156,13 @@ class Look:
             return unreachable("queues", f"{place.url}", str(error))
 
     def _look_at_sqs(self, scrapes: Sequence[Scrape]) -> Section:
-        from chatflow.broker.aws import make_clients
+        from chatflow.broker.calls import blocking_calls
         from chatflow.broker.cloudwatch import ask
 
-        if self._clients is None:
-            self._clients = make_clients(polls=1, sends=1)
+        if self._calls is None:
+            self._calls = blocking_calls()
         try:
-            rows = list(ask_queues(self._clients, self.settings.names))
+            rows = list(ask_queues(self._calls, self.settings.names))
         except ChatFlowError as error:
             return unreachable("queues", "AWS", str(error))
         names = [row.queue for row in rows if row.lane is not None]

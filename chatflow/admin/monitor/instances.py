@@ -42,7 +42,7 @@ class Scrape:
 
 
 @frozen
-class Place:
+class Target:
     """An instance. ``url``: None if nobody knows where it listens. ``silent_seconds``: None if it has no heartbeat."""
 
     name: str
@@ -101,7 +101,7 @@ def parse(text: str, at: float) -> Scrape:
     return Scrape(at, totals, labelled, version)
 
 
-def scrape_all(places: Sequence[Place]) -> dict[str, Scrape | NoAnswer]:
+def scrape_all(targets: Sequence[Target]) -> dict[str, Scrape | NoAnswer]:
     """Of those whose place is known, by URL; all at once."""
 
     def look(url: str) -> Scrape | NoAnswer:
@@ -110,7 +110,7 @@ def scrape_all(places: Sequence[Place]) -> dict[str, Scrape | NoAnswer]:
         except NoAnswer as error:
             return error
 
-    urls = sorted({place.url for place in places if place.url})
+    urls = sorted({place.url for place in targets if place.url})
     if not urls:
         return {}
     with ThreadPoolExecutor(min(32, len(urls))) as pool:

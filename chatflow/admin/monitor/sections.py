@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatflow.admin.monitor.findings import Cell, Level, Limits, Section
-from chatflow.admin.monitor.instances import NoAnswer, Place, Rates, Scrape
+from chatflow.admin.monitor.instances import NoAnswer, Rates, Scrape, Target
 from chatflow.admin.queues import Row, health_of
 from chatflow.persistence.vitals import Vitals
 from chatflow.text import visible
@@ -29,12 +29,12 @@ _QUEUE_LEVELS = {"ok": Level.FINE, "behind": Level.WARNING}
 
 
 def writer_section(
-    places: Sequence[Place], scrapes: Mapping[str, Scrape | NoAnswer], rates: Rates, limits: Limits
+    targets: Sequence[Target], scrapes: Mapping[str, Scrape | NoAnswer], rates: Rates, limits: Limits
 ) -> Section:
     """A row for each instance."""
     rows: list[list[Cell]] = []
     findings: list[tuple[Level, str]] = []
-    for place in places:
+    for place in targets:
         name = visible(place.name)
         if (
             place.silent_seconds is not None
@@ -56,7 +56,7 @@ def writer_section(
                     *[Cell("-")] * (len(_WRITER) - 2),
                 ]
             )
-    if not places:
+    if not targets:
         findings.append((Level.CRITICAL, "there is no instance"))
     return Section("writer", _WRITER, rows, findings)
 

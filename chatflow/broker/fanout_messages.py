@@ -11,10 +11,10 @@ from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, content_bytes
 from chatflow.contracts.messages import Message, StoredMessage
 
 
-class News(msgspec.Struct, frozen=True, array_like=True):
+class FanoutMessage(msgspec.Struct, frozen=True, array_like=True):
     """Consecutive messages of one room, each with the instance that accepted it.
 
-    :ivar probe: not empty in a message that an instance sends to itself, to learn that it hears.
+    :ivar probe: not empty in a message that an instance sends to itself, to learn whether its subscription works.
     """
 
     room: int
@@ -30,44 +30,44 @@ class News(msgspec.Struct, frozen=True, array_like=True):
         ]
 
 
-class BadNews(ValueError):
-    """A body is not news of ours."""
+class BadFanoutMessage(ValueError):
+    """A body is no fan-out message of ours."""
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(News)
+_decoder = msgspec.json.Decoder(FanoutMessage)
 
 
-def encode(news: News) -> str:
+def encode(message: FanoutMessage) -> str:
     """The body; at most 64 KB if made by :func:`split`."""
-    return pack(_encoder.encode(news))
+    return pack(_encoder.encode(message))
 
 
-def decode(body: str) -> News:
-    """The news in a body.
+def decode(body: str) -> FanoutMessage:
+    """The fan-out message in a body.
 
-    :raises BadNews: whatever else it is.
+    :raises BadFanoutMessage: whatever else it is.
     """
     try:
         return _decoder.decode(unpack(body))
     except (UnpackError, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise BadNews(str(error)) from error
+        raise BadFanoutMessage(str(error)) from error
 
 
-def split(messages: Sequence[StoredMessage]) -> Iterator[News]:
-    """One room's messages, ascending, as news that are consecutive within and fit a body each."""
+def split(messages: Sequence[StoredMessage]) -> Iterator[FanoutMessage]:
+    """One room's messages, ascending, as fan-out messages that are consecutive within and fit a body each."""
     part: list[StoredMessage] = []
     part_bytes = 0
     for message in messages:
         message_bytes = content_bytes(message.message) + len(message.server_id)
         if part and (part_bytes + message_bytes > MAX_CONTENT_BYTES or message.seq != part[-1].seq + 1):
-            yield _news(part)
+            yield _of(part)
             part, part_bytes = [], 0
         part.append(message)
         part_bytes += message_bytes
     if part:
-        yield _news(part)
+        yield _of(part)
 
 
-def _news(part: Sequence[StoredMessage]) -> News:
-    return News(part[0].room, part[0].seq, tuple((stored.server_id, stored.message) for stored in part))
+def _of(part: Sequence[StoredMessage]) -> FanoutMessage:
+    return FanoutMessage(part[0].room, part[0].seq, tuple((stored.server_id, stored.message) for stored in part))

@@ -18,7 +18,7 @@ _SWITCH_SECONDS = 0.0005
 _YOUNG_OBJECTS = 50_000
 
 
-def prepare() -> None:
+def tune_process() -> None:
     """Called once, after the fork and before anything else starts."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()

@@ -1,19 +1,26 @@
-"""Analytics in the shapes of the server that ChatFlow is compatible with: ``/api/metrics/…``."""
+"""The operations below ``/api/metrics``: what they take, and how they refuse.
+
+Their answers are those of :mod:`chatflow.edge.compat.analytics`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from attrs import frozen
 
+from chatflow.contracts.analytics import IAnalytics
 from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge.api import parse_time
-from chatflow.edge.operations import Operation, Parameter, RequestRefused
+from chatflow.edge.compat import analytics as shapes
+from chatflow.edge.compat.analytics import Analytics, CoreQueries, Everything, Period, Stats, Throughput, generated_at
+from chatflow.edge.operations import Operation, Parameter
+from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Refused
+from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.messages import iso_timestamp, parse_room
 
 #: Any text may name a user, as it could there; here they are numbers from 1 on.
@@ -34,177 +41,6 @@ class RefreshError(msgspec.Struct, frozen=True):
 
     status: str
     message: str
-
-
-class RoomMessage(msgspec.Struct, frozen=True):
-    """Of a room."""
-
-    message_id: str
-    user_id: str
-    username: str
-    message_text: str
-    message_type: str
-    created_at: str
-
-
-class UserMessage(msgspec.Struct, frozen=True):
-    """Of a user."""
-
-    message_id: str
-    room_id: str
-    message_text: str
-    message_type: str
-    created_at: str
-
-
-class ActiveUsers(msgspec.Struct, frozen=True):
-    """Who sent something in the window."""
-
-    active_users: int
-
-
-class UserRoom(msgspec.Struct, frozen=True):
-    """A room in which a user has sent something."""
-
-    room_id: str
-    last_activity: str
-    message_count: int
-
-
-class _Timed(msgspec.Struct, frozen=True):
-    executionTimeMs: int
-    resultCount: int
-
-
-class RoomMessages(_Timed, frozen=True):
-    """The newest of a room in the window, at most 1,000."""
-
-    sampleData: list[RoomMessage] | None
-
-
-class UserHistory(_Timed, frozen=True):
-    """Those of a user in the window."""
-
-    sampleData: list[UserMessage] | None
-
-
-class ActiveUsersQuery(_Timed, frozen=True):
-    """How many users were active."""
-
-    sampleData: ActiveUsers
-
-
-class UserRoomsQuery(_Timed, frozen=True):
-    """A user's rooms, whatever the window is."""
-
-    sampleData: list[UserRoom]
-
-
-class CoreQueries(msgspec.Struct, frozen=True):
-    """The four queries that the system was designed for."""
-
-    query1_room_messages: RoomMessages
-    query2_user_history: UserHistory
-    query3_active_users: ActiveUsersQuery
-    query4_user_rooms: UserRoomsQuery
-
-
-class Rate(msgspec.Struct, frozen=True):
-    """Of the window; ``duration_seconds``: from its first to its last message."""
-
-    total_messages: int
-    duration_seconds: float | None
-    avg_msgs_per_second: float | None
-    peak_msgs_per_second: int | None
-
-
-class TopUser(msgspec.Struct, frozen=True):
-    """Who has sent the most."""
-
-    user_id: str
-    username: str
-    total_messages: int
-    rooms_participated: int
-
-
-class TopRoom(msgspec.Struct, frozen=True):
-    """Where the most was sent."""
-
-    room_id: str
-    total_messages: int
-    unique_users: int
-
-
-class Participation(msgspec.Struct, frozen=True):
-    """What a user did, and where."""
-
-    user_id: str
-    username: str
-    text_messages: int
-    join_events: int
-    leave_events: int
-    rooms: list[str]
-
-
-class ViewAge(msgspec.Struct, frozen=True):
-    """How old a view is; null if it was never refreshed."""
-
-    refreshed_at: str | None
-    age_seconds: float | None
-
-
-class Analytics(msgspec.Struct, frozen=True):
-    """All but the rate comes from the views, of which ``views`` tells the age."""
-
-    messages_per_second: Rate
-    top_users: list[TopUser]
-    top_rooms: list[TopRoom]
-    user_participation: list[Participation]
-    views: dict[str, ViewAge]
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """Of everything stored so far."""
-
-    total_messages: int
-    total_users: int
-    total_rooms: int
-    active_user_rooms: int
-
-
-class Period(msgspec.Struct, frozen=True):
-    """The window, as it was given."""
-
-    start_time: str
-    end_time: str
-    duration_seconds: int
-
-
-class Everything(msgspec.Struct, frozen=True):
-    """All of it."""
-
-    test_period: Period
-    core_queries: CoreQueries
-    analytics: Analytics
-    database_stats: Stats
-    generated_at: str
-
-
-class Minute(msgspec.Struct, frozen=True):
-    """A minute in which there were messages."""
-
-    minute: str
-    messages: int
-    texts: int
-    joins: int
-    leaves: int
-
-
-class Throughput(msgspec.Struct, frozen=True):
-    """Messages per minute, at most 1,440 minutes from the start on; ``truncated``: whether there are more."""
-
-    minutes: list[Minute]
-    truncated: bool
 
 
 class Refreshed(msgspec.Struct, frozen=True):
@@ -233,12 +69,13 @@ class _Moment:
 class AnalyticsApi:
     """Handlers of the operations. Runs on the reactor thread.
 
-    :param source: provides :class:`IAnalytics`.
+    :param now: for the stamp of an answer.
     :param rooms: rooms are numbered from 1 to this.
     """
 
-    def __init__(self, *, source: Any, rooms: int) -> None:
+    def __init__(self, *, source: IAnalytics, now: WallTime, rooms: int) -> None:
         self._source = source
+        self._now = now
         self._rooms = rooms
 
     async def core_queries(
@@ -246,31 +83,17 @@ class AnalyticsApi:
     ) -> CoreQueries:
         """``GET /api/metrics/core-queries``"""
         start, end = _window(testStartTime, testEndTime)
-        found = await _of_some_days(self._source.core_queries(start, end, sampleUserId, sampleRoomId))
-        first, second, third, fourth = found.values()
-        ((active,),) = third.sample
-        return CoreQueries(
-            RoomMessages(first.milliseconds, first.count, [RoomMessage(*row) for row in first.sample] or None),
-            UserHistory(second.milliseconds, second.count, [UserMessage(*row) for row in second.sample] or None),
-            ActiveUsersQuery(third.milliseconds, third.count, ActiveUsers(active)),
-            UserRoomsQuery(fourth.milliseconds, fourth.count, [UserRoom(*row) for row in fourth.sample]),
+        return shapes.core_queries(
+            await _of_some_days(self._source.core_queries(start, end, sampleUserId, sampleRoomId))
         )
 
     async def analytics(self, testStartTime: _Moment, testEndTime: _Moment) -> Analytics:
         """``GET /api/metrics/analytics``"""
-        found = await _of_some_days(self._source.analytics(*_window(testStartTime, testEndTime)))
-        total, seconds, peak = found.rate
-        return Analytics(
-            Rate(total, seconds, total / seconds if seconds else None, peak),
-            [TopUser(*row) for row in found.top_users],
-            [TopRoom(*row) for row in found.top_rooms],
-            [Participation(*row) for row in found.participation],
-            {name: _age(*age) for name, age in found.views.items()},
-        )
+        return shapes.analytics(await _of_some_days(self._source.analytics(*_window(testStartTime, testEndTime))))
 
     async def stats(self) -> Stats:
         """``GET /api/metrics/stats``"""
-        return Stats(*await self._source.stats())
+        return shapes.stats(await self._source.stats())
 
     async def everything(
         self, testStartTime: _Moment, testEndTime: _Moment, sampleUserId: int, sampleRoomId: int
@@ -281,13 +104,12 @@ class AnalyticsApi:
             await self.core_queries(testStartTime, testEndTime, sampleUserId, sampleRoomId),
             await self.analytics(testStartTime, testEndTime),
             await self.stats(),
-            datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            generated_at(self._now()),
         )
 
     async def throughput(self, testStartTime: _Moment, testEndTime: _Moment, roomId: int | None) -> Throughput:
         """``GET /api/metrics/throughput``"""
-        rows, more = await self._source.throughput(*_window(testStartTime, testEndTime), roomId)
-        return Throughput([Minute(*row) for row in rows], more)
+        return shapes.throughput(await self._source.throughput(*_window(testStartTime, testEndTime), roomId))
 
     async def refresh(self) -> Refreshed:
         """``POST /api/metrics/refresh-views``"""
@@ -388,10 +210,6 @@ def _user(name: str) -> Parameter:
         schema={"type": "string", "maxLength": _MAX_USER_CHARACTERS, "default": "1"},
         default=1,
     )
-
-
-def _age(refreshed_at: str | None, seconds: float | None) -> ViewAge:
-    return ViewAge(refreshed_at, None if seconds is None else round(seconds, 3))
 
 
 async def _of_some_days(asked: Awaitable[Any]) -> Any:

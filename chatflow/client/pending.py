@@ -11,7 +11,7 @@ class PlaceUnknown(ChatFlowError):
     """The message is durable, but nobody will tell this client its seq any more."""
 
 
-class Place:
+class PendingSeq:
     """The seq of one message, once it is known."""
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class Place:
                 deferred.errback(outcome)
 
 
-class Places:
+class PendingSeqs:
     """:param limit: so many wait at most; beyond that the oldest is given up."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: dict[str, Place] = {}
+        self._waiting: dict[str, PendingSeq] = {}
         #: Of messages that came before their acknowledgement did.
         self._early: dict[str, int] = {}
 
@@ -56,9 +56,9 @@ class Places:
         """Whether anybody waits for a place."""
         return any(place.awaited for place in self._waiting.values())
 
-    def acknowledged(self, message_id: str) -> Place:
+    def acknowledged(self, message_id: str) -> PendingSeq:
         """The place of a message that is durable."""
-        place = Place()
+        place = PendingSeq()
         seq = self._early.pop(message_id, None)
         if seq is not None:
             place.settle(seq)

@@ -8,34 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatflow.edge.wishes import MAX_LAST, MAX_SEQ, Who, Wish, parse_wish
+from chatflow.edge.connect_parameters import MAX_LAST, MAX_SEQ, ConnectParameters, Who, parse_connect_parameters
 from chatflow.errors import Refused
 
 
 @pytest.mark.parametrize(
-    ("query", "wish"),
+    ("query", "parameters"),
     [
-        ("", Wish()),
-        ("?", Wish()),
-        ("?since=0", Wish(since=0)),
-        ("?since=007", Wish(since=7)),
-        (f"?since={MAX_SEQ}", Wish(since=MAX_SEQ)),
-        ("?last=1", Wish(last=1)),
-        (f"?last={MAX_LAST}", Wish(last=MAX_LAST)),
-        ("?presence=1", Wish(presence=True)),
-        ("?presence=0&since=5", Wish(since=5)),
-        ("?userId=12&username=bob", Wish(who=Who(12, "bob"))),
-        ("?userId=000012&username=Bob42", Wish(who=Who(12, "Bob42"))),
-        ("?last=%31%30&%75serId=1&username=ann", Wish(last=10, who=Who(1, "ann"))),
-        ("?user=1&x=/chat/99&Since=x&flag", Wish()),
-        ("?x=since=4;last=x", Wish()),
-        ("?%FF=%FE&since=1", Wish(since=1)),
+        ("", ConnectParameters()),
+        ("?", ConnectParameters()),
+        ("?since=0", ConnectParameters(since=0)),
+        ("?since=007", ConnectParameters(since=7)),
+        (f"?since={MAX_SEQ}", ConnectParameters(since=MAX_SEQ)),
+        ("?last=1", ConnectParameters(last=1)),
+        (f"?last={MAX_LAST}", ConnectParameters(last=MAX_LAST)),
+        ("?presence=1", ConnectParameters(presence=True)),
+        ("?presence=0&since=5", ConnectParameters(since=5)),
+        ("?userId=12&username=bob", ConnectParameters(who=Who(12, "bob"))),
+        ("?userId=000012&username=Bob42", ConnectParameters(who=Who(12, "Bob42"))),
+        ("?last=%31%30&%75serId=1&username=ann", ConnectParameters(last=10, who=Who(1, "ann"))),
+        ("?user=1&x=/chat/99&Since=x&flag", ConnectParameters()),
+        ("?x=since=4;last=x", ConnectParameters()),
+        ("?%FF=%FE&since=1", ConnectParameters(since=1)),
     ],
     ids=str,
 )
-def test_what_may_be_asked_for(query: str, wish: Wish) -> None:
-    assert parse_wish(f"/chat/1{query}") == wish
-    assert parse_wish(f"ws://host:1/chat/1{query}") == wish
+def test_what_may_be_asked_for(query: str, parameters: ConnectParameters) -> None:
+    assert parse_connect_parameters(f"/chat/1{query}") == parameters
+    assert parse_connect_parameters(f"ws://host:1/chat/1{query}") == parameters
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_may_be_asked_for(query: str, wish: Wish) -> None:
 )
 def test_anything_else_is_refused_and_named(query: str, parameter: str) -> None:
     with pytest.raises(Refused) as refused:
-        parse_wish(f"/chat/1?{query}")
+        parse_connect_parameters(f"/chat/1?{query}")
     assert refused.value.code == "invalid_parameter"
     assert refused.value.field == parameter
     assert parameter in str(refused.value)
@@ -68,6 +68,6 @@ def test_anything_else_is_refused_and_named(query: str, parameter: str) -> None:
 def test_whatever_is_asked_it_is_understood_or_refused(text: str) -> None:
     for query in (text, quote(text), urlencode({"since": text}), urlencode({"username": text, "userId": text})):
         try:
-            parse_wish(f"/chat/1?{query}")
+            parse_connect_parameters(f"/chat/1?{query}")
         except Refused as refused:
             assert refused.field in {"since", "last", "presence", "userId", "username"}

@@ -22,8 +22,14 @@ _USERNAME = re.compile(USERNAME)
 
 
 @frozen
-class Wish:
-    """A checked query. :ivar since: resume behind this seq. :ivar last: begin with the newest so many messages."""
+class ConnectParameters:
+    """A checked query.
+
+    :ivar since: resume behind this seq.
+    :ivar last: begin with the newest so many messages; never together with ``since``.
+    :ivar presence: tell who is in the room, and of changes.
+    :ivar who: whose connection this is, for presence.
+    """
 
     since: int | None = None
     last: int | None = None
@@ -32,12 +38,12 @@ class Wish:
 
     @property
     def resumes(self) -> bool:
-        """Whether it wants history first."""
+        """Whether history is asked for, before what is live."""
         return self.since is not None or self.last is not None
 
 
-def parse_wish(address: str) -> Wish:
-    """The wish in a WebSocket address, or in the part behind its host.
+def parse_connect_parameters(address: str) -> ConnectParameters:
+    """Those in a WebSocket address, or in the part of it behind its host.
 
     :raises Refused: ``invalid_parameter``; its ``field`` is the parameter at fault. Unknown ones are ignored.
     """
@@ -52,7 +58,7 @@ def parse_wish(address: str) -> Wish:
     last = _number(given, "last", 1, MAX_LAST)
     if since is not None and last is not None:
         raise Refused("invalid_parameter", "last cannot be given together with since", "last")
-    return Wish(since, last, bool(_number(given, "presence", 0, 1)), _who(given))
+    return ConnectParameters(since, last, bool(_number(given, "presence", 0, 1)), _who(given))
 
 
 def _number(given: dict[str, str], name: str, least: int, most: int) -> int | None:

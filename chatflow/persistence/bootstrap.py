@@ -24,7 +24,7 @@ from chatflow.persistence.sessions import set_up_in_thread
 _log = Logger()
 
 
-def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
+def bootstrap(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
     """Make schema, partitions and rooms ready. Blocks: called before the reactor runs.
 
     :param migrate: apply missing migrations, instead of refusing a database without them.
@@ -33,7 +33,7 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTi
     :raises StartupError: in one line, what the operator has to do.
     """
     try:
-        return _prepare(url, migrate, rooms, ahead_days, now)
+        return _bootstrap(url, migrate, rooms, ahead_days, now)
     except psycopg2.Error as error:
         # The first, not that of a rollback on a connection that it has closed.
         first = error.__context__ if isinstance(error.__context__, psycopg2.Error) else error
@@ -43,7 +43,7 @@ def prepare(url: str, *, migrate: bool, rooms: int, ahead_days: int, now: WallTi
         raise StartupError(f"the database refuses to be prepared: {one_line(first)}{remedy}") from error
 
 
-def _prepare(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
+def _bootstrap(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTime) -> dict[int, int]:
     with closing(connect(url, "chatflow-start")) as connection:
         with connection, connection.cursor() as cursor:
             set_up_in_thread(cursor)

@@ -1,0 +1,89 @@
+"""What one client sends, read into messages: the usual ones quickly, those that are too large not at all.
+
+Autobahn reads what :mod:`chatflow.edge.frames` leaves to it: control frames, fragments, whatever is not allowed.
+"""
+
+from __future__ import annotations
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+
+from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames
+from chatflow.errors import Refused
+
+# A message over the limit is read over and answered, so that the connection lives on; beyond this it is closed.
+_MAX_SKIPPED_BYTES = 4 * 1024 * 1024
+
+# Fragments cost memory even when they are empty.
+_MAX_FRAGMENTS = 1024
+
+
+class MessageReader(WebSocketServerProtocol):
+    """Autobahn's protocol, of which a subclass is told messages by :meth:`text_received` and :meth:`message_refused`.
+
+    :param max_message_bytes: of a payload; Autobahn's own limits are to be off.
+    """
+
+    def __init__(self, max_message_bytes: int) -> None:
+        super().__init__()
+        self._max_message_bytes = max_message_bytes
+        # Of the message that is read in fragments.
+        self._fragments = 0
+        self._oversized = False
+
+    def text_received(self, payload: bytes) -> None:
+        """A text message has come. It may not be UTF-8."""
+        raise NotImplementedError
+
+    def message_refused(self, refused: Refused) -> None:
+        """A message has come that is none for :meth:`text_received`; it is to be answered."""
+        raise NotImplementedError
+
+    def dataReceived(self, data: bytes) -> None:
+        # Autobahn's own formats a log line for each chunk, whether or not it is logged.
+        if self.state != self.STATE_OPEN or self.current_frame is not None or self.inside_message:
+            self._dataReceived(data)
+            return
+        if self.data:
+            data = self.data + data
+            self.data = b""
+        limit = self._max_message_bytes
+        payloads, taken = take_text_frames(data, limit)
+        for payload in payloads:
+            if self.state != self.STATE_OPEN:
+                break  # it is being closed: of what came with these messages only the client's close frame counts
+            self.text_received(payload)
+        rest = data[taken:]
+        if is_incomplete_text_frame(rest, limit):
+            self.data = rest
+        elif rest:
+            self._dataReceived(rest)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        self._fragments += 1
+        if self.message_data_total_length > self._max_message_bytes or self._fragments > _MAX_FRAGMENTS:
+            self._oversized = True
+            self.message_data = []
+            if self.message_data_total_length > _MAX_SKIPPED_BYTES:
+                self._max_message_size_exceeded(
+                    self.message_data_total_length, _MAX_SKIPPED_BYTES, "the message is far too large"
+                )
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if not self._oversized:
+            super().onMessageFrameData(payload)
+
+    def onMessageEnd(self) -> None:
+        oversized, self._oversized, self._fragments = self._oversized, False, 0
+        if not oversized:
+            super().onMessageEnd()
+            return
+        self.message_data = []
+        if not self.failedByMe:
+            self.message_refused(Refused("too_large", f"the message must be at most {self._max_message_bytes} bytes"))
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        if isBinary:
+            self.message_refused(Refused("binary_frame", "messages are JSON in text frames, not binary frames"))
+        elif self.state == self.STATE_OPEN:
+            self.text_received(payload)

@@ -1,0 +1,33 @@
+"""A request of HTTP that is answered with an error: its status, its code for programs, its text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class RequestRefused(Exception):
+    """A request that is answered with an error.
+
+    :ivar status: of HTTP.
+    :ivar headers: beside the usual ones.
+    :ivar field: what of the request is at fault, if it has a name.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+        self.field = field
+
+
+def unavailable(reason: str) -> RequestRefused:
+    """503, come again soon."""
+    return RequestRefused(503, "unavailable", reason, {"retry-after": "1"})

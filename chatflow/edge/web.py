@@ -1,0 +1,73 @@
+"""What is answered over HTTP, put together; and the timers that look after those who are connected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+
+from chatflow.contracts.analytics import IAnalytics
+from chatflow.contracts.archive import IArchive
+from chatflow.edge.api import Api
+from chatflow.edge.compat.metrics_api import AnalyticsApi
+from chatflow.edge.compat.routes import InstanceSource
+from chatflow.edge.connections import IConnection
+from chatflow.edge.dashboard import Dashboard
+from chatflow.edge.http import ChatResource, Root, routes
+from chatflow.edge.services import EdgeServices
+from chatflow.edge.site import ChatSite
+from chatflow.edge.stored import LOOK_UP_SECONDS
+from chatflow.edge.sweep import Sweep
+from chatflow.edge.v2 import HEARTBEAT_SECONDS
+from chatflow.lifecycle import Repeating
+from chatflow.lifecycle.step import Step
+
+
+def make_site(
+    *,
+    reactor: Any,
+    edge: EdgeServices,
+    instance: InstanceSource,
+    ready: Callable[[], bool],
+    archive: IArchive,
+    analytics: IAnalytics,
+    dashboard: Dashboard,
+    allowed_origins: Sequence[str],
+) -> ChatSite:
+    """What the ports listen with: the chat, the API, what the instance tells of itself, the pages.
+
+    :param ready: whether a load balancer should send clients here.
+    """
+    api = Api(rooms=edge.rooms, archive=archive, presence=edge.presence)
+    analytics_api = AnalyticsApi(source=analytics, now=edge.now, rooms=edge.rooms)
+    app = routes(
+        instance,
+        ready=ready,
+        history=api.operations(),
+        analytics=analytics_api.operations(),
+        refreshing=analytics_api.refreshing(),
+        dashboard=dashboard,
+    )
+    return ChatSite(Root(ChatResource(edge, allowed_origins), app, allowed_origins), edge, reactor)
+
+
+def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:
+    """By name, in the order of their start."""
+
+    def sweep(interval_seconds: float, visit: Callable[[IConnection], object]) -> Step:
+        each = Sweep(clock=edge.clock, connections=edge.connections, interval_seconds=interval_seconds, visit=visit)
+        return Step(each.start, each.stop)
+
+    async def look_for_stalled_answers() -> None:
+        site.end_stalled()
+
+    # Often enough that nobody stands still for much longer than allowed.
+    looks_seconds = edge.limits.send_timeout_seconds / 4
+    return [
+        ("places", Repeating(edge.clock, "look-up of places", LOOK_UP_SECONDS, edge.stored.look_up)),
+        ("pings", sweep(edge.ping_interval_seconds, lambda each: each.ping_or_drop())),
+        ("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head())),
+        ("stalled clients", sweep(looks_seconds, lambda each: each.leave_if_stalled())),
+        ("stalled answers", Repeating(edge.clock, "stalled answers", looks_seconds, look_for_stalled_answers)),
+    ]

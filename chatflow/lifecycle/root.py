@@ -1,0 +1,33 @@
+"""The root service of a daemon, with what its options and the service manager ask of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from chatflow.lifecycle.manager import ServiceManager
+from chatflow.lifecycle.process import TopService
+from chatflow.lifecycle.reload import Reloads
+from chatflow.lifecycle.supervision import Supervision
+from chatflow.logs import log_for
+from chatflow.options import CommandLine
+
+
+def make_root_service(reactor: Any, options: CommandLine, describe: Callable[[], str]) -> TopService:
+    """With a log of its own, unless twistd was given one; a reload where there is a file to read again.
+
+    :param options: their ``config`` has ``log_settings`` and ``drain_seconds``.
+    :param describe: what is going on, in a line for the operator.
+    """
+    log = log_for(options.config.log_settings, options.parent)
+    reloads = Reloads(options.table, options.settings, options.read_again)
+    if log is not None:
+        reloads.add("log-level", log.set_level)
+    return TopService(
+        reactor,
+        deadline_seconds=options.config.drain_seconds,
+        supervision=Supervision(reactor, ServiceManager.from_environment(os.environ), describe),
+        log=log,
+        reloads=reloads if options.settings["config"].value else None,
+    )
