@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 import attrs
 import psycopg2
@@ -21,6 +20,7 @@ from benchmarks.results import Result
 from chatflow.contracts.archive import PageCursor
 from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.recount import recount_in_thread
 from chatflow.persistence.refresh import refresh_in_thread
 from chatflow.persistence.rollups import COUNTS_BY_TYPE
@@ -86,7 +86,7 @@ def _archive(arguments: argparse.Namespace) -> Result:
     return result
 
 
-def fill(url: str, cursor: Any, rows: int, days: int) -> datetime:
+def fill(url: str, cursor: Cursor, rows: int, days: int) -> datetime:
     """Messages of some days up to today, with heads and rollups that agree with them; the begin of the first day."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     begin = today - timedelta(days=days)
@@ -116,7 +116,7 @@ def fill(url: str, cursor: Any, rows: int, days: int) -> datetime:
     return begin
 
 
-def _pages(result: Result, cursor: Any, arguments: argparse.Namespace, begin: datetime) -> None:
+def _pages(result: Result, cursor: Cursor, arguments: argparse.Namespace, begin: datetime) -> None:
     chance = random.Random(1)
     heads = arguments.rows // _ROOMS
     seconds: dict[str, list[float]] = {"page of a room": [], "page of a user": []}
@@ -137,7 +137,7 @@ def _pages(result: Result, cursor: Any, arguments: argparse.Namespace, begin: da
     result.raw["pages"] = seconds
 
 
-def _core_queries(result: Result, cursor: Any, arguments: argparse.Namespace, begin: datetime) -> None:
+def _core_queries(result: Result, cursor: Cursor, arguments: argparse.Namespace, begin: datetime) -> None:
     chance = random.Random(2)
     length = timedelta(days=arguments.days * min(1.0, _WINDOW_MESSAGES / arguments.rows))
     seconds: dict[str, list[float]] = {}

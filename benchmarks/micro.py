@@ -29,6 +29,7 @@ from chatflow.edge.frames import broadcast_block, take_text_frames
 from chatflow.load.wire import masked_frames
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.driver import Connection, Cursor, only_row
 from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.identifiers import uuid7
 from chatflow.rooms.messages import decode, encode_ack, encode_broadcast, iso_timestamp
@@ -138,15 +139,15 @@ def _commit(arguments: argparse.Namespace) -> Result:
     return result
 
 
-def _counts(connection: Any) -> tuple[int, int]:
+def _counts(connection: Connection) -> tuple[int, int]:
     """Messages as the rollups count them, and as they are there."""
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT (SELECT sum(message_count) FROM user_activity)::bigint, (SELECT count(*) FROM messages)")
-        counted, rows = cursor.fetchone()
+        counted, rows = only_row(cursor)
         return counted, rows
 
 
-def _transaction(connection: Any, work: Callable[[Any], object]) -> float:
+def _transaction(connection: Connection, work: Callable[[Any], object]) -> float:
     began = time.perf_counter()
     with connection, connection.cursor() as cursor:
         work(cursor)
@@ -187,7 +188,7 @@ class _Bare:
             _array(minutes.values()),
         )
 
-    def run(self, cursor: Any) -> None:
+    def run(self, cursor: Cursor) -> None:
         cursor.copy_expert(
             "COPY messages (room_id, seq, created_at, message_id, user_id, username, message_text, message_type,"
             " server_id, client_ip, client_timestamp, client_message_id) FROM STDIN",

@@ -47,7 +47,7 @@ class NullServer(ServerFactory):
         # the end of a UUID counts up
         self._id_start = str(uuid.uuid4())[:24].encode()
 
-    def buildProtocol(self, addr: object) -> NullConnection:
+    def buildProtocol(self, addr: object) -> NullConnection:  # type: ignore[override]
         connection = NullConnection()
         connection.factory = self
         return connection
@@ -185,14 +185,15 @@ def unmask(key: bytes, payload: bytes) -> bytes:
 
 def main() -> None:
     """Serve until killed."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as _reactor
 
+    reactor: Any = _reactor
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--linger-ms", type=float, default=4.0)
     arguments = parser.parse_args()
     server = NullServer(reactor, arguments.linger_ms / 1000)
-    port = reactor.listenTCP(arguments.port, server, backlog=1024, interface="127.0.0.1")  # type: ignore[attr-defined]
+    port = reactor.listenTCP(arguments.port, server, backlog=1024, interface="127.0.0.1")
     print(port.getHost().port, flush=True)
     reactor.run()
 

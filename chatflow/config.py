@@ -386,6 +386,10 @@ TABLE = Table(
 )
 
 
+#: Settings that are written as 0 for none.
+NONE_BY_ZERO = {"retention_days", "room_queues"}
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """The settings of the daemon, valid and in agreement. The options' help says what each one means."""
@@ -402,10 +406,10 @@ class Config:
     batch_size: int
     linger_ms: float
     partitions_ahead_days: int
-    retention_days: int
+    retention_days: int | None
     refresh_views_seconds: float
     queue_prefix: str
-    room_queues: int
+    room_queues: int | None
     max_linger_ms: float
     max_calls_per_second: float
     publishing_threads: int
@@ -441,6 +445,8 @@ class Config:
         _check(settings)
         names = {field.name: field.name.replace("_", "-") for field in attrs.fields(cls)}
         values: dict[str, Any] = {field: settings[name].value for field, name in names.items()}
+        for name in NONE_BY_ZERO:
+            values[name] = values[name] or None
         return cls(**values)
 
 

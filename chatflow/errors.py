@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-#: Why a message or a wish is refused, for programs; ``docs/protocol.rst`` says what each means.
+#: Why a message, or what a connection asks for, is refused, for programs; ``docs/protocol.rst`` says what each means.
 ErrorCode = Literal[
     "invalid_json",
     "missing_field",

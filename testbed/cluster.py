@@ -224,7 +224,8 @@ class Cluster:
     def fanout_names(self, instance: Daemon | None = None) -> set[str]:
         """Fan-out queues that there are, and those that have a subscription: of an instance, or all."""
         session = boto3.session.Session("test", "test", region_name="us-east-1")
-        sqs, sns = (session.client(name, endpoint_url=self.emulator.url) for name in ("sqs", "sns"))
+        sqs = session.client("sqs", endpoint_url=self.emulator.url)
+        sns = session.client("sns", endpoint_url=self.emulator.url)
         urls = sqs.list_queues(QueueNamePrefix="chatflow-fanout-").get("QueueUrls", ())
         names = {url.rpartition("/")[2] for url in urls}
         names |= {one["Endpoint"].rpartition(":")[2] for one in sns.list_subscriptions()["Subscriptions"]}

@@ -181,7 +181,7 @@ def server() -> str:
     if given:
         return given
     path = Path(tempfile.mkdtemp(prefix="chatflow-fork-")) / "socket"
-    command = [sys.executable, "-m", __name__, path, " " * _MAX_SHOWN_BYTES]
+    command = [sys.executable, "-m", __name__, str(path), " " * _MAX_SHOWN_BYTES]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=Path(__file__).parents[1])
     assert process.stdin is not None
     atexit.register(process.wait)  # called in the opposite order

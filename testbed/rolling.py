@@ -194,7 +194,9 @@ class Rolling:
 
 
 def _end_of(instance: Daemon) -> str:
-    status = instance.process.returncode
+    status = instance.process.poll()
+    if status is None:
+        return "still runs"
     if status == 0:
         found = re.findall(r"drained (\d+ clients and \d+ messages) in", instance.output())
         return found[-1] if found else "ended with status 0"

@@ -48,7 +48,7 @@ class TestConfig:
             "max_connections": 10_000,
             "ping_interval_seconds": 20,
             "drain_seconds": 30,
-            "retention_days": 0,
+            "retention_days": None,
             "partitions_ahead_days": 7,
             "max_pending_messages": 20_000,
             "max_pending_per_connection": 500,
@@ -89,11 +89,11 @@ class TestConfig:
             ("ping-interval-seconds", "0", "3600"),
         ],
     )
-    def test_limits(self, name: str, least: str, most: str) -> None:
-        assert config(**{name: least})
-        assert config(**{name: most})
+    def test_numbers_are_accepted_up_to_their_limits_and_refused_beyond(self, name: str, least: str, most: str) -> None:
+        for value in (least, most):
+            assert config(None, **{name: value})
         for wrong in (str(int(least) - 1), str(int(most) + 1), "", "many"):
-            assert refusal(**{name: wrong}).startswith(f"{name} = ")
+            assert refusal(None, **{name: wrong}).startswith(f"{name} = ")
 
     @pytest.mark.parametrize("text", ["", "a b", "ä", "x" * 21, "a.b", "a/b", "a\n"])
     def test_server_ids_that_are_refused(self, text: str) -> None:
@@ -122,10 +122,10 @@ class TestCrossChecks:
         assert line.startswith(
             f"{low} = {value} (command line): must be at most {high} = {limit} (environment variable "
         )
-        assert config(**{low: limit, high: limit})
+        assert config(None, **{low: limit, high: limit})
 
     def test_stopping_lasts_as_long_as_a_receive_under_way(self) -> None:
-        many = {"broker": "sqs", "database": "postgresql://db/chat"}
+        many: dict[str, Any] = {"broker": "sqs", "database": "postgresql://db/chat"}
         assert config(**many).long_poll_seconds == 20
         line = refusal({"CHATFLOW_DRAIN_SECONDS": "29"}, **many)
         assert line == (
@@ -136,7 +136,7 @@ class TestCrossChecks:
         assert config(drain_seconds="0"), "the embedded queue has no receives"
 
     def test_each_queue_has_a_thread_so_they_cannot_be_too_many(self) -> None:
-        many = {"broker": "sqs", "database": "postgresql://db/chat"}
+        many: dict[str, Any] = {"broker": "sqs", "database": "postgresql://db/chat"}
         line = refusal(rooms="10000", **many)
         assert line == (
             "room-queues = 0 (default): with rooms = 10000 (command line) there would be 10000 queues, each with a "
@@ -184,7 +184,7 @@ class TestListen:
             "haproxy:tcp:8080",
         ],
     )
-    def test_endpoints_of_twisted(self, text: str) -> None:
+    def test_endpoints_are_a_port_or_what_twisted_takes(self, text: str) -> None:
         assert config(listen=text).listen == (text,)
 
     @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class TestAllowedOrigins:
             *("capacitor://localhost", "tauri://localhost", "ionic://localhost", "chrome-extension://abcdefghijklmnop"),
         ],
     )
-    def test_origins(self, text: str) -> None:
+    def test_an_origin_is_taken_as_browsers_send_it(self, text: str) -> None:
         assert config(allowed_origins=text).allowed_origins == (text,)
 
     @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ class TestAllowedOrigins:
     def test_what_is_no_origin(self, text: str) -> None:
         assert "must be null, * or an origin" in refusal(allowed_origins=text)
 
-    def test_several_in_one_variable(self) -> None:
+    def test_several_values_in_one_variable_are_separated_by_commas(self) -> None:
         assert config({"CHATFLOW_ALLOWED_ORIGINS": "https://a, https://b"}).allowed_origins == (
             "https://a",
             "https://b",

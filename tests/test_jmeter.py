@@ -132,7 +132,7 @@ def test_every_number_of_a_plan_is_a_property(plan: str, defaults: dict[str, str
 
 def test_users_are_those_that_the_server_takes() -> None:
     for count in (1, 7, 1000):
-        command = [sys.executable, _PLANS / "users.py", str(count)]
+        command = [sys.executable, str(_PLANS / "users.py"), str(count)]
         header, *lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         assert header == "userId,username"
         assert len(set(lines)) == count

@@ -43,7 +43,7 @@ class Part(Service):
 
     def startService(self) -> None:
         self.events.append(f"start {self.name}")
-        return self.start()  # type: ignore[return-value]
+        return self.start()  # type: ignore[return-value]  # what a service must not do
 
     def stopService(self) -> Deferred[None] | None:
         self.events.append(f"stop {self.name}")
@@ -55,8 +55,8 @@ class LoggedTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.logged: list[LogEvent] = []
-        globalLogPublisher.addObserver(self.logged.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
+        globalLogPublisher.addObserver(self.logged.append)  # type: ignore[arg-type]  # any callable is one
+        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)  # type: ignore[arg-type]  # any callable is one
 
     def logged_about(self, key: str, name: str) -> list[LogEvent]:
         return [event for event in self.logged if event.get(key) == name and event["log_level"].name != "info"]
@@ -234,7 +234,7 @@ class RepeatingTests(LoggedTestCase):
         repeating.startService()
         return repeating
 
-    def test_runs_never_overlap(self) -> None:
+    def test_a_run_never_begins_while_another_is_under_way(self) -> None:
         self.repeating()
         self.clock.pump([9, 1, 10, 5])
         self.assertEqual(len(self.runs), 1)
@@ -304,7 +304,7 @@ class TestBackoff:
             last = backoff.next_delay_seconds()
         assert last == 60
 
-    def test_reset_begins_anew(self) -> None:
+    def test_after_a_reset_the_bound_begins_anew(self) -> None:
         backoff = Backoff(first_seconds=1, cap_seconds=60, random=lambda: 1.0)
         backoff.next_delay_seconds()
         backoff.next_delay_seconds()
@@ -332,7 +332,7 @@ class MainThread:
         deferred.addBoth(results.append)
         if isinstance(results[0], Failure):
             results[0].raiseException()
-        return results[0]  # type: ignore[return-value]
+        return results[0]
 
 
 class TestNamedThreadPool:
@@ -345,7 +345,12 @@ class TestNamedThreadPool:
         self.threads.startService()
         answered_in: list[threading.Thread] = []
         call = self.threads.run(threading.current_thread)
-        call.addBoth(lambda result: answered_in.append(threading.current_thread()) or result)
+
+        def answered(result: threading.Thread) -> threading.Thread:
+            answered_in.append(threading.current_thread())
+            return result
+
+        call.addCallback(answered)
         thread = self.main.wait_for(call)
         assert "librarian" in thread.name
         assert thread.daemon, "a blocked thread would keep the process from exiting"
@@ -359,7 +364,7 @@ class TestNamedThreadPool:
             self.main.wait_for(self.threads.run(lambda: 1 / 0))
         self.main.wait_for(self.threads.stopService())
 
-    def test_no_more_threads_than_its_size(self) -> None:
+    def test_a_pool_has_no_more_threads_than_its_size(self) -> None:
         self.threads.startService()
         go_on = threading.Event()
         calls = [self.threads.run(go_on.wait, 30) for _ in range(5)]

@@ -98,7 +98,7 @@ class TestSources:
         assert settings["host"] == Setting("found", "default")
         assert set(settings) == {option.name for option in TABLE.options}
 
-    def test_command_line_over_environment_over_file_over_default(self) -> None:
+    def test_the_command_line_beats_the_environment_that_the_file_and_that_the_default(self) -> None:
         sources: dict[str, Any] = {"argv": {"config": ["tea.ini"]}, "read_file": lambda path: "[tea]\ncups = 2\n"}
         assert load(**sources)["cups"] == Setting(2, "file tea.ini")
         sources["environ"] = {"TEA_CUPS": "3"}
@@ -168,7 +168,7 @@ class TestNeighbours:
 class TestErrors:
     """Each names the key, the source and what is allowed, on one line."""
 
-    def test_a_wrong_value(self) -> None:
+    def test_a_wrong_value_is_refused_with_its_option_and_source(self) -> None:
         allowed = "must be a whole number from 1 to 12"
         assert refusal({"cups": ["0"]}) == f"cups = '0' (command line): {allowed}"
         assert refusal(environ={"TEA_CUPS": "x\ny"}) == rf"cups = 'x\ny' (environment variable TEA_CUPS): {allowed}"
@@ -187,10 +187,10 @@ class TestErrors:
         line = refusal(environ={"TEA_XYZZY": "1"})
         assert line.startswith("unknown environment variable TEA_XYZZY: known are TEA_CUPS, TEA_STEEP_SECONDS, ")
 
-    def test_an_unknown_key_in_the_file(self) -> None:
+    def test_an_unknown_key_in_the_file_is_refused(self) -> None:
         assert ini_refusal("[tea]\ncup = 1") == "unknown key cup (file tea.ini): did you mean cups?"
 
-    def test_an_unknown_section_in_the_file(self) -> None:
+    def test_an_unknown_section_in_the_file_is_refused(self) -> None:
         assert ini_refusal("[teas]\ncups = 1") == "unknown section [teas] (file tea.ini): did you mean [tea]?"
         assert "[DEFAULT]" in ini_refusal("[DEFAULT]\ncups = 1\n[tea]\n")
 
@@ -263,7 +263,7 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("text", "value"), [("yes", True), ("TRUE", True), ("1", True), ("Off", False), ("no", False)]
     )
-    def test_flags(self, text: str, value: bool) -> None:
+    def test_flags_are_read_in_every_usual_spelling(self, text: str, value: bool) -> None:
         assert Flag().parse(text) is value
 
     @pytest.mark.parametrize("text", ["", "2", "y", "enabled"])
@@ -353,7 +353,8 @@ class TestCommandLine:
     def config(self, *arguments: str) -> dict[str, Any]:
         options = Options()
         options.parseOptions(arguments)
-        return options.config
+        config: dict[str, Any] = options.config
+        return config
 
     def ends(self, *arguments: str) -> int:
         with pytest.raises(SystemExit) as caught:
@@ -361,7 +362,7 @@ class TestCommandLine:
         assert isinstance(caught.value.code, int)
         return caught.value.code
 
-    def test_values_flags_and_repetition(self) -> None:
+    def test_values_flags_and_repeated_options_are_read_from_the_command_line(self) -> None:
         config = self.config("--cups=3", "--milk", "--guests", "Ann", "--guests", "Bob")
         assert (config["cups"], config["milk"], config["guests"]) == (3, True, ("Ann", "Bob"))
 
@@ -431,7 +432,9 @@ class TestCommandLine:
         assert self.ends("--cups=0", "--help") == 0
         assert capsys.readouterr().out.startswith("Usage: twistd [-n] tea [options]")
 
-    def test_version(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_version_is_printed_and_the_process_ends(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert self.ends("--version") == 0
         assert capsys.readouterr().out.startswith("ChatFlow ")
 

@@ -46,9 +46,9 @@ def lines() -> Iterator[list[str]]:
         if event.get("log_namespace", "").startswith("chatflow.lifecycle.reload"):
             seen.append(f"{event['log_level'].name}: {formatEvent(event)}")
 
-    globalLogPublisher.addObserver(observe)
+    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]  # any callable is one
     yield seen
-    globalLogPublisher.removeObserver(observe)
+    globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-import users  # noqa: E402  (beside this file, which is no package's)
+import users  # type: ignore[import-not-found]  # noqa: E402  (beside this file, which is no package's)
 
 _PLANS = ("baseline", "stress")
 _FETCH_SECONDS = 900

@@ -22,6 +22,7 @@ from chatflow.errors import ChatFlowError, NotStored
 from chatflow.lifecycle.blocking import at_once
 from chatflow.persistence.database import connect
 from chatflow.persistence.deadletters import DeadLetterRows
+from chatflow.persistence.driver import Connection
 from chatflow.persistence.replay import replay
 
 _DLQ = """\
@@ -127,7 +128,7 @@ def _replay(arguments: argparse.Namespace) -> None:
         raise ChatFlowError(f"{refused} of {len(letters)} dead letters were refused again, and stay")
 
 
-def _replay_one(connection: Any, box: IDeadLetterBox, letter: DeadLetter) -> bool:
+def _replay_one(connection: Connection, box: IDeadLetterBox, letter: DeadLetter) -> bool:
     """Whether its messages are stored now."""
     try:
         envelope = envelope_in(letter)

@@ -6,11 +6,12 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from attrs import field, fields, frozen
 
 from chatflow.broker.names import Names
-from chatflow.config import TABLE
+from chatflow.config import NONE_BY_ZERO, TABLE
 from chatflow.errors import StartupError
 from chatflow.options import load, mask_password, read_file
 from chatflow.options.kinds import Kind
@@ -44,7 +45,7 @@ class Settings:
 
     queue_prefix: str
     rooms: int
-    room_queues: int
+    room_queues: int | None
     broker: str
     database: str = field(repr=mask_password)
     data_dir: Path = field(converter=Path)
@@ -84,7 +85,10 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     texts = {name: getattr(arguments, name.replace("-", "_")) for name in arguments.settings}
     given = {name: [text] for name, text in texts.items() if text is not None}
     settings = load(TABLE, given, os.environ, read_file)
-    return Settings(**{each.name: settings[each.name.replace("_", "-")].value for each in fields(Settings)})
+    values: dict[str, Any] = {each.name: settings[each.name.replace("_", "-")].value for each in fields(Settings)}
+    for name in NONE_BY_ZERO & values.keys():
+        values[name] = values[name] or None
+    return Settings(**values)
 
 
 def _checked(kind: Kind) -> Callable[[str], str]:

@@ -16,12 +16,12 @@ class Names:
 
     :ivar prefix: begins every name; deployments with different prefixes share nothing.
     :ivar rooms: how many rooms there are, numbered from 1.
-    :ivar room_queues: how many queues serve them; 0 for one per room.
+    :ivar room_queues: how many queues serve them; None for one per room.
     """
 
     prefix: str
     rooms: int
-    room_queues: int = 0
+    room_queues: int | None = None
 
     def lane(self, room: int) -> int:
         """The queue of a room, numbered from 1."""
@@ -50,7 +50,7 @@ class Names:
         found = re.fullmatch(re.escape(self.prefix) + r"-rooms?-(\d+)(?:of(\d+))?\.fifo", queue)
         if found is None or queue in map(self.room_queue, self.lanes):
             return ""
-        lane, room_queues = int(found[1]), int(found[2] or 0)
+        lane, room_queues = int(found[1]), found[2] or 0
         rooms = f" --rooms {lane}" if lane > self.rooms else ""
         return f"--room-queues {room_queues}{rooms}"
 

@@ -69,7 +69,7 @@ class IResumingMember(IMember):
     """A member to be, that is given history first."""
 
     def resuming(result: Resumed | Reset) -> None:
-        """What becomes of its wish; told before the messages that it speaks of. Does not raise."""
+        """What becomes of its request for history; told before the messages that it speaks of. Does not raise."""
 
     def drained() -> Deferred[None]:
         """Fires once what was delivered is on its way to the client. May be cancelled."""

@@ -214,12 +214,16 @@ TABLE = Table(
 )
 
 
+#: Settings that are written as 0, or as nothing, for none.
+_NONE_BY_ZERO = ("senders", "rate", "reconnect", "output", "check_database")
+
+
 @attrs.frozen(kw_only=True)
 class LoadConfig:
-    """:ivar settings: what the run is made of. :ivar check_database: the URL, or nothing."""
+    """:ivar settings: what the run is made of. :ivar check_database: the URL, if the database is to be checked."""
 
     settings: Settings
-    check_database: str = attrs.field(repr=mask_password)
+    check_database: str | None = attrs.field(repr=lambda url: repr(url and mask_password(url)))
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> LoadConfig:
@@ -229,11 +233,15 @@ class LoadConfig:
         """
         _check(settings)
         values: dict[str, Any] = {name.replace("-", "_"): setting.value for name, setting in settings.items()}
+        for name in _NONE_BY_ZERO:
+            values[name] = values[name] or None
         check_database = values["check_database"]
         run = f"{secrets.randbelow(16**6):06x}"
         own = {field.name: values[field.name] for field in attrs.fields(Settings) if field.name in values}
         own["urls"] = values["url"]
-        return cls(settings=Settings(**own, keep_ids=bool(check_database), run=run), check_database=check_database)
+        return cls(
+            settings=Settings(**own, keep_ids=check_database is not None, run=run), check_database=check_database
+        )
 
 
 def _check(settings: Mapping[str, Setting]) -> None:

@@ -214,10 +214,6 @@ def _tables(report: Report) -> Iterable[str]:
     )
 
 
-def _trouble(count: int) -> str:
-    return f'<span class="{"trouble" if count else "zero"}">{_count(count)}</span>'
-
-
 def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "–"
 

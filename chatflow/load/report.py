@@ -13,7 +13,7 @@ from chatflow.load.latency import curve_ms, percentiles_by_second, percentiles_m
 from chatflow.load.output import CannotWrite
 from chatflow.load.page import as_page
 from chatflow.load.run import Outcome
-from chatflow.load.scenario import MAIN
+from chatflow.load.scenario import MAIN, Settings
 from chatflow.load.tally import PhaseTally, merge
 from chatflow.load.verify import Stored
 from chatflow.passwords import mask_password
@@ -96,11 +96,17 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
             "in_line": [round(share, 3) for share in _shares(main, main.waited_seconds)],
         },
         "client_ceiling_hint": ceiling_hint(main),
-        "settings": {
-            **attrs.asdict(outcome.settings),
-            "urls": [mask_password(url) for url in outcome.settings.urls],
-        },
+        "settings": _as_given(outcome.settings),
     }
+
+
+def _as_given(settings: Settings) -> dict[str, Any]:
+    """As they are written, where none is a 0 or nothing."""
+    given = attrs.asdict(settings)
+    for name, none in (("senders", 0), ("rate", 0.0), ("reconnect", 0.0), ("output", "")):
+        given[name] = none if given[name] is None else given[name]
+    given["urls"] = [mask_password(url) for url in settings.urls]
+    return given
 
 
 def _main(outcome: Outcome) -> PhaseTally:

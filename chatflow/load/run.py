@@ -86,7 +86,7 @@ class LoadRun:
         except Exception as error:
             outcome.phases += await self._give_up()
             outcome.causes.append("interrupted" if self._interrupted else str(error) or repr(error))
-        if self._settings.output:
+        if self._settings.output is not None:
             try:
                 join_parts(self._settings.output, len(self._workers))
             except CannotWrite as error:

@@ -80,28 +80,37 @@ PHRASES = (
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What was asked for. :ivar rate: messages/s over all connections; 0 is as fast as acks allow."""
+    """What was asked for.
+
+    :ivar senders: how many of the connections send; None is all.
+    :ivar in_flight: messages without an answer, per connection.
+    :ivar rate: messages/s over all connections; None is as fast as acks allow.
+    :ivar output: directory for the results, if any.
+    :ivar reconnect: seconds after which a connection is cut, on average; None is never.
+    :ivar keep_ids: remember what was acknowledged, for the database check.
+    :ivar run: tells this run's messages from all others.
+    """
 
     urls: tuple[str, ...] = attrs.field(
         default=("ws://127.0.0.1:8080/chat",), repr=lambda urls: repr([mask_password(url) for url in urls])
     )
     connections: int = 64
-    senders: int = 0  # how many of the connections send; 0 is all
+    senders: int | None = None
     rooms: int = 20
     even_rooms: bool = False
     messages: int = 500_000
     warmup_connections: int = 32
     warmup_messages: int = 32_000
-    in_flight: int = 50  # per connection
-    rate: float = 0.0
+    in_flight: int = 50
+    rate: float | None = None
     mix: tuple[int, int, int] = (90, 5, 5)
     processes: int = 1
     seed: int = 0
     timeout_seconds: float = 30.0
-    output: str = ""  # directory, or nothing
-    reconnect: float = 0.0  # seconds after which a connection is cut, on average; 0 is never
-    keep_ids: bool = False  # remember what was acknowledged, for the database check
-    run: str = "run"  # tells this run's messages from all others
+    output: str | None = None
+    reconnect: float | None = None
+    keep_ids: bool = False
+    run: str = "run"
 
 
 @attrs.frozen
@@ -141,7 +150,7 @@ def phases(settings: Settings) -> list[Phase]:
     if settings.warmup_messages and settings.warmup_connections:
         warm_up = settings.warmup_connections
         found.append(_phase(settings, WARM_UP, 0, warm_up, warm_up, settings.warmup_messages))
-    senders = min(settings.senders or settings.connections, settings.connections)
+    senders = settings.connections if settings.senders is None else settings.senders
     found.append(_phase(settings, MAIN, warm_up, settings.connections, senders, settings.messages))
     return found
 

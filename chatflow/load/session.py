@@ -30,7 +30,7 @@ class Session:
         self.ledger = Ledger(recorder.tally)
         self.unsent = client.messages
         self.lost = False
-        self._backlog: deque[int] | None = deque() if settings.rate else None
+        self._backlog: deque[int] | None = None if settings.rate is None else deque()
         self._window = settings.in_flight
         self._mark = f" ~{settings.run}"
         self._name = str(client.number)
@@ -69,7 +69,7 @@ class Session:
 
     def acknowledged(self, acks: Sequence[ServerFrame], now_us: int) -> None:
         """These acknowledgements came."""
-        mark, name, ledger, types = self._mark, self._name, self.ledger, self.recorder.types
+        mark, name, ledger, kinds = self._mark, self._name, self.ledger, len(self.recorder.types)
         in_flight, pair = ledger.in_flight, ledger.pair
         now_ticks = now_us // TICK_US
         rows: list[AckRow] = []
@@ -80,7 +80,7 @@ class Session:
                 if connection != name or not text.endswith(mark):
                     raise ValueError
                 number, kind = int(number_word), int(kind_word)
-                if kind >= len(types):
+                if kind >= kinds:
                     raise ValueError
                 sent_us = in_flight.pop(number)
             except (ValueError, KeyError):

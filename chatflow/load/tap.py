@@ -75,7 +75,7 @@ class LoadService(Service):
 
     def startService(self) -> None:
         settings = self._config.settings
-        if settings.output:
+        if settings.output is not None:
             try:
                 Path(settings.output).mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -97,7 +97,7 @@ class LoadService(Service):
     async def _do(self) -> int:
         settings, url = self._config.settings, self._config.check_database
         workers = self._workers()
-        check = partial(self._check_database, url) if url else None
+        check = None if url is None else partial(self._check_database, url)
         self._run = LoadRun(settings, workers, self._clock, check)
         progress = ProgressLine(self._reactor, self._run, sys.__stderr__) if sys.__stderr__ else None
         if progress is not None:
@@ -132,9 +132,10 @@ class LoadService(Service):
             _print(as_summary(outcome), sys.__stdout__)
         else:
             _print(f"{TABLE.name}: {'; '.join(outcome.causes)}\n", sys.__stderr__)
-        if self._config.settings.output:
+        output = self._config.settings.output
+        if output is not None:
             try:
-                write_files(outcome, self._config.settings.output)
+                write_files(outcome, output)
             except CannotWrite as error:
                 _print(f"{TABLE.name}: {error}\n", sys.__stderr__)
                 return 1

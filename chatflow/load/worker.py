@@ -89,7 +89,7 @@ class LoadWorker:
         return self._open
 
     async def _open_all(self, phase: Phase) -> None:
-        kept = KeptAcks(ids=self._settings.keep_ids, lines=bool(self._settings.output) and phase.name == MAIN)
+        kept = KeptAcks(ids=self._settings.keep_ids, lines=self._settings.output is not None and phase.name == MAIN)
         recorder = Recorder(phase.name, self._clock, self._kinds, kept)
         ours = phase.of_process(self._index)
         members: dict[int, list[VirtualClient]] = {client.room: [] for client in ours}
@@ -108,7 +108,7 @@ class LoadWorker:
 
     def _client(self, session: Session) -> ILoadClient:
         every_seconds = self._settings.reconnect
-        if not every_seconds:
+        if every_seconds is None:
             return LoadClient(session, self._reach)
         return ReturningClient(session, self._settings, every_seconds, self._reach, self._reactor)
 
@@ -160,7 +160,8 @@ class LoadWorker:
     async def _work(self, running: RunningPhase, start_us: int) -> Bounds:
         await deferLater(self._reactor, max(0.0, (start_us - self._clock.monotonic_us()) / 1e6))
         running.begin(start_us)
-        schedule = self._follow_schedule(running, start_us) if self._settings.rate else None
+        rate = self._settings.rate
+        schedule = None if rate is None else self._follow_schedule(running, start_us, rate)
         if schedule is None:
             for client in running.clients:
                 client.send()
@@ -176,12 +177,12 @@ class LoadWorker:
                 schedule.stop()
         return running.bounds()
 
-    def _follow_schedule(self, running: RunningPhase, start_us: int) -> LoopingCall | None:
+    def _follow_schedule(self, running: RunningPhase, start_us: int, rate: float) -> LoopingCall | None:
         senders = [client for client in running.clients if client.session.client.messages]
         ours = sum(sender.session.client.messages for sender in senders)
         if not ours:
             return None
-        schedule = Schedule(start_us, self._settings.rate * ours / running.phase.messages, ours)
+        schedule = Schedule(start_us, rate * ours / running.phase.messages, ours)
 
         def tick() -> None:
             turn = schedule.issued
@@ -220,7 +221,7 @@ class LoadWorker:
 
     async def _finish(self, running: RunningPhase, bounds: Bounds) -> PhaseTally:
         tally = running.finish(bounds)
-        if self._settings.output and running.phase.name == MAIN:
+        if self._settings.output is not None and running.phase.name == MAIN:
             lines = running.recorder.kept.lines(self._kinds, self._clock, running.unanswered_rows())
             try:
                 write_part(self._settings.output, self._index, lines)

@@ -28,6 +28,7 @@ from chatflow.contracts.analytics import (
 )
 from chatflow.errors import Refused
 from chatflow.persistence.days import are_many_in_thread, days_in_thread
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.refresh import VIEWS
 
 #: What a query counts to and reads at most.
@@ -126,7 +127,7 @@ FROM view_refreshes
 """
 
 
-def refuse_too_many_days(cursor: Any, window: Window) -> None:
+def refuse_too_many_days(cursor: Cursor, window: Window) -> None:
     """See that a window holds no more days than one statement can lock.
 
     :raises Refused: it does.
@@ -141,7 +142,7 @@ def refuse_too_many_days(cursor: Any, window: Window) -> None:
         )
 
 
-def core_queries_in_thread(cursor: Any, window: Window, user_id: int, room: int) -> CoreQueries:
+def core_queries_in_thread(cursor: Cursor, window: Window, user_id: int, room: int) -> CoreQueries:
     """The four, timed here."""
     refuse_too_many_days(cursor, window)
     times = window.start, window.end
@@ -157,14 +158,14 @@ def _texts(rows: Sequence[Row]) -> list[StoredText]:
     return [StoredText(*row) for row in rows]
 
 
-def _timed(cursor: Any, sql: str, arguments: Sequence[Any], answer: Callable[[Sequence[Row]], T]) -> Timed[T]:
+def _timed(cursor: Cursor, sql: str, arguments: Sequence[Any], answer: Callable[[Sequence[Row]], T]) -> Timed[T]:
     began = time.perf_counter()
     cursor.execute(sql, arguments)
     rows = cursor.fetchall()
     return Timed(round((time.perf_counter() - began) * 1000), len(rows), answer(rows))
 
 
-def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
+def analytics_in_thread(cursor: Cursor, window: Window) -> Analytics:
     """All but the first part is of the views, which do not know the window."""
     refuse_too_many_days(cursor, window)
     (rate,) = _rows(cursor, _RATE, (window.start, window.end))
@@ -177,25 +178,25 @@ def analytics_in_thread(cursor: Any, window: Window) -> Analytics:
     )
 
 
-def stats_in_thread(cursor: Any) -> Totals:
+def stats_in_thread(cursor: Cursor) -> Totals:
     """How much is stored."""
     (row,) = _rows(cursor, _STATS, ())
     return Totals(*row)
 
 
-def throughput_in_thread(cursor: Any, window: Window, room: int | None) -> Throughput:
+def throughput_in_thread(cursor: Cursor, window: Window, room: int | None) -> Throughput:
     """Minutes with messages, at most a day of them."""
     rows = _rows(cursor, _MINUTES, (window.start, window.end, room, room, _MAX_MINUTES + 1))
     return Throughput([MinuteCount(*row) for row in rows[:_MAX_MINUTES]], len(rows) > _MAX_MINUTES)
 
 
-def ages_in_thread(cursor: Any) -> dict[str, ViewAge]:
+def ages_in_thread(cursor: Cursor) -> dict[str, ViewAge]:
     """Of each view."""
     known = {name: ViewAge(moment, seconds) for name, moment, seconds in _rows(cursor, _AGES, ())}
     return {name: known.get(name, ViewAge()) for name in VIEWS}
 
 
-def _rows(cursor: Any, sql: str, arguments: Sequence[Any]) -> list[Row]:
+def _rows(cursor: Cursor, sql: str, arguments: Sequence[Any]) -> list[Row]:
     cursor.execute(sql, arguments)
     rows: list[Row] = cursor.fetchall()
     return rows

@@ -19,6 +19,7 @@ from chatflow.persistence.days import (
     room_rows_in_thread,
     slices,
 )
+from chatflow.persistence.driver import Cursor
 from chatflow.rooms.messages import iso_timestamp
 
 T = TypeVar("T")
@@ -85,14 +86,14 @@ class Archive:
         return await self._database.run_once(name, limited_in_thread, self._statement_seconds, read_in_thread, *args)
 
 
-def limited_in_thread(cursor: Any, seconds: float, read_in_thread: Callable[..., T], *args: Any) -> T:
+def limited_in_thread(cursor: Cursor, seconds: float, read_in_thread: Callable[..., T], *args: Any) -> T:
     """A read whose statements PostgreSQL ends after so many seconds."""
     cursor.execute("SELECT set_config('statement_timeout', %s, true)", (str(round(seconds * 1000)),))
     return read_in_thread(cursor, *args)
 
 
 def room_messages_in_thread(
-    cursor: Any, room: int, after: int | None, before: int | None, limit: int
+    cursor: Cursor, room: int, after: int | None, before: int | None, limit: int
 ) -> list[StoredMessage]:
     """See :meth:`Archive.room_messages`."""
     first = None if after is None else after + 1
@@ -101,7 +102,7 @@ def room_messages_in_thread(
 
 
 def user_messages_in_thread(
-    cursor: Any,
+    cursor: Cursor,
     user_id: int,
     after: PageCursor | None,
     before: PageCursor | None,
@@ -136,7 +137,7 @@ def user_messages_in_thread(
 
 
 def _in_slices(
-    cursor: Any, sql: str, end: str, values: Sequence[Any], user_id: int, limit: int, newest: bool
+    cursor: Cursor, sql: str, end: str, values: Sequence[Any], user_id: int, limit: int, newest: bool
 ) -> list[Row]:
     """A few days at a time, from one end of those in which the user was active, until there are enough."""
     cursor.execute("SELECT min(first_activity), max(last_activity) FROM user_activity WHERE user_id = %s", (user_id,))
@@ -152,13 +153,13 @@ def _in_slices(
     return rows
 
 
-def user_rooms_in_thread(cursor: Any, user_id: int) -> list[UserRoom]:
+def user_rooms_in_thread(cursor: Cursor, user_id: int) -> list[UserRoom]:
     """See :meth:`Archive.user_rooms`."""
     cursor.execute(_USER_ROOMS, (user_id,))
     return [UserRoom(*row) for row in cursor.fetchall()]
 
 
-def room_heads_in_thread(cursor: Any, after: int, limit: int) -> list[RoomHead]:
+def room_heads_in_thread(cursor: Cursor, after: int, limit: int) -> list[RoomHead]:
     """See :meth:`Archive.room_heads`."""
     cursor.execute(_HEADS, (min(after, 2**31 - 1), limit))
     return [RoomHead(*row) for row in cursor.fetchall()]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from attrs import frozen
 
+from chatflow.persistence.driver import Connection
 from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import connect
 
@@ -65,7 +65,7 @@ def audit_in_thread(url: str, rooms: Sequence[Acknowledged]) -> Audit:
     )
 
 
-def _audit_room(connection: Any, room: Acknowledged) -> Audit:
+def _audit_room(connection: Connection, room: Acknowledged) -> Audit:
     # Two acks with the same id stand for two messages; no more than one of them can be found.
     checked = len(room.ids) // _UUID_BYTES
     wanted = {room.ids[at : at + _UUID_BYTES] for at in range(0, len(room.ids), _UUID_BYTES)}

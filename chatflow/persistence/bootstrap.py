@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
-from typing import Any
 
 import psycopg2
 from psycopg2.errors import LockNotAvailable
@@ -15,6 +14,7 @@ from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.clock import require_agreement
 from chatflow.persistence.database import Database, connect
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.failures import one_line
 from chatflow.persistence.heads import create_rooms_in_thread
 from chatflow.persistence.history import heads_in_thread
@@ -65,9 +65,9 @@ def _bootstrap(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTi
 
 
 async def maintain_partitions(
-    database: Database, ahead_days: int, retention_days: int, may_drop: Callable[[], Awaitable[bool]]
+    database: Database, ahead_days: int, retention_days: int | None, may_drop: Callable[[], Awaitable[bool]]
 ) -> None:
-    """Create the partitions of the coming days, and drop those that retention ends (0 keeps all).
+    """Create the partitions of the coming days, and drop those that retention ends (None keeps all).
 
     :param may_drop: whether it is certain enough which day it is.
     """
@@ -75,17 +75,17 @@ async def maintain_partitions(
     unlogged = await database.run_once("look for unlogged tables", unlogged_in_thread)
     if unlogged is not None:
         _log.error("{unlogged}", unlogged=unlogged)
-    if retention_days and await may_drop():
+    if retention_days is not None and await may_drop():
         dropped = partitions.MOST_DROPPED
         while dropped >= partitions.MOST_DROPPED:
             dropped = len(await database.run_once("drop partitions", drop_expired_in_thread, retention_days))
 
 
-def create_ahead_in_thread(cursor: Any, days: int) -> list[str]:
+def create_ahead_in_thread(cursor: Cursor, days: int) -> list[str]:
     """:func:`.partitions.create_ahead` of the database's today."""
     return partitions.create_ahead(cursor, partitions.today(cursor), days)
 
 
-def drop_expired_in_thread(cursor: Any, retention_days: int) -> list[str]:
+def drop_expired_in_thread(cursor: Cursor, retention_days: int) -> list[str]:
     """:func:`.partitions.drop_expired` of the database's today."""
     return partitions.drop_expired(cursor, partitions.today(cursor), retention_days)

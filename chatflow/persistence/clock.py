@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from twisted.logger import Logger
 
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle.clocks import StampClock, WallTime
 from chatflow.persistence.database import Database
+from chatflow.persistence.driver import Cursor
 from chatflow.readings import Reading
 
 #: How often :meth:`ClockWatch.compare` is to be called.
@@ -116,7 +116,9 @@ class ClockWatch:
         ]
 
 
-def read_in_thread(cursor: Any, seconds: Callable[[], float], stamps: StampClock) -> tuple[float, float, float] | None:
+def read_in_thread(
+    cursor: Cursor, seconds: Callable[[], float], stamps: StampClock
+) -> tuple[float, float, float] | None:
     """The database's time of day, and what is to be added to ``seconds`` for the time here and there.
 
     None if that took too long to be compared, or if the clock here was set meanwhile: one that is set here and there at
@@ -136,20 +138,20 @@ SELECT EXISTS (SELECT FROM message_stats_minute WHERE minute BETWEEN now() - mak
 """
 
 
-def was_told_in_thread(cursor: Any) -> bool:
+def was_told_in_thread(cursor: Cursor) -> bool:
     """Whether something was stored fifty minutes to six hours ago, as the database's clock has it now."""
     cursor.execute(_WAS_TOLD, (_STEADY_MOST_SECONDS, _STEADY_SECONDS + 60))
     ((was_told,),) = cursor.fetchall()
     return bool(was_told)
 
 
-def _read(cursor: Any) -> float:
+def _read(cursor: Cursor) -> float:
     cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
     ((there,),) = cursor.fetchall()
     return float(there)
 
 
-def require_agreement(cursor: Any, wall: WallTime) -> None:
+def require_agreement(cursor: Cursor, wall: WallTime) -> None:
     """Before the daemon starts.
 
     :raises StartupError: the clocks are too far apart.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg2
 from attrs import define
@@ -27,6 +27,7 @@ from attrs import define
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
 from chatflow.contracts.writer import always
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.persistence.rollups import COUNTS_BY_TYPE
 from chatflow.rooms.identifiers import same_name
@@ -132,7 +133,7 @@ _Names = dict[tuple[int, int, str], set[str]]
 
 
 def commit_in_thread(
-    cursor: Any,
+    cursor: Cursor,
     envelopes: Sequence[Envelope],
     are_held: Sequence[Callable[[], bool]] | None = None,
     refuse_conflicts: bool = False,
@@ -200,7 +201,7 @@ def refuse_forged(envelopes: Sequence[Envelope]) -> None:
                 raise psycopg2.DataError("a control character in an id, a name, an address or a time")
 
 
-def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
+def _lock_heads(cursor: Cursor, rooms: list[int]) -> dict[int, _Head]:
     cursor.execute(_LOCK_HEADS, (rooms,))
     found = cursor.fetchall()
     if len(found) < len(rooms):
@@ -210,7 +211,7 @@ def _lock_heads(cursor: Any, rooms: list[int]) -> dict[int, _Head]:
     return {room: _Head(seq, seq, recent) for room, seq, recent in found}
 
 
-def _names(cursor: Any, envelopes: Sequence[Envelope]) -> _Names | None:
+def _names(cursor: Cursor, envelopes: Sequence[Envelope]) -> _Names | None:
     """What is stored under the names in these envelopes; None if no client has named any of its messages."""
     named = [message for envelope in envelopes for message in envelope.messages if message.client_message_id]
     if not named:

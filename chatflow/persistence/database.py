@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, run_in_own_thread
+from chatflow.persistence.driver import Connection, Cursor
 from chatflow.persistence.failures import is_answer, is_refusal, is_transient, remedy
 from chatflow.persistence.reasons import reason_of
 from chatflow.persistence.sessions import COMMIT, CONNECT_OPTIONS, SessionLimits, connect
@@ -109,7 +110,7 @@ class Database:
     async def run(
         self,
         name: str,
-        transaction_in_thread: Callable[Concatenate[Any, P], T],
+        transaction_in_thread: Callable[Concatenate[Cursor, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -150,7 +151,7 @@ class Database:
     async def run_once(
         self,
         name: str,
-        transaction_in_thread: Callable[Concatenate[Any, P], T],
+        transaction_in_thread: Callable[Concatenate[Cursor, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -184,7 +185,7 @@ class Database:
             self._away_since = self._clock.seconds()
 
     def _attempt(
-        self, transaction_in_thread: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
+        self, transaction_in_thread: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
         if self._stopping:
             raise Unavailable("the database is being closed")
@@ -224,6 +225,6 @@ class Database:
             self._log.failure("the database server was not brought back")
 
 
-def _opened_in_thread(connection: Any) -> None:
+def _opened_in_thread(connection: Connection) -> None:
     # BEGIN and COMMIT are ours, each with what belongs to it in one round trip.
     connection.autocommit = True

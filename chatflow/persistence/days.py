@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.partitions import bounds, partition_day
 
 Row = tuple[Any, ...]
@@ -33,7 +34,7 @@ Slice = tuple[datetime | None, datetime | None]
 
 
 def room_rows_in_thread(
-    cursor: Any,
+    cursor: Cursor,
     columns: str,
     room: int,
     first: int | None = None,
@@ -58,14 +59,14 @@ def room_rows_in_thread(
     return []
 
 
-def are_many_in_thread(cursor: Any) -> bool:
+def are_many_in_thread(cursor: Cursor) -> bool:
     """Whether there are more days than one statement should touch."""
     cursor.execute(_COUNT)
     ((count,),) = cursor.fetchall()
     return bool(count > MOST_DAYS)
 
 
-def days_in_thread(cursor: Any) -> list[date]:
+def days_in_thread(cursor: Cursor) -> list[date]:
     """Those that have a partition, ascending."""
     cursor.execute(_DAYS)
     return sorted(day for (name,) in cursor.fetchall() if (day := partition_day(name)) is not None)
@@ -78,7 +79,7 @@ def slices(days: Sequence[date], start: datetime | None = None, end: datetime | 
     return list(zip([start, *inner], [*inner, end], strict=True))
 
 
-def one_slice_in_thread(cursor: Any, sql: str, values: Sequence[Any]) -> list[Row]:
+def one_slice_in_thread(cursor: Cursor, sql: str, values: Sequence[Any]) -> list[Row]:
     """The rows of a statement, whose locks are given back at once instead of at the end of the transaction."""
     cursor.execute("SAVEPOINT slice")
     cursor.execute(sql, values)
@@ -87,7 +88,7 @@ def one_slice_in_thread(cursor: Any, sql: str, values: Sequence[Any]) -> list[Ro
     return rows
 
 
-def _search(cursor: Any, columns: str, room: int, first: int, last: int) -> list[Row]:
+def _search(cursor: Cursor, columns: str, room: int, first: int, last: int) -> list[Row]:
     days = days_in_thread(cursor)
     likely = (
         bounds(_day_of(cursor, room, first, days) - timedelta(days=1))[0],
@@ -100,7 +101,7 @@ def _search(cursor: Any, columns: str, room: int, first: int, last: int) -> list
     return [row[1:] for row in sorted(rows, key=lambda row: row[0])]
 
 
-def _day_of(cursor: Any, room: int, seq: int, days: Sequence[date]) -> date:
+def _day_of(cursor: Cursor, room: int, seq: int, days: Sequence[date]) -> date:
     """The last day whose first message is not behind ``seq``, which so is of that day, or nearly."""
     low, high = 0, len(days)
     while low < high:
@@ -113,7 +114,7 @@ def _day_of(cursor: Any, room: int, seq: int, days: Sequence[date]) -> date:
     return days[max(0, low - 1)]
 
 
-def _first_from(cursor: Any, room: int, day: date) -> int | None:
+def _first_from(cursor: Cursor, room: int, day: date) -> int | None:
     """The lowest seq of the first day from ``day`` on that has any of the room."""
     cursor.execute(_NEXT_MINUTE, (room, bounds(day)[0]))
     ((minute,),) = cursor.fetchall()
@@ -125,14 +126,14 @@ def _first_from(cursor: Any, room: int, day: date) -> int | None:
     return found
 
 
-def _rows(cursor: Any, columns: str, room: int, first: int, last: int, where: Sequence[Slice]) -> Iterator[Row]:
+def _rows(cursor: Cursor, columns: str, room: int, first: int, last: int, where: Sequence[Slice]) -> Iterator[Row]:
     for one in where:
         sql, values = _statement(f"seq, {columns}", room, first, last, None, False, one)
         yield from one_slice_in_thread(cursor, sql, values)
 
 
 def _read(
-    cursor: Any,
+    cursor: Cursor,
     columns: str,
     room: int,
     first: int | None,

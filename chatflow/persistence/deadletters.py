@@ -13,6 +13,7 @@ from chatflow.codec.deadletters import shorten
 from chatflow.contracts.deadletters import DeadLetter, IDeadLetterBox, IDeadLetters
 from chatflow.contracts.envelopes import Envelope
 from chatflow.persistence.database import Database
+from chatflow.persistence.driver import Connection, Cursor
 from chatflow.persistence.failures import database_errors
 
 _KEEP = """
@@ -54,13 +55,13 @@ class DeadLetterTable:
         return await self._database.run_once("count dead letters", _count_in_thread)
 
 
-def _count_in_thread(cursor: Any) -> int:
+def _count_in_thread(cursor: Cursor) -> int:
     cursor.execute("SELECT count(*) FROM dead_letters")
     ((count,),) = cursor.fetchall()
     return int(count)
 
 
-def keep_in_thread(cursor: Any, envelope: Envelope, reason: str) -> None:
+def keep_in_thread(cursor: Cursor, envelope: Envelope, reason: str) -> None:
     """Add the envelope, or count another attempt."""
     cursor.execute(_KEEP, (envelope.room, envelope.envelope_id, envelopes.encode(envelope), shorten(reason)))
 
@@ -72,7 +73,7 @@ class DeadLetterRows:
     :param connection: of psycopg2, not in a transaction.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def read(self) -> list[DeadLetter]:

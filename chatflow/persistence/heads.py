@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatflow.persistence.days import days_in_thread, one_slice_in_thread, slices
+from chatflow.persistence.driver import Cursor
 
 #: Whoever is going to write says so before it reads any partition: who makes or drops partitions takes the whole before
 #: its parts, too, and so they never wait for each other in a circle.
@@ -29,7 +30,7 @@ INSERT INTO rooms (room_id, first_seq, last_seq, last_activity) VALUES (%s, %s, 
 """
 
 
-def create_rooms_in_thread(cursor: Any, rooms: Sequence[int]) -> None:
+def create_rooms_in_thread(cursor: Cursor, rooms: Sequence[int]) -> None:
     """Make the heads that are missing.
 
     A head may have been lost while its room's messages were not, as after a restore of some tables: it is made anew

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -16,6 +15,7 @@ from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.persistence.commit import REPEAT_HOURS
 from chatflow.persistence.database import Database
 from chatflow.persistence.days import room_rows_in_thread
+from chatflow.persistence.driver import Cursor
 
 _COLUMNS = """
 seq, server_id, message_id::text, (extract(epoch FROM created_at) * 1000000)::bigint, user_id, username,
@@ -77,13 +77,13 @@ class History:
         return Deferred.fromCoroutine(self._database.run_once("find messages", places_in_thread, list(message_ids)))
 
 
-def messages_after_in_thread(cursor: Any, room: int, seq: int, limit: int) -> list[StoredMessage]:
+def messages_after_in_thread(cursor: Cursor, room: int, seq: int, limit: int) -> list[StoredMessage]:
     """The room's first ``limit`` messages with a larger seq, ascending."""
     rows = room_rows_in_thread(cursor, _COLUMNS, room, seq + 1, limit=limit)
     return [StoredMessage(room, number, server_id, Message(*fields)) for number, server_id, *fields in rows]
 
 
-def places_in_thread(cursor: Any, message_ids: list[str]) -> dict[str, int]:
+def places_in_thread(cursor: Cursor, message_ids: list[str]) -> dict[str, int]:
     """See :meth:`History.places`."""
     cursor.execute(_WINDOW, (REPEAT_HOURS + 1,))
     ((since,),) = cursor.fetchall()
@@ -91,13 +91,13 @@ def places_in_thread(cursor: Any, message_ids: list[str]) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def heads_in_thread(cursor: Any) -> dict[int, int]:
+def heads_in_thread(cursor: Cursor) -> dict[int, int]:
     """The last seq of every room that has one."""
     cursor.execute("SELECT room_id, last_seq FROM rooms WHERE last_seq > 0")
     return dict(cursor.fetchall())
 
 
-def page_in_thread(cursor: Any, room: int, first: int, last: int, frame: Callable[[bytes], bytes]) -> Page:
+def page_in_thread(cursor: Cursor, room: int, first: int, last: int, frame: Callable[[bytes], bytes]) -> Page:
     """See :meth:`IPageHistory.page`."""
     # First the head: what is committed up to it is seen by the statement that follows.
     cursor.execute("SELECT last_seq FROM rooms WHERE room_id = %s", (room,))
@@ -115,12 +115,12 @@ def page_in_thread(cursor: Any, room: int, first: int, last: int, frame: Callabl
     )
 
 
-def first_seq_in_thread(cursor: Any, room: int) -> int:
+def first_seq_in_thread(cursor: Cursor, room: int) -> int:
     """See :meth:`IPageHistory.first_seq`."""
     cursor.execute("SELECT first_seq FROM rooms WHERE room_id = %s", (room,))
     return next((found for (found,) in cursor.fetchall()), 1)
 
 
-def next_seq_in_thread(cursor: Any, room: int, seq: int) -> int | None:
+def next_seq_in_thread(cursor: Cursor, room: int, seq: int) -> int | None:
     """The room's first stored seq beyond ``seq``."""
     return next((found for (found,) in room_rows_in_thread(cursor, "seq", room, seq + 1, limit=1)), None)

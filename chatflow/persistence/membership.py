@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from zope.interface import implementer
 
 from chatflow.contracts.membership import IMembershipTable, InstanceState, RoomPresence, Run, Who
+from chatflow.persistence.driver import Connection, Cursor, only_row
 from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import UNLIMITED, SessionLimits, connect, set_up_in_thread
 from chatflow.persistence.vitals import BEATS_NAME
@@ -99,7 +100,7 @@ class BlockingTransactions:
     :param connection: of psycopg2, not in a transaction.
     """
 
-    def __init__(self, connection: Any, limits: SessionLimits = UNLIMITED) -> None:
+    def __init__(self, connection: Connection, limits: SessionLimits = UNLIMITED) -> None:
         self._connection = connection
         self._limits = limits
 
@@ -176,13 +177,13 @@ async def read_census(transactions: Transactions) -> Sequence[InstanceState]:
     return await transactions.run_once("read the instances", _census_in_thread)
 
 
-def _register_in_thread(cursor: Any, run: Run, former: Run | None) -> None:
+def _register_in_thread(cursor: Cursor, run: Run, former: Run | None) -> None:
     cursor.execute(_REGISTER, (run.server_id, run.run_id, run.fanout_queue))
     if former is not None:
         cursor.execute(_TAKE_OVER, (run.run_id, former.server_id, former.run_id))
 
 
-def _beat_in_thread(cursor: Any, run: Run, address: str) -> list[int] | None:
+def _beat_in_thread(cursor: Cursor, run: Run, address: str) -> list[int] | None:
     if address:
         # The address lives as long as the connection, and no longer than this process.
         name = f"{BEATS_NAME} {run.server_id} {address}"
@@ -192,7 +193,7 @@ def _beat_in_thread(cursor: Any, run: Run, address: str) -> list[int] | None:
     return found[0] if found else None
 
 
-def _tell_in_thread(cursor: Any, run: Run, changed: dict[int, RoomPresence]) -> None:
+def _tell_in_thread(cursor: Cursor, run: Run, changed: dict[int, RoomPresence]) -> None:
     cursor.execute(
         _TELL,
         {
@@ -210,7 +211,7 @@ def _users_to_json(presence: RoomPresence) -> str:
     return json.dumps([[who.user_id, who.username, connections] for who, connections in presence.users])
 
 
-def _others_in_thread(cursor: Any, run: Run) -> dict[int, RoomPresence]:
+def _others_in_thread(cursor: Cursor, run: Run) -> dict[int, RoomPresence]:
     """Rooms of the others, put together."""
     cursor.execute(_OTHERS, (run.server_id, run.run_id, SILENT_SECONDS))
     members: Counter[int] = Counter()
@@ -226,29 +227,29 @@ def _others_in_thread(cursor: Any, run: Run) -> dict[int, RoomPresence]:
     return {room: RoomPresence(count, tuple(users[room].items()), room in truncated) for room, count in members.items()}
 
 
-def _delete_in_thread(cursor: Any, run: Run) -> None:
+def _delete_in_thread(cursor: Cursor, run: Run) -> None:
     cursor.execute(_DELETE, (run.server_id, run.run_id))
 
 
-def _dead_in_thread(cursor: Any, silent_seconds: float) -> list[Run]:
+def _dead_in_thread(cursor: Cursor, silent_seconds: float) -> list[Run]:
     cursor.execute(_DEAD, (silent_seconds,))
     return [Run(*row) for row in cursor.fetchall()]
 
 
-def _claim_in_thread(cursor: Any, silent_seconds: float) -> list[Run]:
+def _claim_in_thread(cursor: Cursor, silent_seconds: float) -> list[Run]:
     # Who comes second need not wait: the first is doing the work.
     cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
-    if not cursor.fetchone()[0]:
+    if not only_row(cursor)[0]:
         return []
     cursor.execute(_CLAIM, (silent_seconds, _CLAIM_SECONDS))
     return [Run(*row) for row in cursor.fetchall()]
 
 
-def _census_in_thread(cursor: Any) -> list[InstanceState]:
+def _census_in_thread(cursor: Cursor) -> list[InstanceState]:
     cursor.execute(_CENSUS)
     return [InstanceState(*row) for row in cursor.fetchall()]
 
 
-def _queues_in_thread(cursor: Any) -> set[str]:
+def _queues_in_thread(cursor: Cursor) -> set[str]:
     cursor.execute("SELECT fanout_queue FROM instances")
     return {name for (name,) in cursor.fetchall()}

@@ -10,13 +10,13 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 import psycopg2
 
 import chatflow
 from chatflow.errors import StartupError
+from chatflow.persistence.driver import Connection, Cursor, only_row
 from chatflow.persistence.server import check_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
 
@@ -71,13 +71,13 @@ def load_migrations(directory: Path | None = None) -> list[Migration]:
     return found
 
 
-def current_version(connection: Any) -> int:
+def current_version(connection: Connection) -> int:
     """Number of the newest file that the database has; 0 for an empty database."""
     with connection, connection.cursor() as cursor:
         return max(_applied(cursor), default=0)
 
 
-def pending(connection: Any, migrations: list[Migration] | None = None) -> list[Migration]:
+def pending(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """The files that the database lacks, in the order in which to apply them.
 
     :raises StartupError: the database is newer than this program, or was made from a file with other content.
@@ -88,7 +88,7 @@ def pending(connection: Any, migrations: list[Migration] | None = None) -> list[
 
 
 def apply_in_thread(
-    connection: Any,
+    connection: Connection,
     migrations: list[Migration] | None = None,
     *,
     on_applied: Callable[[Migration], object] = lambda migration: None,
@@ -115,7 +115,7 @@ def apply_in_thread(
         on_applied(missing[0])
 
 
-def require_current(connection: Any, migrations: list[Migration] | None = None) -> None:
+def require_current(connection: Connection, migrations: list[Migration] | None = None) -> None:
     """Return if the database has exactly this program's schema.
 
     :raises StartupError: it is older (the text names the remedy), newer, or different.
@@ -128,10 +128,10 @@ def require_current(connection: Any, migrations: list[Migration] | None = None) 
         )
 
 
-def _applied(cursor: Any) -> dict[int, tuple[str, str]]:
+def _applied(cursor: Cursor) -> dict[int, tuple[str, str]]:
     """version -> (name, checksum) of what the database has."""
     cursor.execute("SELECT to_regclass('schema_version') IS NOT NULL")
-    if not cursor.fetchone()[0]:
+    if not only_row(cursor)[0]:
         return {}
     cursor.execute("SELECT version, name, checksum FROM schema_version")
     return {version: (name, checksum) for version, name, checksum in cursor}
@@ -154,7 +154,7 @@ def _missing(applied: dict[int, tuple[str, str]], migrations: list[Migration]) -
     return [migration for migration in migrations if migration.version not in applied]
 
 
-def _apply(cursor: Any, migration: Migration) -> None:
+def _apply(cursor: Cursor, migration: Migration) -> None:
     try:
         cursor.execute(migration.sql)
         cursor.execute(

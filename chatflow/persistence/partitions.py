@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 
 from psycopg2.sql import SQL, Identifier, Literal
 
+from chatflow.persistence.driver import Cursor
 from chatflow.persistence.rollups import COUNTS_BY_TYPE
 
 #: Writers queue up behind one who waits for a table, so a batch may be held up that long. More than PostgreSQL's
@@ -109,7 +109,7 @@ def partition_day(name: str) -> date | None:
         return None
 
 
-def today(cursor: Any) -> date:
+def today(cursor: Cursor) -> date:
     """The day that it is for the database: an instance whose clock is wrong would drop the days of all."""
     cursor.execute("SELECT (now() AT TIME ZONE 'UTC')::date")
     ((day,),) = cursor.fetchall()
@@ -138,7 +138,7 @@ def first_kept_day(today: date, retention_days: int) -> date:
     return today - timedelta(days=retention_days)
 
 
-def create_ahead(cursor: Any, today: date, days: int) -> list[str]:
+def create_ahead(cursor: Cursor, today: date, days: int) -> list[str]:
     """Make the partitions that are missing from yesterday to ``days`` days after today; their names.
 
     Messages of those days that went to the default partition meanwhile are moved.
@@ -158,7 +158,7 @@ def create_ahead(cursor: Any, today: date, days: int) -> list[str]:
     return [partition_name(day) for day in missing]
 
 
-def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
+def drop_expired(cursor: Cursor, today: date, retention_days: int) -> list[str]:
     """Drop what is older than ``retention_days`` days before today; the names of the partitions dropped.
 
     At most ``MOST_DROPPED`` at a time, the oldest: a transaction's locks have to fit into the server's table of them.
@@ -199,25 +199,25 @@ def drop_expired(cursor: Any, today: date, retention_days: int) -> list[str]:
     return names
 
 
-def _existing(cursor: Any) -> list[date]:
+def _existing(cursor: Cursor) -> list[date]:
     cursor.execute(
         "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'messages'::regclass"
     )
     return [day for (name,) in cursor.fetchall() if (day := partition_day(name)) is not None]
 
 
-def _missing(cursor: Any, today: date, days: int) -> list[date]:
+def _missing(cursor: Cursor, today: date, days: int) -> list[date]:
     existing = set(_existing(cursor))
     return [day for day in wanted_days(today, days) if day not in existing]
 
 
-def _lock(cursor: Any) -> None:
+def _lock(cursor: Cursor) -> None:
     """One instance at a time, and no long wait for any lock from here to the end of the transaction."""
     cursor.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_SECONDS * 1000:.0f}ms",))
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
 
 
-def _create(cursor: Any, day: date) -> None:
+def _create(cursor: Cursor, day: date) -> None:
     table = Identifier(partition_name(day))
     start, end = map(Literal, bounds(day))
     # Made apart and attached: CREATE TABLE ... PARTITION OF would shut out readers too, and would refuse when

@@ -7,11 +7,11 @@ what users did in such a room must be at least what is still there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from attrs import frozen
 
 from chatflow.persistence.commit import REPEAT_HOURS
+from chatflow.persistence.driver import Connection, Cursor
 from chatflow.persistence.failures import database_errors
 from chatflow.persistence.refresh import VIEWS, WHAT_IS_HELD
 from chatflow.persistence.rollups import COUNTS_BY_TYPE
@@ -101,7 +101,7 @@ class Check:
     note: str = ""
 
 
-def recount_in_thread(connection: Any) -> Iterator[Check]:
+def recount_in_thread(connection: Connection) -> Iterator[Check]:
     """Each check as it is done, all in one snapshot of the database.
 
     :param connection: of psycopg2, not in a transaction.
@@ -119,7 +119,7 @@ def recount_in_thread(connection: Any) -> Iterator[Check]:
                 yield _check_view(cursor, view)
 
 
-def _check_view(cursor: Any, view: str) -> Check:
+def _check_view(cursor: Cursor, view: str) -> Check:
     cursor.execute(_VIEW_AGE, (view,))
     row = cursor.fetchone()
     if row is None:
@@ -137,7 +137,7 @@ def _check_view(cursor: Any, view: str) -> Check:
     return Check(view, _differences(cursor, sql))
 
 
-def _differences(cursor: Any, sql: str) -> list[str]:
+def _differences(cursor: Cursor, sql: str) -> list[str]:
     cursor.execute(f"{sql} LIMIT {_MAX_DIFFERENCES}")
-    names = [column.name for column in cursor.description]
+    names = [column.name for column in cursor.description or ()]
     return [", ".join(f"{name}={value}" for name, value in zip(names, row, strict=True)) for row in cursor.fetchall()]

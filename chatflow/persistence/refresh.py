@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import SharedCall
+from chatflow.persistence.driver import Cursor, only_row
 from chatflow.persistence.failures import database_errors
 from chatflow.persistence.sessions import SessionLimits, connect, set_up_in_thread
 
@@ -65,7 +65,7 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
                 with connection, connection.cursor() as cursor:
                     set_up_in_thread(cursor, _LIMITS)
                     cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
-                    if not cursor.fetchone()[0]:
+                    if not only_row(cursor)[0]:
                         return None
                     if view == VIEWS[0] and (age_seconds := _age_in_thread(cursor, unless_within_seconds)) is not None:
                         return age_seconds
@@ -73,7 +73,7 @@ def refresh_in_thread(url: str, server_id: str, unless_within_seconds: float = 0
         return 0.0
 
 
-def _age_in_thread(cursor: Any, unless_within_seconds: float) -> float | None:
+def _age_in_thread(cursor: Cursor, unless_within_seconds: float) -> float | None:
     """The age of the oldest view in seconds, if they are young enough."""
     cursor.execute(_AGE, (list(VIEWS), len(VIEWS)))
     for age_seconds, took_seconds in cursor.fetchall():
@@ -84,7 +84,7 @@ def _age_in_thread(cursor: Any, unless_within_seconds: float) -> float | None:
     return None
 
 
-def _refresh_view_in_thread(cursor: Any, view: str, server_id: str) -> None:
+def _refresh_view_in_thread(cursor: Cursor, view: str, server_id: str) -> None:
     # Before the refresh: what comes while it is made may be in the view or not.
     cursor.execute(f"SELECT clock_timestamp(), held.* FROM ({WHAT_IS_HELD}) AS held")
     (as_of,) = cursor.fetchall()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import NotStored
 from chatflow.persistence.commit import REPEAT_HOURS, commit_in_thread, refuse_forged
+from chatflow.persistence.driver import Connection, Cursor
 from chatflow.persistence.failures import database_errors, is_refusal, one_line
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.persistence.sessions import set_up_in_thread
@@ -23,7 +22,7 @@ WHERE room_id = %s AND seq > %s AND seq <= %s AND created_at >= %s::timestamptz 
 """
 
 
-def replay(connection: Any, envelope: Envelope) -> tuple[int, int] | None:
+def replay(connection: Connection, envelope: Envelope) -> tuple[int, int] | None:
     """Store the envelope's messages with new seqs, in one transaction, unless they are stored already.
 
     They are of now, as the room's order has it, and live as long as any other message: with their old time retention
@@ -47,7 +46,7 @@ def replay(connection: Any, envelope: Envelope) -> tuple[int, int] | None:
             raise
 
 
-def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
+def replay_in_thread(cursor: Cursor, envelope: Envelope) -> tuple[int, int] | None:
     """The same within a transaction.
 
     A head remembers its last 64 envelopes only, and a dead letter may be older: so the messages' own ids are looked
@@ -77,7 +76,7 @@ def replay_in_thread(cursor: Any, envelope: Envelope) -> tuple[int, int] | None:
     return None if place.first_seq is None else (place.first_seq, place.head)
 
 
-def _stored(cursor: Any, envelope: Envelope, after: int, last: int) -> set[str]:
+def _stored(cursor: Cursor, envelope: Envelope, after: int, last: int) -> set[str]:
     """Which of its messages are stored between two seqs: by a first try, a replay, or a client that sent them again."""
     since_us = max(0, min(message.created_at_us for message in envelope.messages) - REPEAT_HOURS * 3_600_000_000)
     ids = [message.message_id for message in envelope.messages]

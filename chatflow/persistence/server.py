@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from chatflow.errors import StartupError
+from chatflow.persistence.driver import Cursor
 
 _OLDEST_VERSION = 150000
 
@@ -24,7 +23,7 @@ ORDER BY relname
 _LASTING = ["messages", "rooms", "user_activity", "message_stats_minute", "dead_letters", "schema_version", "instances"]
 
 
-def check_in_thread(cursor: Any) -> list[str]:
+def check_in_thread(cursor: Cursor) -> list[str]:
     """Whether it can keep what it is given.
 
     :returns: what an operator should be warned of, a line each.
@@ -55,7 +54,7 @@ def check_in_thread(cursor: Any) -> list[str]:
     return warnings
 
 
-def unlogged_in_thread(cursor: Any) -> str | None:
+def unlogged_in_thread(cursor: Cursor) -> str | None:
     """What to do about tables that a crash would empty, if there are any."""
     cursor.execute(_UNLOGGED, (_LASTING,))
     names = [name for (name,) in cursor.fetchall()]

@@ -15,6 +15,7 @@ import psycopg2
 from attrs import field, frozen
 
 from chatflow.errors import StartupError
+from chatflow.persistence.driver import Connection, Cursor
 from chatflow.persistence.reasons import reason_of
 
 #: Connect and notice a dead server within seconds, also behind a failover; libpq ignores those of TCP on sockets
@@ -79,14 +80,16 @@ class SessionLimits:
 UNLIMITED = SessionLimits(0, 0, 0)
 
 
-def connect(url: str, application_name: str = "chatflow-admin", **options: Any) -> Any:
+def connect(url: str, application_name: str = "chatflow-admin", **options: Any) -> Connection:
     """A connection of one's own, outside the pools; its transactions begin with :func:`set_up_in_thread`.
 
     :param options: of libpq, in place of those in ``CONNECT_OPTIONS``.
     :raises StartupError: it cannot be made.
     """
     try:
-        connection = psycopg2.connect(url, **{**CONNECT_OPTIONS, **options}, application_name=application_name)
+        connection: Connection = psycopg2.connect(
+            url, **{**CONNECT_OPTIONS, **options}, application_name=application_name
+        )
         connection.set_session(isolation_level="READ COMMITTED")
     except psycopg2.Error as error:
         reason = reason_of(error, url)
@@ -96,6 +99,6 @@ def connect(url: str, application_name: str = "chatflow-admin", **options: Any) 
     return connection
 
 
-def set_up_in_thread(cursor: Any, limits: SessionLimits = UNLIMITED) -> None:
+def set_up_in_thread(cursor: Cursor, limits: SessionLimits = UNLIMITED) -> None:
     """Set what this transaction relies on, until it ends."""
     cursor.execute(limits.settings(cursor.connection.server_version))

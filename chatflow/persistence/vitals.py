@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import fields, frozen
 
+from chatflow.persistence.driver import Connection, only_row
 from chatflow.persistence.failures import database_errors
 
 #: How an instance calls the connection of its heartbeats: its server id, and where it listens.
@@ -116,7 +117,7 @@ class Vitals:
     views: Sequence[tuple[str, float]]
 
 
-def read_vitals(connection: Any) -> Vitals:
+def read_vitals(connection: Connection) -> Vitals:
     """
     :param connection: of psycopg2, not in a transaction.
     :raises Unavailable: the database does not answer, or has no schema of ChatFlow's.
@@ -124,7 +125,7 @@ def read_vitals(connection: Any) -> Vitals:
     with database_errors(), connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = '5s'")
         cursor.execute(_SERVER)
-        server: tuple[Any, ...] = cursor.fetchone()
+        server = only_row(cursor)
         cursor.execute(_STATEMENTS, (_SHOWN_STATEMENTS,))
         statements = [Statement(*row) for row in cursor.fetchall()]
         cursor.execute(_TABLES, (_SHOWN_TABLES,))
@@ -138,7 +139,7 @@ def read_vitals(connection: Any) -> Vitals:
     return Vitals(**dict(zip(names, figures, strict=True)))
 
 
-def read_instances(connection: Any) -> list[InstanceEntry]:
+def read_instances(connection: Connection) -> list[InstanceEntry]:
     """Every instance of a cluster that has an entry, dead ones too until they are reaped. Raises like the above."""
     with database_errors(), connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = '5s'")

@@ -120,7 +120,7 @@ class Cluster:
 
     def end_server(self) -> None:
         """Shut the server down, if there is one, disconnecting its clients; return when all of it is gone."""
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         server, _ = self._server()
         if server is not None:

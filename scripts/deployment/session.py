@@ -59,7 +59,8 @@ class Session:
     def client(self, service: str) -> Any:
         """boto3's; its calls may fail with what :func:`explain` takes."""
         if service not in self._clients:
-            self._clients[service] = self._session.client(service, config=_CONFIG)
+            make: Any = self._session.client  # its annotations take no name that is not literal
+            self._clients[service] = make(service, config=_CONFIG)
         return self._clients[service]
 
     def check(self) -> str:

@@ -38,7 +38,7 @@ def table(text: str) -> dict[str, list[str]]:
     return {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in lines}
 
 
-def test_it_shows_every_queue_with_itshealth_of(names: Names, run: Run) -> None:
+def test_it_shows_every_queue_with_its_health(names: Names, run: Run) -> None:
     p = names.prefix
     url = send(names.room_queue(1), 15)
     direct_client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=3)
@@ -109,7 +109,7 @@ def test_the_oldest_is_younger_than_the_last_time_that_the_queue_was_seen_empty(
     assert look(1, 0, 21.0) == "< 1 s"
 
 
-def test_health_is_coloured() -> None:
+def test_the_health_of_a_queue_is_shown_in_colour() -> None:
     rows = [(Row(f"q{waiting}", "", _ROOM, Depth("url", waiting)), None) for waiting in (0, 50, 500)]
     console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=100, _environ={})
     console.print(_table([*rows, (Row("q", "", _ROOM, None), None)], is_watching=True))

@@ -23,13 +23,15 @@ def read(*arguments: str, names: tuple[str, ...] = NAMES) -> Settings:
 
 def test_without_any_they_are_the_daemons_defaults() -> None:
     settings = read()
-    assert (settings.queue_prefix, settings.rooms, settings.room_queues) == ("chatflow", 20, 0)
+    assert (settings.queue_prefix, settings.rooms, settings.room_queues) == ("chatflow", 20, None)
     assert (settings.broker, settings.database, settings.data_dir) == ("embedded", "embedded", Path("chatflow-data"))
     assert settings.reap_after_seconds == 60
     assert settings.names.room_queue(7) == "chatflow-room-7.fifo"
 
 
-def test_command_line_before_environment_before_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_line_comes_before_the_environment_and_that_before_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     file = tmp_path / "chatflow.ini"
     file.write_text("[chatflow]\nqueue-prefix = file\nrooms = 3\nroom-queues = 2\n")
     monkeypatch.setenv("CHATFLOW_CONFIG", str(file))

@@ -169,10 +169,10 @@ class Rig:
             raise self.encode_error
         return " ".join(f"{stored.seq}:{stored.message.text}" for stored in messages).encode()
 
-    def publish(self, *texts: str, room: int = 1) -> Deferred[None]:
+    def publish(self, *texts: str, room: int = 1) -> Deferred[Sequence[int]]:
         return self.queue.publish(make_envelope(room, *texts))
 
-    def begin(self, *texts: str) -> list[Deferred[None]]:
+    def begin(self, *texts: str) -> list[Deferred[Sequence[int]]]:
         """Start with an envelope of each text queued in room 1."""
         published = [self.publish(text) for text in texts]
         self.consumer.start()

@@ -53,8 +53,8 @@ class IdleNodeTests(SynchronousTestCase):
         for name in names:
             service.add(name, Part(clock, answered_at if name in _WAIT_FOR_RECEIVES else 0.0))
         logged: list[LogEvent] = []
-        globalLogPublisher.addObserver(logged.append)
-        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
+        globalLogPublisher.addObserver(logged.append)  # type: ignore[arg-type]  # any callable is one
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)  # type: ignore[arg-type]  # any callable is one
         service.startService()
         stopped = service.stopService()
         clock.pump([0.1] * round(answered_at * 10 + 30))

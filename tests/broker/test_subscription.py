@@ -69,7 +69,7 @@ class World:
         self.delivered: list[Any] = []
         self._waiting: list[dict[str, Any]] = []
         self._receiving: Deferred[dict[str, Any]] | None = None
-        self._held: list[Callable[[], None]] | None = None
+        self._held: list[Callable[[], object]] | None = None
         self.fanout = SnsFanout(
             clock=self.clock,
             now=lambda: 1e9 + self.clock.seconds(),
@@ -85,6 +85,10 @@ class World:
 
     async def _register(self, start: str, queue: str) -> None:
         self.registered.append(queue)
+
+    def state(self) -> State:
+        """Asked for anew: a type checker holds an attribute to what it was compared with before."""
+        return self.fanout.state
 
     # The threads
 
@@ -285,7 +289,7 @@ def test_while_sns_takes_no_probe_a_new_queue_is_not_left() -> None:
     assert world.calls.count("probe") > 10
     world.is_away, world.echoes = False, True
     world.pass_seconds(5)
-    assert world.fanout.state is State.LIVE
+    assert world.state() is State.LIVE
 
 
 def test_gaps_cost_one_probe_and_only_when_nothing_arrived_between_them() -> None:
@@ -304,7 +308,7 @@ def test_gaps_cost_one_probe_and_only_when_nothing_arrived_between_them() -> Non
     assert world.fanout.state is State.CHECKING
     world.hold()
     world.pass_seconds(0.5)
-    assert world.fanout.state is State.ATTACHING
+    assert world.state() is State.ATTACHING
 
 
 def test_when_sns_takes_no_probe_gaps_are_no_reason_to_leave() -> None:

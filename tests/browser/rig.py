@@ -47,7 +47,7 @@ globalThis.say = (text) => {
 """
 
 
-class Rig:
+class PageRig:
     """A page with one client. Sockets are counted from 0; without a number the newest is meant.
 
     Chance is the middle of everything (0.5) unless a test says otherwise.

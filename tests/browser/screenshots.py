@@ -23,7 +23,7 @@ _LOAD_SECONDS = 60
 _ROOMS = 12
 
 
-def _open(browser: Browser, port: int, color_scheme: str, **context: Any) -> Page:
+def _open(browser: Browser, port: int, color_scheme: Any, **context: Any) -> Page:
     page = browser.new_context(color_scheme=color_scheme, **context).new_page()
     page.goto(f"http://127.0.0.1:{port}/dashboard")
     page.locator("#link[data-state=live]").wait_for()

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from chatflow.contracts import messages
 from chatflow.errors import Refused
+from chatflow.rooms.messages import decode
 from testbed.client import ChatClient, message
 from testbed.daemon import Daemon, running_daemon
 from testbed.postgres import fresh_database
@@ -129,5 +130,5 @@ def test_a_name_that_the_page_refuses_the_server_refuses(ann: Person, name: str)
     check = "([name, pattern]) => new RegExp(`^(?:${pattern})$`, 'v').test(name)"
     assert ann.page.evaluate(check, [name, messages.USERNAME]) is False
     with pytest.raises(Refused) as refused:
-        messages.decode(json.dumps(message(username=name)).encode())
+        decode(json.dumps(message(username=name)).encode())
     assert refused.value.field == "username"

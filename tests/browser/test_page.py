@@ -230,7 +230,7 @@ def test_name_and_room_are_remembered(join: Join, room: int) -> None:
     alice.page.goto(alice.page.url.split("#")[0])
     expect(alice.state).to_have_text("connected")
     expect(alice.page.locator("#where")).to_have_text(f"Room {room} · alice")
-    expect(alice.messages.locator(".state")).to_have_text("stored"), "still one's own"
+    expect(alice.messages.locator(".state")).to_have_text("stored")  # still one's own
 
 
 def test_a_tab_keeps_its_room_over_a_reload(join: Join, room: int) -> None:

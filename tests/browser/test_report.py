@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -22,7 +23,7 @@ _EMPTY = as_report(Outcome(Settings(), causes=["cannot connect"]))
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["run", "empty", "compared"])
 def test_a_page_opens_without_complaint_and_fits_a_phone(
-    chromium: BrowserThread, tmp_path: Path, name: str, color_scheme: str
+    chromium: BrowserThread, tmp_path: Path, name: str, color_scheme: Any
 ) -> None:
     if name == "compared":
         for side, report in (("a", a_report()), ("b", _EMPTY)):

@@ -39,7 +39,7 @@ class Server:
     @property
     def address(self) -> str:
         """What the client asked for."""
-        return self.request.split()[1]
+        return str(self.request.split()[1])
 
     def answer(self, status: str, body: dict[str, Any]) -> None:
         """Refuse the handshake."""
@@ -110,7 +110,7 @@ class Server:
         self.protocol.dataReceived(b"\x89\x00")
 
 
-class Rig:
+class ClientRig:
     """Clients and their servers. Pauses are as long as they may be."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Rig:
 
     def client(self, **options: Any) -> ChatClient:
         """One that has begun to connect."""
-        given = {"user_id": 7, "username": "ann", "uniform": lambda least, most: most} | options
+        given: dict[str, Any] = {"user_id": 7, "username": "ann", "uniform": lambda least, most: most} | options
         return ChatClient(
             self.reactor, "ws://127.0.0.1:80", 1, now=self.reactor.seconds, on_state=self.states.append, **given
         ).start()
@@ -142,14 +142,15 @@ class Rig:
 
 
 @contextmanager
-def rigged() -> Iterator[Rig]:
+def rigged() -> Iterator[ClientRig]:
     """A rig whose clock Autobahn's timers follow meanwhile."""
-    rig, before = Rig(), txaio.config.loop
-    txaio.config.loop = rig.reactor
+    rig = ClientRig()
+    config: Any = txaio.config  # type: ignore[attr-defined]
+    before, config.loop = config.loop, rig.reactor
     try:
         yield rig
     finally:
-        txaio.config.loop = before
+        config.loop = before
 
 
 class Outcome:

@@ -66,7 +66,7 @@ class Heard:
 
 
 def client(port: int, room: int, **options: Any) -> ChatClient:
-    given = {"user_id": 7, "username": "ann"} | options
+    given: dict[str, Any] = {"user_id": 7, "username": "ann"} | options
     return ChatClient(reactor, f"ws://127.0.0.1:{port}", room, **given).start()
 
 

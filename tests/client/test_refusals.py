@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from chatflow.client import ChatClient, PlaceUnknown, Refused, Rejected, SendFailed
-from tests.client.rig import Outcome, Rig, Server, Taker, rigged
+from tests.client.rig import ClientRig, Outcome, Server, Taker, rigged
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig() -> Iterator[ClientRig]:
     with rigged() as rig:
         yield rig
 
 
-def begin(rig: Rig, count: int, **options: Any) -> tuple[Server, list[Outcome]]:
+def begin(rig: ClientRig, count: int, **options: Any) -> tuple[Server, list[Outcome]]:
     """A connected client that has sent so many messages, ``0``, ``1`` and so on, none of which is answered."""
     client = rig.client(**options)
     server = rig.server()
@@ -36,7 +36,9 @@ def texts(server: Server) -> list[str]:
 
 class TestWhatMayBeSentAgain:
     @pytest.mark.parametrize("code", ["overloaded", "unavailable", "draining"])
-    def test_a_hundred_refusals_are_one_round_after_which_each_is_sent_once_more(self, rig: Rig, code: str) -> None:
+    def test_a_hundred_refusals_are_one_round_after_which_each_is_sent_once_more(
+        self, rig: ClientRig, code: str
+    ) -> None:
         server, sent = begin(rig, 100)
         assert len(texts(server)) == 100
         server.refuse(*[code] * 100)
@@ -50,7 +52,7 @@ class TestWhatMayBeSentAgain:
         assert texts(server) == []
         assert all(outcome.result for outcome in sent)
 
-    def test_nothing_is_sent_while_answers_are_missing(self, rig: Rig) -> None:
+    def test_nothing_is_sent_while_answers_are_missing(self, rig: ClientRig) -> None:
         client = rig.client()
         server = rig.server()
         server.welcome()
@@ -65,9 +67,9 @@ class TestWhatMayBeSentAgain:
         assert texts(server) == ["1", "2", "late"]
         assert [outcome.is_open for outcome in [*sent, late]] == [False, True, True, True]
 
-    def test_pauses_grow_and_a_server_that_refuses_for_good_ends_them(self, rig: Rig) -> None:
+    def test_pauses_grow_and_a_server_that_refuses_for_good_ends_them(self, rig: ClientRig) -> None:
         server, (one, other) = begin(rig, 2)
-        pauses = []
+        pauses: list[float] = []
         while one.is_open and len(pauses) < 30:
             assert texts(server) == ["0", "1"]
             server.refuse("overloaded", "overloaded")
@@ -82,7 +84,7 @@ class TestWhatMayBeSentAgain:
             assert isinstance(outcome.error, SendFailed)
             assert "overloaded it is" in str(outcome.error)
 
-    def test_an_acknowledgement_begins_the_count_of_rounds_anew(self, rig: Rig) -> None:
+    def test_an_acknowledgement_begins_the_count_of_rounds_anew(self, rig: ClientRig) -> None:
         server, sent = begin(rig, 30)
         for count in range(30, 0, -1):
             waiting = server.messages()
@@ -92,7 +94,7 @@ class TestWhatMayBeSentAgain:
             rig.advance(1)
         assert all(outcome.result for outcome in sent)
 
-    def test_a_round_ends_with_its_connection(self, rig: Rig) -> None:
+    def test_a_round_ends_with_its_connection(self, rig: ClientRig) -> None:
         server, (one, other) = begin(rig, 2)
         server.messages()
         server.refuse("unavailable", "unavailable")
@@ -110,7 +112,7 @@ class TestWhatMayBeSentAgain:
 
 class TestWhatMustNotBeSentAgain:
     @pytest.mark.parametrize("code", ["not_stored", "too_large", "invalid_field", "internal_error", "of_tomorrow"])
-    def test_the_only_one_under_way_fails_with_its_code(self, rig: Rig, code: str) -> None:
+    def test_the_only_one_under_way_fails_with_its_code(self, rig: ClientRig, code: str) -> None:
         server, (one,) = begin(rig, 1)
         server.messages()
         server.refuse(code)
@@ -120,7 +122,7 @@ class TestWhatMustNotBeSentAgain:
         assert texts(server) == []
         assert not rig.connects, "the connection lives on"
 
-    def test_those_without_an_acknowledgement_fail_and_the_others_do_not(self, rig: Rig) -> None:
+    def test_those_without_an_acknowledgement_fail_and_the_others_do_not(self, rig: ClientRig) -> None:
         server, sent = begin(rig, 4)
         messages = server.messages()
         server.refuse("not_stored")
@@ -131,7 +133,7 @@ class TestWhatMustNotBeSentAgain:
         rig.advance(20)
         assert texts(server) == []
 
-    def test_between_others_that_may_be_sent_again_they_are_found_one_at_a_time(self, rig: Rig) -> None:
+    def test_between_others_that_may_be_sent_again_they_are_found_one_at_a_time(self, rig: ClientRig) -> None:
         server, sent = begin(rig, 4)
         messages = server.messages()
         server.refuse("overloaded")
@@ -149,10 +151,10 @@ class TestWhatMustNotBeSentAgain:
             else:
                 server.acknowledge(message)
         assert seen == ["1", "1", "2", "3"]
-        assert [outcome.error and outcome.error.code for outcome in sent] == [None, None, "not_stored", None]
+        assert [getattr(outcome.error, "code", None) for outcome in sent] == [None, None, "not_stored", None]
         assert all(outcome.result for outcome in (sent[0], sent[1], sent[3]))
 
-    def test_what_the_server_has_said_is_too_large_is_not_even_sent(self, rig: Rig) -> None:
+    def test_what_the_server_has_said_is_too_large_is_not_even_sent(self, rig: ClientRig) -> None:
         client = rig.client()
         early = Outcome(client.send("x" * 400))
         server = rig.server()
@@ -171,7 +173,7 @@ class TestWhatMustNotBeSentAgain:
 
 class TestAClientThatIsNotLetIn:
     @pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "404 Not Found"])
-    def test_it_ends_and_says_why(self, rig: Rig, status: str) -> None:
+    def test_it_ends_and_says_why(self, rig: ClientRig, status: str) -> None:
         client = rig.client()
         taker, waiting = Taker(client), Outcome(client.send("Hello"))
         rig.server().answer(status, {"errorMessage": "rooms are /chat/1 to /chat/20"})
@@ -184,7 +186,7 @@ class TestAClientThatIsNotLetIn:
         assert (rig.states[-1].name, rig.states[-1].reason) == ("closed", "rooms are /chat/1 to /chat/20")
         assert Outcome(client.close()).error is None
 
-    def test_a_server_that_is_only_full_is_asked_again(self, rig: Rig) -> None:
+    def test_a_server_that_is_only_full_is_asked_again(self, rig: ClientRig) -> None:
         client = rig.client()
         waiting = Outcome(client.send("Hello"))
         rig.server().answer("503 Service Unavailable", {"errorMessage": "no place"})
@@ -198,7 +200,7 @@ class TestAClientThatIsNotLetIn:
 
 
 class TestPlaces:
-    def sent(self, rig: Rig, **options: Any) -> tuple[ChatClient, Server, Outcome]:
+    def sent(self, rig: ClientRig, **options: Any) -> tuple[ChatClient, Server, Outcome]:
         """One message that is acknowledged; what becomes of its place."""
         client = rig.client(**options)
         server = rig.server()
@@ -207,18 +209,18 @@ class TestPlaces:
         server.acknowledge(*server.messages())
         return client, server, place(one)
 
-    def test_the_server_tells_it(self, rig: Rig) -> None:
+    def test_the_server_tells_it(self, rig: ClientRig) -> None:
         _, server, seq = self.sent(rig)
         server.deliver({"type": "stored", "messageId": "of mine", "seq": 4})
         assert seq.result == 4
 
-    def test_the_message_tells_it_behind_its_acknowledgement(self, rig: Rig) -> None:
+    def test_the_message_tells_it_behind_its_acknowledgement(self, rig: ClientRig) -> None:
         _, server, seq = self.sent(rig)
         assert seq.is_open
         server.broadcast(1, message_id="of mine")
         assert seq.result == 1
 
-    def test_the_message_tells_it_before_its_acknowledgement(self, rig: Rig) -> None:
+    def test_the_message_tells_it_before_its_acknowledgement(self, rig: ClientRig) -> None:
         client = rig.client()
         server = rig.server()
         server.accept(v2=False)
@@ -227,7 +229,7 @@ class TestPlaces:
         server.acknowledge(*server.messages())
         assert place(one).result == 5
 
-    def test_the_message_tells_it_on_the_next_connection(self, rig: Rig) -> None:
+    def test_the_message_tells_it_on_the_next_connection(self, rig: ClientRig) -> None:
         _, server, seq = self.sent(rig)
         server.lose()
         rig.advance(0.5)
@@ -237,14 +239,14 @@ class TestPlaces:
         anew.broadcast(1, message_id="of mine")
         assert seq.result == 1
 
-    def test_it_fails_when_the_client_is_closed(self, rig: Rig) -> None:
+    def test_it_fails_when_the_client_is_closed(self, rig: ClientRig) -> None:
         client, server, seq = self.sent(rig)
         closing = Outcome(client.close())
         server.lose(cleanly=True)
         assert closing.error is None
         assert isinstance(seq.error, PlaceUnknown)
 
-    def test_it_fails_when_too_many_later_ones_wait(self, rig: Rig) -> None:
+    def test_it_fails_when_too_many_later_ones_wait(self, rig: ClientRig) -> None:
         client, server, seq = self.sent(rig, max_unacknowledged=5)
         for begin in (0, 5):
             assert seq.is_open

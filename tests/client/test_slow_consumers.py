@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from chatflow.client import ChatClient, Message
-from tests.client.rig import Outcome, Rig, Taker, rigged
+from tests.client.rig import ClientRig, Outcome, Taker, rigged
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig() -> Iterator[ClientRig]:
     with rigged() as rig:
         yield rig
 
 
 class TestPings:
-    def test_a_server_that_answers_no_ping_is_given_up(self, rig: Rig) -> None:
+    def test_a_server_that_answers_no_ping_is_given_up(self, rig: ClientRig) -> None:
         rig.client()
         server = rig.server()
         server.welcome()
@@ -27,7 +27,7 @@ class TestPings:
         rig.advance(15)
         assert server.transport.aborted
 
-    def test_anything_that_is_heard_is_life(self, rig: Rig) -> None:
+    def test_anything_that_is_heard_is_life(self, rig: ClientRig) -> None:
         rig.client()
         server = rig.server()
         server.welcome()
@@ -36,7 +36,7 @@ class TestPings:
             server.ping()
         assert not server.transport.aborted
 
-    def test_who_does_not_read_gives_nobody_up_and_shows_that_it_lives(self, rig: Rig) -> None:
+    def test_who_does_not_read_gives_nobody_up_and_shows_that_it_lives(self, rig: ClientRig) -> None:
         client = rig.client(max_waiting=10)
         server = rig.server()
         server.welcome()
@@ -55,7 +55,7 @@ class TestPings:
 
 
 class TestReading:
-    def test_it_stops_while_too_much_waits_and_goes_on_at_half(self, rig: Rig) -> None:
+    def test_it_stops_while_too_much_waits_and_goes_on_at_half(self, rig: ClientRig) -> None:
         client = rig.client(max_waiting=10)
         server = rig.server()
         server.welcome()
@@ -69,7 +69,7 @@ class TestReading:
         assert server.is_read
         assert client.connections == 1
 
-    def test_an_acknowledgement_is_heard_although_too_much_waits(self, rig: Rig) -> None:
+    def test_an_acknowledgement_is_heard_although_too_much_waits(self, rig: ClientRig) -> None:
         client = rig.client(max_waiting=10, since=0)
         server = rig.server()
         server.welcome()
@@ -82,7 +82,7 @@ class TestReading:
         assert one.result
         assert not server.is_read, "there is no room, and nothing to wait for"
 
-    def test_a_place_is_heard_although_too_much_waits(self, rig: Rig) -> None:
+    def test_a_place_is_heard_although_too_much_waits(self, rig: ClientRig) -> None:
         client = rig.client(max_waiting=10, since=0)
         server = rig.server()
         server.welcome()
@@ -96,7 +96,7 @@ class TestReading:
         server.broadcast(11, message_id="of mine")
         assert seqs == [11]
 
-    def test_what_is_waited_for_is_heard_although_too_much_comes_before_it(self, rig: Rig) -> None:
+    def test_what_is_waited_for_is_heard_although_too_much_comes_before_it(self, rig: ClientRig) -> None:
         client = rig.client(max_waiting=10, since=0)
         server = rig.server()
         server.welcome()
@@ -119,7 +119,7 @@ class TestReading:
             assert Outcome(client.__anext__()).result
         assert server.transport.aborted, "it comes back for what was left out"
 
-    def test_who_answers_each_message_before_it_takes_the_next_gets_every_one_once(self, rig: Rig) -> None:
+    def test_who_answers_each_message_before_it_takes_the_next_gets_every_one_once(self, rig: ClientRig) -> None:
         client = rig.client(max_waiting=10, since=0)
         heard: list[int] = []
 

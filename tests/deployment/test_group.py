@@ -124,6 +124,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         found = eventually(lambda: re.search(r"Running on http://127.0.0.1:(\d+)", log.read_text()), "it listens", 60)
+        assert found is not None
         yield int(found[1])
     finally:
         process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import pytest
@@ -44,7 +45,7 @@ class MemoryFleet:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def change(self, name: str, **to: object) -> None:
+    def change(self, name: str, **to: Any) -> None:
         self._instances[name] = attrs.evolve(self._instances[name], **to)
 
     def add(self, name: str) -> None:

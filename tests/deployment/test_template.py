@@ -40,7 +40,7 @@ _NOT_OURS = re.compile("Approximate.*|.*Timestamp|QueueArn|SqsManagedSseEnabled"
 
 def config(environ: dict[str, str]) -> Config:
     """The daemon's settings from its environment."""
-    return Config.from_settings(load(TABLE, {}, environ, Path.read_text))
+    return Config.from_settings(load(TABLE, {}, environ, lambda path: Path(path).read_text()))
 
 
 def by_key(pairs: list[dict[str, str]]) -> dict[str, str]:
@@ -78,7 +78,7 @@ class TestText:
         made = {"stack": render(1), "artefacts": artefacts.render(), "wrong": wrong}
         for name, template in made.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(template))
-        command = [_CFN_LINT, "--format", "parseable", *(f"{name}.json" for name in made)]
+        command = [str(_CFN_LINT), "--format", "parseable", *(f"{name}.json" for name in made)]
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.splitlines()
         assert [(line.split(":")[0], line.split(":")[5]) for line in found] == [("wrong.json", "E3030")]
 
@@ -239,7 +239,7 @@ class TestLoadBalancer:
         ping_seconds = config(daemon_environment(settings)).ping_interval_seconds
         assert int(attributes["idle_timeout.timeout_seconds"]) == IDLE_SECONDS > 2 * ping_seconds + 10
 
-    def test_health_is_readiness(self, stacks: Stacks, stack: Stack) -> None:
+    def test_a_target_is_healthy_once_it_is_ready(self, stacks: Stacks, stack: Stack) -> None:
         [group] = stacks.client("elbv2").describe_target_groups(TargetGroupArns=[stack.outputs["TargetGroupArn"]])[
             "TargetGroups"
         ]

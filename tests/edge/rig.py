@@ -153,9 +153,10 @@ class Rig:
 @contextmanager
 def rigged(**options: Any) -> Iterator[Rig]:
     """A rig whose clock Autobahn's timers follow meanwhile."""
-    rig, before = Rig(**options), txaio.config.loop
-    txaio.config.loop = rig.clock
+    rig = Rig(**options)
+    config: Any = txaio.config  # type: ignore[attr-defined]
+    before, config.loop = config.loop, rig.clock
     try:
         yield rig
     finally:
-        txaio.config.loop = before
+        config.loop = before

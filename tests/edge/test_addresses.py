@@ -33,7 +33,7 @@ from tests.support.chat import NOW_US, legal_characters, legal_frames
     ("peer", "ip"),
     [
         (IPv4Address("TCP", "192.0.2.1", 1), "192.0.2.1"),
-        (IPv4Address("TCP", b"192.0.2.1", 1), "192.0.2.1"),
+        (IPv4Address("TCP", b"192.0.2.1", 1), "192.0.2.1"),  # type: ignore[arg-type]
         (IPv4Address("TCP", "nowhere", 1), None),
         (IPv4Address("TCP", "192.0.2.1 ", 1), None),
         (IPv4Address("TCP", "192.0.2.01", 1), None),

@@ -32,7 +32,7 @@ def judged(headers: dict[str, list[str]] | None = None, **request: Any) -> Hands
             "method": b"GET",
             "version": b"HTTP/1.1",
             "query": b"",
-            "headers": Headers({name: [value.encode() for value in values] for name, values in whole.items()}),
+            "headers": Headers({name.encode(): [value.encode() for value in values] for name, values in whole.items()}),
             "body_bytes": 0,
             "allowed_origins": (),
             **request,

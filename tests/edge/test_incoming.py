@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import txaio
@@ -34,9 +35,10 @@ class Reader(MessageReader):
         self.leaves_at: bytes | None = None
         self.factory = WebSocketServerFactory(reactor=Clock())
         self.factory.setProtocolOptions(failByDrop=False)
-        self.makeConnection(Transport())
+        self.sent = Transport()
+        self.makeConnection(self.sent)
         self.dataReceived(_HANDSHAKE)
-        self.transport.clear()
+        self.sent.clear()
 
     def text_received(self, payload: bytes) -> None:
         self.told.append(payload)
@@ -49,16 +51,17 @@ class Reader(MessageReader):
     @property
     def close_code(self) -> int | None:
         """What it was closed with, if it was."""
-        sent = self.transport.value()
+        sent = self.sent.value()
         return int.from_bytes(sent[2:4], "big") if sent[:1] == b"\x88" else None
 
 
 @pytest.fixture(autouse=True)
 def _own_time() -> Iterator[None]:
     """Autobahn's timers are on no reactor meanwhile."""
-    before, txaio.config.loop = txaio.config.loop, Clock()
+    config: Any = txaio.config  # type: ignore[attr-defined]
+    before, config.loop = config.loop, Clock()
     yield
-    txaio.config.loop = before
+    config.loop = before
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -155,7 +156,7 @@ class Server:
         return client
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def server(work: Work) -> AsyncIterator[Server]:
     server = Server(work)
     app = Klein()
@@ -176,6 +177,10 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
+def heard_of(clients: int) -> bool:
+    return Channel.ended == clients
+
+
 class TestClientsThatLeave:
     @on_reactor
     async def test_however_many_ask_and_leave_no_more_is_under_way_than_the_gate_lets_through(
@@ -186,7 +191,7 @@ class TestClientsThatLeave:
             await until(lambda: len(work.under_way) == 2, "the limit is full")
             for client in clients:
                 reset(client)
-            await until(lambda batch=batch: Channel.ended == 10 * batch, "the server has heard of that")
+            await until(partial(heard_of, 10 * batch), "the server has heard of that")
         assert work.begun == [0, 1]
         stays = await deferToThread(server.connect)
         work.end(0)
@@ -201,14 +206,14 @@ class TestClientsThatLeave:
 @on_reactor
 async def test_a_fault_is_logged_and_answered_in_the_shape_of_other_errors(server: Server, work: Work) -> None:
     logged: list[LogEvent] = []
-    globalLogPublisher.addObserver(logged.append)
+    globalLogPublisher.addObserver(logged.append)  # type: ignore[arg-type]  # any callable is one
     try:
         asked = deferToThread(http.request, server.port, "GET", "/work")
         await until(lambda: work.under_way, "it is under way")
         work.fail(0, KeyError("secret"))
         answer = await asked
     finally:
-        globalLogPublisher.removeObserver(logged.append)
+        globalLogPublisher.removeObserver(logged.append)  # type: ignore[arg-type]  # any callable is one
     assert answer.status == 500
     assert answer.json() == {
         "status": "ERROR",

@@ -35,7 +35,7 @@ class Served:
     port: int
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def served(database_url: str) -> AsyncIterator[Served]:
     """The API on a port, with little patience."""
 

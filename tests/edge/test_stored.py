@@ -9,7 +9,9 @@ import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
+from chatflow.contracts.members import IMember
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
 from chatflow.rooms.hub import Hub
@@ -21,6 +23,7 @@ _FORGET_SECONDS = 300
 _MAX_LOOKED_UP = 500
 
 
+@implementer(IMember)
 class Sender:
     """Is told of places."""
 

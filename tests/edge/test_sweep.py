@@ -106,7 +106,7 @@ class TestPings:
 
     def pings(self, peer: Peer) -> int:
         """How many came since the last call."""
-        count = peer.transport.value().count(bytes([_PING]))
+        count: int = peer.transport.value().count(bytes([_PING]))
         peer.transport.clear()
         return count
 

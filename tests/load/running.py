@@ -48,7 +48,7 @@ class Listening:
             await deferLater(reactor, 0.002)
 
 
-async def run_against(server: Callable[[Any], NullServer], **changed: object) -> Outcome:
+async def run_against(server: Callable[[Any], NullServer], **changed: Any) -> Outcome:
     """One run of one process. :param changed: settings that are not as in :data:`SETTINGS`."""
     async with Listening(server(reactor)) as url:
         settings = attrs.evolve(SETTINGS, urls=(url,), **changed)

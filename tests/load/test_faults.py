@@ -44,9 +44,9 @@ class Broadcasts(NullServer):
 class Delivers(NullServer):
     """Delivers otherwise, once, to one member of a room. :param change: changes its frames, which are at least 3."""
 
-    def __init__(self, reactor: Any, change: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, reactor: Any, change: Callable[[list[bytes]], Any]) -> None:
         super().__init__(reactor)
-        self._change: Callable[[list[bytes]], None] | None = change
+        self._change: Callable[[list[bytes]], Any] | None = change
 
     def deliver(self, room: str, frames: list[bytes]) -> None:
         for member in self.members[room]:
@@ -201,7 +201,7 @@ def _broadcasts(make: Callable[[NullServer, str, int, bytes, bytes], bytes]) -> 
     return partial(Broadcasts, make=make)
 
 
-def _delivers(change: Callable[[list[bytes]], object]) -> Callable[[Any], NullServer]:
+def _delivers(change: Callable[[list[bytes]], Any]) -> Callable[[Any], NullServer]:
     return partial(Delivers, change=change)
 
 

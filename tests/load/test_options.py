@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,11 @@ def test_the_defaults_are_the_references_run() -> None:
     assert settings.urls == ("ws://127.0.0.1:8080/chat",)
     assert (settings.connections, settings.rooms, settings.messages, settings.in_flight) == (64, 20, 500_000, 50)
     assert (settings.warmup_connections, settings.warmup_messages) == (32, 32_000)
-    assert (settings.rate, settings.mix, settings.processes, settings.timeout_seconds) == (0, (90, 5, 5), 1, 30)
+    assert (settings.mix, settings.processes, settings.timeout_seconds) == ((90, 5, 5), 1, 30)
+    assert (settings.rate, settings.senders, settings.reconnect, settings.output) == (None, None, None, None)
 
 
-def test_every_option_arrives() -> None:
+def test_every_option_arrives_in_the_settings_of_the_run() -> None:
     config = _config(
         url="wss://chat.example/chat", connections="7", senders="3", rooms="4", even_rooms="yes", messages="5",
         warmup_connections="6", warmup_messages="8", in_flight="9", rate="10.5", mix="1:2:3", seed="11",
@@ -73,7 +75,7 @@ def test_a_wrong_mix_is_refused(text: str) -> None:
         ({"timeout_seconds": "0"}, "timeout-seconds"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(given: dict[str, str], complaint: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         _config(**given)
 

@@ -61,7 +61,8 @@ def a_report(**changed: Any) -> dict[str, Any]:
         acked_in_second=Counter({second: 100 for second in range(20) if second != 7}),
         rooms={room: RoomTally(connections=2, acked=950, first=1, last=950) for room in (1, 2)},
     )  # fmt: skip
-    return json.loads(json.dumps(as_report(Outcome(Settings(seed=7), [main_phase])))) | changed
+    report: dict[str, Any] = json.loads(json.dumps(as_report(Outcome(Settings(seed=7), [main_phase]))))
+    return report | changed
 
 
 @pytest.mark.parametrize("values", [[0], [1, 2, 63, 64, 65], [100, 5000, 36_000_000], [99_999_999]])
@@ -120,8 +121,8 @@ class TestPage:
     def test_every_text_of_the_report_is_escaped(self) -> None:
         bad = "</style></p><script>alert(1)</script>\"'&amp;"
         report = a_report(
-            verdict=bad, causes=[bad], client_ceiling_hint=bad, rooms={bad: {"acked": 1}}, types={bad: 1},
-            refusals={bad: 1}, losses={bad: 2}, settings={bad: bad}, phases=[{"name": bad}],
+            verdict=bad, causes=[bad], client_ceiling_hint=bad, rooms={bad: {"acked": 1}}, types=Counter({bad: 1}),
+            refusals=Counter({bad: 1}), losses={bad: 2}, settings={bad: bad}, phases=[{"name": bad}],
         )  # fmt: skip
         page = Reader(as_page(report))
         assert "script" not in page.tags
@@ -133,7 +134,11 @@ class TestPage:
         [
             Outcome(Settings(), causes=["cannot connect to ws://h, room 1: refused"]),
             Outcome(Settings(), [PhaseTally(name="warm-up")]),
-            Outcome(Settings(), [PhaseTally(name="main", refused=5, refusals={"overloaded": 5})], causes=["main: 5"]),
+            Outcome(
+                Settings(),
+                [PhaseTally(name="main", refused=5, refusals=Counter({"overloaded": 5}))],
+                causes=["main: 5"],
+            ),
         ],
         ids=["never began", "only warmed up", "all refused"],
     )

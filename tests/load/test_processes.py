@@ -116,7 +116,7 @@ async def test_an_interrupted_run_gathers_what_the_processes_know() -> None:
 @ensureDeferred
 async def test_a_process_that_dies_ends_the_run_as_a_failure() -> None:
     def kill(running: Run) -> None:
-        os.kill(running.workers[1].transport.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(running.workers[1].transport.pid, signal.SIGKILL)
 
     outcome = await _in_mid_run(kill)
     assert outcome.verdict == "fail"

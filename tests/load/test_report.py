@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,13 @@ from chatflow.load.verify import Stored
 def _outcome() -> Outcome:
     warm_up = PhaseTally(
         name="warm-up", sent=10, acked=10, expected=30, received=30, start_us=0, end_us=500_000,
-        ack_ticks={99: 10}, types={"TEXT": 10}, acked_in_second={0: 10},
+        ack_ticks=Counter({99: 10}), types=Counter({"TEXT": 10}), acked_in_second=Counter({0: 10}),
     )  # fmt: skip
     main = PhaseTally(
         name="main", connections=4, sent=104, acked=100, refused=3, failed=1, expected=400, received=398, repeated=2,
         duplicated=1, out_of_order=5, room_seq_holes=1, start_us=1_000_000, end_us=23_500_000, cpu_seconds=[4.5],
-        waited_seconds=[0.0], ack_ticks={10: 50, 20: 49, 500: 1}, delivery_ticks={30: 398},
-        types={"TEXT": 90, "JOIN": 10}, acked_in_second={0: 40, 9: 10, 10: 20, 22: 30},
+        waited_seconds=[0.0], ack_ticks=Counter({10: 50, 20: 49, 500: 1}), delivery_ticks=Counter({30: 398}),
+        types=Counter({"TEXT": 90, "JOIN": 10}), acked_in_second=Counter({0: 40, 9: 10, 10: 20, 22: 30}),
         rooms={2: RoomTally(connections=4, acked=100, first=11, last=110)},
     )  # fmt: skip
     stored = Stored(checked=110, missing=4, duplicated=5, holes=6)
@@ -53,6 +54,11 @@ def test_the_report_has_the_keys_that_others_read() -> None:
     assert main["delivered_per_second"] == round(398 / 22.5, 1)
     assert set(report["ack_latency_ms"]) >= {"p50", "p95", "p99", "p99_9", "max"}
     assert report["delivery_latency_ms"]["max"] == 3.0
+
+
+def test_a_setting_that_was_not_made_is_told_as_it_would_be_written() -> None:
+    told = as_report(_outcome())["settings"]
+    assert (told["rate"], told["senders"], told["reconnect"], told["output"]) == (0.0, 0, 0.0, "")
 
 
 def test_latencies_are_of_the_main_phase_only() -> None:
@@ -126,7 +132,7 @@ def test_the_client_tells_whether_it_was_the_bottleneck(cpu: float, waited: floa
     assert hint in ceiling_hint(phase)
 
 
-def test_files_are_written(tmp_path: Path) -> None:
+def test_the_files_of_a_run_are_written(tmp_path: Path) -> None:
     write_files(_outcome(), str(tmp_path))
     assert json.loads((tmp_path / "report.json").read_text())["sent"] == 114
     assert (tmp_path / "throughput.csv").read_text().startswith("TimeInterval,")

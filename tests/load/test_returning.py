@@ -82,7 +82,7 @@ class RefusesReturn(Ends):
         return self._answer
 
 
-async def _run_against(server: NullServer, ports: int = 1, **changed: object) -> Outcome:
+async def _run_against(server: NullServer, ports: int = 1, **changed: Any) -> Outcome:
     async with Listening(server) as one, Listening(server) as other:
         urls = (one, other)[:ports]
         settings = attrs.evolve(SETTINGS, urls=urls, warmup_messages=0, timeout_seconds=5.0, **changed)

@@ -67,7 +67,7 @@ async def _run_over_tls(key: Path, certificate: Path) -> Outcome:
 
 
 @ensureDeferred
-async def test_a_run_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_over_tls_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("OpenSSL", reason="wss:// needs twisted[tls]")
     key, certificate = _self_signed(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

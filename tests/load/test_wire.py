@@ -98,7 +98,7 @@ def _unmasked(data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65535, 65536])
-def test_bounds_of_a_servers_frame(length: int) -> None:
+def test_the_bounds_of_a_servers_frame_are_found_whatever_its_length(length: int) -> None:
     payload = bytes(length)
     sent = b"before" + wire.text_frame(payload) + b"behind"
     bounds = wire.frame_bounds(sent, 6)

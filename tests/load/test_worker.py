@@ -33,7 +33,7 @@ class RefusesTheFourth(NullServer):
 class NeverCloses(NullServer):
     """Does not answer the close frame."""
 
-    def buildProtocol(self, addr: object) -> NullConnection:
+    def buildProtocol(self, addr: object) -> NullConnection:  # type: ignore[override]
         connection = super().buildProtocol(addr)
         connection.control_frame = lambda opcode, payload: None  # type: ignore[method-assign]
         return connection
@@ -65,7 +65,7 @@ async def test_no_more_connections_are_tried_once_one_has_failed() -> None:
     tried = []
 
     class Counts(RefusesTheFourth):
-        def buildProtocol(self, addr: object) -> NullConnection:
+        def buildProtocol(self, addr: object) -> NullConnection:  # type: ignore[override]
             tried.append(addr)
             return super().buildProtocol(addr)
 

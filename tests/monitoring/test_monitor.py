@@ -118,7 +118,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 class TestOneInstance:
-    def test_all_is_well(self, daemon: Daemon) -> None:
+    def test_nothing_is_found_when_all_is_well(self, daemon: Daemon) -> None:
         url = f"http://127.0.0.1:{daemon.port}"
         status, out = look("all", "--json", "--url", url, "--data-dir", str(daemon.data_directory))
         seen = json.loads(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.task import Clock
@@ -91,7 +91,7 @@ class Retention:
         self.stamps = StampClock(self.clock, lambda: 1e9 + self.clock.seconds() + self.step)
         self.watch = ClockWatch(
             seconds=self.clock.seconds,
-            database=self.server,
+            database=cast(Any, self.server),
             stamps=self.stamps,
             on_wrong=lambda: None,
             on_right=lambda: None,

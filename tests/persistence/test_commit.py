@@ -171,7 +171,7 @@ class TestRedelivery:
         commit(connection, *envelopes)
         assert remembered(database_url) == [envelope.envelope_id for envelope in envelopes[-_REMEMBERED:]]
 
-    def test_rooms_remember_apart(self, connection: Any, database_url: str) -> None:
+    def test_each_room_remembers_its_own_envelopes(self, connection: Any, database_url: str) -> None:
         envelope = make_envelope(1, "a")
         commit(connection, envelope)
         commit(connection, *[make_envelope(2) for _ in range(_REMEMBERED)])

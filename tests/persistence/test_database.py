@@ -43,7 +43,7 @@ class MakeDatabase:
         return gatherResults([self.stop(database) for database in tuple(self._made)])
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def make_database(database_url: str) -> AsyncIterator[MakeDatabase]:
     """What a test makes with it is stopped after the test, unless the test did so."""
     make = MakeDatabase(database_url)

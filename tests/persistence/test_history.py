@@ -140,7 +140,7 @@ class TestOnTheReactor:
         with PostgresProxy(database_url) as proxy:
             yield proxy
 
-    @pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+    @pytest_twisted.async_yield_fixture
     async def history(self, proxy: PostgresProxy) -> AsyncIterator[History]:
         database = Database(reactor=reactor, url=proxy.url, connections=2, limits=SessionLimits())
         database.start()

@@ -135,7 +135,7 @@ def test_a_room_was_last_active_when_its_newest_message_came_and_never_before(
 ) -> None:
     def last_activity() -> dict[int, int]:
         rows = "SELECT room_id, (extract(epoch FROM last_activity) * 1000000)::bigint FROM rooms"
-        return dict(execute(database_url, rows))  # type: ignore[arg-type]
+        return dict(execute(database_url, rows))
 
     late, early = NOW_US + 5_000_000, NOW_US - 5_000_000
     commit(connection, make_envelope(1), make_envelope(2, messages=(make_message(created_at_us=late),)))

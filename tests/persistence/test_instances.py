@@ -133,7 +133,7 @@ def test_who_comes_second_does_not_wait(table: MembershipTable, database_url: st
     assert claim(table) == [Run("b", "1", "q")]
 
 
-def test_registering_again_revives(table: MembershipTable, database_url: str) -> None:
+def test_an_instance_that_registers_again_is_alive_again(table: MembershipTable, database_url: str) -> None:
     register(table, A)
     age(database_url, A, 61)
     claim(table)

@@ -72,7 +72,7 @@ def drop(url: str, today: date, retention_days: int) -> list[str]:
 
 def places(url: str) -> dict[str, int]:
     """How many messages each partition holds."""
-    return dict(execute(url, "SELECT tableoid::regclass::text, count(*) FROM messages GROUP BY 1"))  # type: ignore[arg-type]
+    return dict(execute(url, "SELECT tableoid::regclass::text, count(*) FROM messages GROUP BY 1"))
 
 
 def wait_until_waiting(url: str, sessions: int) -> None:

@@ -111,7 +111,7 @@ def filled() -> Iterator[Any]:
 
 
 @pytest.fixture
-def explaining(filled: Any) -> Explaining:
+def explaining(filled: Any) -> Any:
     return Explaining(filled)
 
 
@@ -125,9 +125,7 @@ def names(*days: int) -> set[str]:
 
 
 @pytest.mark.parametrize("days", [(1,), (1, 2)])
-def test_core_queries_read_by_index_and_only_the_days_of_the_window(
-    explaining: Explaining, days: tuple[int, ...]
-) -> None:
+def test_core_queries_read_by_index_and_only_the_days_of_the_window(explaining: Any, days: tuple[int, ...]) -> None:
     found = analytics.core_queries_in_thread(explaining, window(*days), 8, 3)
     for query in (found.room_messages, found.user_messages, found.active_users, found.user_rooms):
         assert query.count > 0
@@ -141,7 +139,7 @@ def test_core_queries_read_by_index_and_only_the_days_of_the_window(
     assert not any("Seq Scan" in plan.scans for plan in explaining.plans)
 
 
-def test_the_rate_of_a_window_reads_by_index_and_only_its_days(explaining: Explaining) -> None:
+def test_the_rate_of_a_window_reads_by_index_and_only_its_days(explaining: Any) -> None:
     found = analytics.analytics_in_thread(explaining, window(1, 2))
     assert found.rate.messages > _ROWS
     rate, _, _, participation, _ = explaining.plans
@@ -168,24 +166,24 @@ def test_some_hours_of_all_rooms_are_found_without_the_rest_of_their_day(filled:
 
 
 @pytest.mark.parametrize(("room", "index"), [(None, "message_stats_minute_minute"), (3, "message_stats_minute_pkey")])
-def test_throughput_reads_by_index(explaining: Explaining, room: int | None, index: str) -> None:
+def test_throughput_reads_by_index(explaining: Any, room: int | None, index: str) -> None:
     found = analytics.throughput_in_thread(explaining, window(1), room)
     assert found.minutes and not found.truncated
     assert explaining.plans[0].indexes == {index}
 
 
-def test_throughput_says_when_there_are_more_minutes_than_it_gives(explaining: Explaining) -> None:
+def test_throughput_says_when_there_are_more_minutes_than_it_gives(explaining: Any) -> None:
     found = analytics.throughput_in_thread(explaining, window(0, 3), None)
     assert (len(found.minutes), found.truncated) == (1440, True)
 
 
-def test_stats_count_the_users_in_one_pass_and_no_messages(explaining: Explaining) -> None:
+def test_stats_count_the_users_in_one_pass_and_no_messages(explaining: Any) -> None:
     assert analytics.stats_in_thread(explaining) == Totals(_ROWS * len(_DAYS), 100, 20, 100)
     (plan,) = explaining.plans
     assert plan.tables == {"rooms", "user_activity"}
 
 
-def test_pages_read_by_index(explaining: Explaining) -> None:
+def test_pages_read_by_index(explaining: Any) -> None:
     archive.room_messages_in_thread(explaining, 3, None, 100, 10)
     archive.user_messages_in_thread(explaining, 8, None, PageCursor(_LAST_US, 1, 1), None, None, 10)
     archive.user_rooms_in_thread(explaining, 8)
@@ -200,7 +198,7 @@ def test_pages_read_by_index(explaining: Explaining) -> None:
 
 
 @pytest.mark.parametrize("after", [None, PageCursor(_LAST_US - 86_400_000_000 * 2, 1, 1)])
-def test_a_users_page_reads_only_the_days_between_its_bounds(explaining: Explaining, after: PageCursor | None) -> None:
+def test_a_users_page_reads_only_the_days_between_its_bounds(explaining: Any, after: PageCursor | None) -> None:
     day_us = 86_400_000_000
     from_us, to_us = _LAST_US - 2 * day_us, _LAST_US - day_us
     archive.user_messages_in_thread(explaining, 8, after, None, from_us, to_us, 10)

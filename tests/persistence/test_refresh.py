@@ -49,7 +49,7 @@ def test_what_is_stored_while_a_view_is_refreshed_makes_it_older_than_what_is_he
     assert execute(database_url, "SELECT DISTINCT first_seqs, last_seqs FROM view_refreshes") == [(1, 2)]
 
 
-class Rig:
+class RefresherRig:
     """:ivar begun: refreshes that the test ends, each with the seconds within which none is needed."""
 
     def __init__(self, interval_seconds: float = 100.0) -> None:
@@ -70,7 +70,7 @@ class Rig:
 
 class TestWhoAsks:
     def test_who_asks_during_a_refresh_is_told_of_the_next_one_which_all_of_them_share(self) -> None:
-        rig = Rig()
+        rig = RefresherRig()
         first, *others = rig.ask(), rig.ask(), rig.ask()
         assert len(rig.begun) == 1
         rig.begun[0][1].callback(0.0)
@@ -84,14 +84,14 @@ class TestWhoAsks:
         assert len(rig.begun) == 3
 
     def test_a_failure_is_of_those_alone_who_waited_for_it(self) -> None:
-        rig = Rig()
+        rig = RefresherRig()
         first, other = rig.ask(), rig.ask()
         rig.begun[0][1].errback(Unavailable("away"))
         rig.begun[1][1].callback(0.0)
         assert (first, other) == (["away"], [0.0])
 
     def test_the_timer_leaves_one_under_way_alone_and_survives_a_failure(self) -> None:
-        rig = Rig()
+        rig = RefresherRig()
         rig.ask()
         Deferred.fromCoroutine(rig.refresher.on_timer())
         rig.begun[0][1].callback(0.0)
@@ -102,7 +102,7 @@ class TestWhoAsks:
         assert timer.called
 
     def test_a_stop_waits_for_no_refresh_and_none_is_begun_any_more(self) -> None:
-        rig = Rig()
+        rig = RefresherRig()
         timer, asked = Deferred.fromCoroutine(rig.refresher.on_timer()), rig.ask()
         rig.refresher.stop()
         assert timer.called

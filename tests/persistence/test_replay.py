@@ -34,7 +34,7 @@ def commit(connection: Any, *envelopes: Envelope) -> None:
 
 
 def rows(url: str, room: int = 1) -> list[tuple[int, str]]:
-    return execute(url, "SELECT seq, message_text FROM messages WHERE room_id = %s ORDER BY seq", (room,))  # type: ignore[return-value]
+    return execute(url, "SELECT seq, message_text FROM messages WHERE room_id = %s ORDER BY seq", (room,))
 
 
 def counted(url: str) -> list[tuple[Any, ...]]:

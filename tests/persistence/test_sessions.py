@@ -31,7 +31,7 @@ from tests.support.reactor import on_reactor, reactor, until
 _TEXT = "ü🙂 \\ ' \" \t\n $1 %s"
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     database = Database(reactor=reactor, url=database_url, connections=1, limits=SessionLimits())
     database.start()

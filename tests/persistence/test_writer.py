@@ -44,7 +44,7 @@ class Defective(str):
         return super().isprintable()
 
 
-class Rig:
+class WriterRig:
     """A writer on a database of its own.
 
     :ivar flushes: messages of each flush that stored any, as observed.
@@ -99,10 +99,10 @@ class Rig:
         return [text for (text,) in rows]
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
-async def rig(database_url: str) -> AsyncIterator[Rig]:
+@pytest_twisted.async_yield_fixture
+async def rig(database_url: str) -> AsyncIterator[WriterRig]:
     execute(database_url, "INSERT INTO rooms (room_id) SELECT generate_series(1, 5)")
-    rig = Rig(database_url)
+    rig = WriterRig(database_url)
     yield rig
     await rig.stop()
     assert recount(database_url) == {}
@@ -123,7 +123,7 @@ def kinds(outcomes: Sequence[Outcome]) -> list[type]:
 
 class TestOutcomes:
     @on_reactor
-    async def test_each_envelope_gets_its_outcome_in_order(self, rig: Rig) -> None:
+    async def test_each_envelope_gets_its_outcome_in_order(self, rig: WriterRig) -> None:
         writer = rig.writer()
         assert verifyObject(IBatchWriter, writer)
         first, second, other = make_envelope(1, "a", "b"), make_envelope(1, "c"), make_envelope(2, "d")
@@ -134,7 +134,7 @@ class TestOutcomes:
         assert (writer.stored, writer.batches, writer.pending_messages()) == (4, 2, 0)
 
     @on_reactor
-    async def test_writing_nothing_does_nothing(self, rig: Rig) -> None:
+    async def test_writing_nothing_does_nothing(self, rig: WriterRig) -> None:
         writer = rig.writer()
         assert await writer.write([]) == []
         assert seqs(await writer.write([make_envelope(1)])) == [1]
@@ -143,14 +143,14 @@ class TestOutcomes:
         assert await rig.observed() == [1, 1]
 
     @on_reactor
-    async def test_a_failure_that_is_no_refusal_fails_the_write_and_not_the_writer(self, rig: Rig) -> None:
+    async def test_a_failure_that_is_no_refusal_fails_the_write_and_not_the_writer(self, rig: WriterRig) -> None:
         writer = rig.writer()
         with pytest.raises(RuntimeError):
             await writer.write([make_envelope(1, Defective("a")), make_envelope(2)])
         assert seqs(await writer.write([make_envelope(1)])) == [1]
 
     @on_reactor
-    async def test_what_waits_behind_it_fails_too_so_that_it_is_not_stored_first(self, rig: Rig) -> None:
+    async def test_what_waits_behind_it_fails_too_so_that_it_is_not_stored_first(self, rig: WriterRig) -> None:
         writer = rig.writer(batch_messages=4)
         first = Defective("0")
         batch = [make_envelope(1, first), *(make_envelope(1, str(number)) for number in range(1, 8))]
@@ -163,12 +163,12 @@ class TestOutcomes:
 
     @on_reactor
     async def test_a_failure_in_a_part_of_a_refused_batch_fails_the_later_part_of_the_same_rooms(
-        self, rig: Rig
+        self, rig: WriterRig
     ) -> None:
         # Refused as a whole for the forged one, before anything is written; the code fails on the first in its part.
         first = Defective("first")
         writer = rig.writer()
-        forged = make_envelope(1, messages=[make_message("poison", username="a\tb")])
+        forged = make_envelope(1, messages=(make_message("poison", username="a\tb"),))
         batch = [make_envelope(1, first), make_envelope(2, "a"), forged, make_envelope(1, "last")]
         writing, other = writer.write(batch), writer.write([make_envelope(3, "b")])
         with pytest.raises(RuntimeError):
@@ -180,7 +180,7 @@ class TestOutcomes:
         assert rig.stored() == ["first", "last"]
 
     @on_reactor
-    async def test_a_write_is_over_once_all_of_it_is_settled(self, rig: Rig) -> None:
+    async def test_a_write_is_over_once_all_of_it_is_settled(self, rig: WriterRig) -> None:
         writer = rig.writer(batch_messages=1)
         writing = writer.write([make_envelope(1, Defective("bad")), make_envelope(2, "good")])
         with pytest.raises(RuntimeError):
@@ -190,7 +190,7 @@ class TestOutcomes:
 
 class TestBatches:
     @on_reactor
-    async def test_what_is_written_in_one_turn_is_one_flush(self, rig: Rig) -> None:
+    async def test_what_is_written_in_one_turn_is_one_flush(self, rig: WriterRig) -> None:
         writer = rig.writer()
         writes = [writer.write([make_envelope(room), make_envelope(room)]) for room in (1, 2, 3)]
         assert writer.pending_messages() == 6
@@ -198,7 +198,7 @@ class TestBatches:
         assert await rig.observed() == [6]
 
     @on_reactor
-    async def test_what_comes_while_a_flush_is_under_way_is_the_next(self, rig: Rig) -> None:
+    async def test_what_comes_while_a_flush_is_under_way_is_the_next(self, rig: WriterRig) -> None:
         writer = rig.writer()
         with rig.commits_held() as under_way:
             writes = [writer.write([make_envelope(1, "first")])]
@@ -211,7 +211,7 @@ class TestBatches:
         assert rig.stored() == ["first", *map(str, range(20))]
 
     @on_reactor
-    async def test_a_flush_ends_before_it_exceeds_the_batch_size(self, rig: Rig) -> None:
+    async def test_a_flush_ends_before_it_exceeds_the_batch_size(self, rig: WriterRig) -> None:
         writer = rig.writer(batch_messages=10)
         sizes = (4, 4, 4, 6, 1, 25, 10, 5, 5, 1)
         await gatherResults([writer.write([make_envelope(1, *map(str, range(size)))]) for size in sizes])
@@ -220,14 +220,14 @@ class TestBatches:
         assert len(rig.stored()) == sum(sizes)
 
     @on_reactor
-    async def test_one_write_may_take_several_flushes(self, rig: Rig) -> None:
+    async def test_one_write_may_take_several_flushes(self, rig: WriterRig) -> None:
         writer = rig.writer(batch_messages=3)
         batch = [make_envelope(1, str(number)) for number in range(10)]
         assert seqs(await writer.write(batch)) == list(range(1, 11))
         assert await rig.observed() == [3, 3, 3, 1]
 
     @on_reactor
-    async def test_a_linger_gathers_more_for_the_flush(self, rig: Rig) -> None:
+    async def test_a_linger_gathers_more_for_the_flush(self, rig: WriterRig) -> None:
         clock = Clock()
         writer = rig.writer(clock=clock, linger_seconds=0.5)
         writes = [writer.write([make_envelope(1)])]
@@ -261,7 +261,9 @@ class HeldLetters:
 
 class TestPoison:
     @on_reactor
-    async def test_what_postgresql_refuses_is_set_aside_and_the_others_are_stored_in_order(self, rig: Rig) -> None:
+    async def test_what_postgresql_refuses_is_set_aside_and_the_others_are_stored_in_order(
+        self, rig: WriterRig
+    ) -> None:
         rig.refuse("message_text NOT LIKE 'poison%'")
         writer = rig.writer()
         batch = [
@@ -297,7 +299,7 @@ class TestPoison:
 
     @pytest.mark.parametrize("place", [0, 1, 7, 8, 15])
     @on_reactor
-    async def test_it_is_found_at_any_place_of_the_batch(self, rig: Rig, place: int) -> None:
+    async def test_it_is_found_at_any_place_of_the_batch(self, rig: WriterRig, place: int) -> None:
         rig.refuse("message_text <> 'poison'")
         texts = [f"text {number}" for number in range(16)]
         batch = [make_envelope(1, "poison" if number == place else text) for number, text in enumerate(texts)]
@@ -321,28 +323,28 @@ class TestPoison:
         ],
     )
     @on_reactor
-    async def test_so_is_what_no_edge_lets_through(self, rig: Rig, fields: dict[str, Any]) -> None:
+    async def test_so_is_what_no_edge_lets_through(self, rig: WriterRig, fields: dict[str, Any]) -> None:
         poison = make_envelope(1, messages=(make_message("bad", **fields),))
         outcomes = await rig.writer().write([make_envelope(1, "a"), poison, make_envelope(1, "b")])
         assert kinds(outcomes) == [Stored, SetAside, Stored]
         assert rig.stored() == ["a", "b"]
 
     @on_reactor
-    async def test_no_name_of_an_instance_makes_rows_of_its_own(self, rig: Rig) -> None:
+    async def test_no_name_of_an_instance_makes_rows_of_its_own(self, rig: WriterRig) -> None:
         row = "1\t9\t2026-11-23T10:30:00Z\t00000000-0000-0000-0000-000000000000\t1\tann\tforged\tTEXT\ts"
         poison = make_envelope(1, "bad", server_id=f"s\t\\N\t2026-11-23T10:30:00Z\t\\N\n{row}")
         assert kinds(await rig.writer().write([poison])) == [SetAside]
         assert rig.stored() == []
 
     @on_reactor
-    async def test_a_batch_of_nothing_but_poison_is_set_aside(self, rig: Rig) -> None:
+    async def test_a_batch_of_nothing_but_poison_is_set_aside(self, rig: WriterRig) -> None:
         rig.refuse("false")
         outcomes = await rig.writer().write([make_envelope(room) for room in (1, 2, 1)])
         assert kinds(outcomes) == [SetAside] * 3
         assert execute(rig.url, "SELECT count(*)::int FROM dead_letters") == [(3,)]
 
     @on_reactor
-    async def test_while_dead_letters_are_out_of_reach_only_their_own_write_waits(self, rig: Rig) -> None:
+    async def test_while_dead_letters_are_out_of_reach_only_their_own_write_waits(self, rig: WriterRig) -> None:
         rig.refuse("message_text <> 'poison'")
         letters = HeldLetters()
         assert verifyObject(IDeadLetters, letters)
@@ -361,7 +363,9 @@ class TestPoison:
         assert writer.set_aside == 1
 
     @on_reactor
-    async def test_if_they_cannot_be_kept_the_write_fails_so_that_the_queue_gives_them_again(self, rig: Rig) -> None:
+    async def test_if_they_cannot_be_kept_the_write_fails_so_that_the_queue_gives_them_again(
+        self, rig: WriterRig
+    ) -> None:
         rig.refuse("message_text <> 'poison'")
         letters = HeldLetters()
         writer = rig.writer(dead_letters=letters)
@@ -375,7 +379,9 @@ class TestPoison:
 
 class TestFaults:
     @on_reactor
-    async def test_a_connection_killed_in_the_middle_of_a_batch_makes_it_stored_once_by_another(self, rig: Rig) -> None:
+    async def test_a_connection_killed_in_the_middle_of_a_batch_makes_it_stored_once_by_another(
+        self, rig: WriterRig
+    ) -> None:
         writer = rig.writer()
         batch = [make_envelope(room, "a", "b") for room in (1, 2, 1)]
         with rig.commits_held() as under_way:
@@ -390,7 +396,9 @@ class TestFaults:
         assert await rig.observed() == [6, 1]
 
     @on_reactor
-    async def test_an_answer_lost_in_the_commit_makes_it_known_as_stored_and_not_stored_twice(self, rig: Rig) -> None:
+    async def test_an_answer_lost_in_the_commit_makes_it_known_as_stored_and_not_stored_twice(
+        self, rig: WriterRig
+    ) -> None:
         with PostgresProxy(rig.url) as proxy:
             writer = rig.writer(url=proxy.url)
             await writer.write([make_envelope(1, "before")])
@@ -403,7 +411,7 @@ class TestFaults:
 
     @on_reactor
     async def test_while_the_database_is_away_envelopes_wait_and_are_stored_in_order_when_it_is_back(
-        self, rig: Rig
+        self, rig: WriterRig
     ) -> None:
         with PostgresProxy(rig.url) as proxy:
             writer = rig.writer(url=proxy.url)
@@ -417,7 +425,7 @@ class TestFaults:
         assert rig.stored() == list("012345")
 
     @on_reactor
-    async def test_a_dead_letter_survives_a_lost_connection_too(self, rig: Rig) -> None:
+    async def test_a_dead_letter_survives_a_lost_connection_too(self, rig: WriterRig) -> None:
         rig.refuse("message_text <> 'poison'")
         with PostgresProxy(rig.url) as proxy:
             writer = rig.writer(url=proxy.url)
@@ -430,7 +438,7 @@ class TestFaults:
 
 class TestStop:
     @on_reactor
-    async def test_what_waits_and_what_comes_fails_and_what_is_under_way_is_stored(self, rig: Rig) -> None:
+    async def test_what_waits_and_what_comes_fails_and_what_is_under_way_is_stored(self, rig: WriterRig) -> None:
         writer = rig.writer()
         with rig.commits_held() as under_way:
             flushing = writer.write([make_envelope(1, "a")])
@@ -445,7 +453,7 @@ class TestStop:
         assert rig.stored() == ["a"]
 
     @on_reactor
-    async def test_what_lingers_fails(self, rig: Rig) -> None:
+    async def test_envelopes_that_linger_fail_when_the_writer_is_stopped(self, rig: WriterRig) -> None:
         clock = Clock()
         writer = rig.writer(clock=clock, linger_seconds=1.0)
         waiting = writer.write([make_envelope(1)])
@@ -456,7 +464,7 @@ class TestStop:
         assert rig.stored() == []
 
     @on_reactor
-    async def test_with_the_database_closed_what_is_tried_again_fails(self, rig: Rig) -> None:
+    async def test_with_the_database_closed_what_is_tried_again_fails(self, rig: WriterRig) -> None:
         with PostgresProxy(rig.url) as proxy:
             writer = rig.writer(url=proxy.url)
             proxy.cut()

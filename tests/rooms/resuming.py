@@ -13,7 +13,7 @@ from chatflow.rooms.resume import Resumer
 from tests.rooms.doubles import ResumingMember, Store, encode
 
 
-class Rig:
+class ResumerRig:
     """Hub, pages (of ten messages) and a resumer, on a clock of the test's and a store that the test fills."""
 
     def __init__(

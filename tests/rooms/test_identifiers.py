@@ -24,7 +24,7 @@ def test_an_identifier_is_a_uuid_of_version_7_that_holds_time_and_random_bits(mi
     assert ((parsed.int >> 64 & 0xFFF) << 62) | (parsed.int & (1 << 62) - 1) == bits
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_the_example_of_the_rfc_is_made_bit_by_bit() -> None:
     # RFC 9562 appendix A.6
     bits = 0xCC3 << 62 | 0x18C4DC0C0C07398F
     assert uuid7(0x017F22E279B0, bits) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"

@@ -12,6 +12,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -23,7 +24,6 @@ from chatflow.contracts.messages import ClientMessage
 from chatflow.contracts.room_queue import IPublish
 from chatflow.errors import NotStored, Refused, Unavailable
 from chatflow.rooms.ingress import Ingress
-from chatflow.rooms.messages import UNSET
 from tests.support.chat import NOW_US, is_uuid
 
 
@@ -80,7 +80,7 @@ class Sender:
         return sum(map(len, self.acknowledged)) + sum(count for _, count in self.refused)
 
 
-class Rig:
+class IngressRig:
     """An ingress on a clock of the test's and a queue that waits for it."""
 
     def __init__(self, max_pending_messages: int = 1000) -> None:
@@ -125,17 +125,17 @@ def refusal(accept: Callable[[], None]) -> str:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig()
+def rig() -> IngressRig:
+    return IngressRig()
 
 
-def test_the_doubles_of_this_test_are_what_ingress_asks_for(rig: Rig) -> None:
+def test_the_doubles_of_this_test_are_what_ingress_asks_for(rig: IngressRig) -> None:
     assert verifyObject(IPublish, rig.queue)
     assert verifyObject(ISender, rig.sender)
 
 
 class TestStamping:
-    def test_a_message_gets_id_and_time_and_keeps_the_rest(self, rig: Rig) -> None:
+    def test_a_message_gets_id_and_time_and_keeps_the_rest(self, rig: IngressRig) -> None:
         original = client_message("Hello", messageType="JOIN", clientMessageId="own")
         rig.ingress.accept(7, original, rig.sender, "::1")
         rig.turn()
@@ -153,13 +153,13 @@ class TestStamping:
         rig.queue.settle(7)
         assert rig.sender.accepted == [Accepted(message, original, rig.clock.seconds())]
 
-    def test_without_an_own_id_none_is_stored(self, rig: Rig) -> None:
+    def test_without_an_own_id_none_is_stored(self, rig: IngressRig) -> None:
         rig.ingress.accept(1, client_message(clientMessageId=UNSET), rig.sender, None)
         rig.turn()
         (message,) = rig.queue.envelopes[0].messages
         assert (message.client_ip, message.client_message_id) == (None, None)
 
-    def test_ids_differ(self, rig: Rig) -> None:
+    def test_every_message_gets_an_id_of_its_own(self, rig: IngressRig) -> None:
         for _ in range(3):
             rig.accept("a", "a")
             rig.turn()
@@ -170,13 +170,13 @@ class TestStamping:
 
 
 class TestBatching:
-    def test_what_is_read_in_one_turn_travels_together_at_the_next(self, rig: Rig) -> None:
+    def test_what_is_read_in_one_turn_travels_together_at_the_next(self, rig: IngressRig) -> None:
         rig.accept("a", "b", "c")
         assert rig.queue.texts() == []
         rig.turn()
         assert rig.queue.texts() == [["a", "b", "c"]]
 
-    def test_what_comes_while_a_publish_is_under_way_is_the_next_envelope(self, rig: Rig) -> None:
+    def test_what_comes_while_a_publish_is_under_way_is_the_next_envelope(self, rig: IngressRig) -> None:
         rig.accept("a")
         rig.turn()
         for text in ("b", "c", "d"):
@@ -191,7 +191,7 @@ class TestBatching:
         assert rig.queue.texts() == [["a"], ["b", "c", "d"]]
         assert rig.ingress.envelopes == 2
 
-    def test_an_idle_room_publishes_again_at_once(self, rig: Rig) -> None:
+    def test_an_idle_room_publishes_again_at_once(self, rig: IngressRig) -> None:
         for text in ("a", "b"):
             rig.accept(text)
             rig.turn()
@@ -199,7 +199,7 @@ class TestBatching:
             rig.turn()
         assert rig.queue.texts() == [["a"], ["b"]]
 
-    def test_rooms_do_not_wait_for_each_other(self, rig: Rig) -> None:
+    def test_rooms_do_not_wait_for_each_other(self, rig: IngressRig) -> None:
         rig.accept("a", room=1)
         rig.accept("b", room=2)
         rig.turn()
@@ -211,7 +211,7 @@ class TestBatching:
 
     @pytest.mark.parametrize("text", ["x" * 500, "😀" * 500, '"' * 500, "x"])
     def test_an_envelope_ends_before_it_gets_too_large_and_the_rest_follows(self, text: str) -> None:
-        rig = Rig(10_000)
+        rig = IngressRig(10_000)
         rig.accept(*[text] * 500)
         for _ in range(500):
             rig.turn()
@@ -224,7 +224,7 @@ class TestBatching:
         assert len(sizes) == -(-500 // (MAX_CONTENT_BYTES // one))
         assert rig.sender.answers() == 500
 
-    def test_a_queue_whose_calls_are_scarce_gathers_for_longer(self, rig: Rig) -> None:
+    def test_a_queue_whose_calls_are_scarce_gathers_for_longer(self, rig: IngressRig) -> None:
         rig.queue.gather_seconds = 0.25
         rig.accept("a")
         rig.turn(0.125)
@@ -242,7 +242,7 @@ class TestBatching:
 
     @pytest.mark.parametrize("published_before", [False, True])
     def test_but_not_once_an_envelope_is_full(self, published_before: bool) -> None:
-        rig = Rig(10_000)
+        rig = IngressRig(10_000)
         rig.queue.gather_seconds = 60.0
         if published_before:
             rig.accept("a")
@@ -254,7 +254,7 @@ class TestBatching:
         assert len(rig.queue.envelopes) == 1 + published_before
         assert len(rig.queue.envelopes[-1].messages) > 50
 
-    def test_after_a_full_envelope_it_gathers_again(self, rig: Rig) -> None:
+    def test_after_a_full_envelope_it_gathers_again(self, rig: IngressRig) -> None:
         rig.queue.gather_seconds = 60.0
         rig.accept(*["x" * 500] * 100)
         rig.turn()
@@ -266,7 +266,7 @@ class TestBatching:
 
 
 class TestAnswers:
-    def test_a_message_is_acknowledged_when_it_is_durable_and_not_before(self, rig: Rig) -> None:
+    def test_a_message_is_acknowledged_when_it_is_durable_and_not_before(self, rig: IngressRig) -> None:
         rig.accept("a", "b")
         rig.turn()
         assert rig.sender.answers() == 0
@@ -274,7 +274,7 @@ class TestAnswers:
         assert rig.sender.acknowledged == [["a", "b"]]
         assert (rig.ingress.pending, rig.ingress.accepted, rig.ingress.acknowledged) == (0, 2, 2)
 
-    def test_each_sender_of_an_envelope_is_answered_in_one_call_in_its_order(self, rig: Rig) -> None:
+    def test_each_sender_of_an_envelope_is_answered_in_one_call_in_its_order(self, rig: IngressRig) -> None:
         senders = [Sender(), Sender(), Sender()]
         for number in range(9):
             rig.accept(str(number), sender=senders[number % 3])
@@ -291,7 +291,7 @@ class TestAnswers:
         ],
     )
     def test_a_failed_publish_is_told_to_every_sender_and_the_room_goes_on(
-        self, rig: Rig, error: Exception, code: str
+        self, rig: IngressRig, error: Exception, code: str
     ) -> None:
         other = Sender()
         rig.accept("a", "b")
@@ -306,7 +306,7 @@ class TestAnswers:
         assert rig.sender.acknowledged == [["d"]]
         assert rig.queue.texts() == [["a", "b", "c"], ["d"]]
 
-    def test_a_queue_that_raises_is_a_failed_publish(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_queue_that_raises_is_a_failed_publish(self, rig: IngressRig, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(envelope: Envelope) -> Deferred[None]:
             raise OSError("a defect")
 
@@ -315,7 +315,9 @@ class TestAnswers:
         rig.turn()
         assert rig.sender.refused == [("internal_error", 1)]
 
-    def test_a_queue_that_fails_at_once_is_a_failed_publish(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_queue_that_fails_at_once_is_a_failed_publish(
+        self, rig: IngressRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(rig.queue, "publish", lambda envelope: fail(Unavailable("closed")))
         rig.accept("a")
         rig.turn()
@@ -326,7 +328,7 @@ class TestAnswers:
 
 class TestLimits:
     def test_beyond_the_limit_a_message_is_refused_until_others_are_answered(self) -> None:
-        rig = Rig(max_pending_messages=3)
+        rig = IngressRig(max_pending_messages=3)
         rig.accept("a", "b", room=1)
         rig.accept("c", room=2)
         assert refusal(lambda: rig.accept("d", room=3)) == "overloaded"
@@ -342,7 +344,7 @@ class TestLimits:
         assert rig.sender.refused == [], "who is told by Refused is not called as well"
 
     def test_a_failed_message_makes_room_too(self) -> None:
-        rig = Rig(max_pending_messages=1)
+        rig = IngressRig(max_pending_messages=1)
         rig.accept("a")
         rig.turn()
         rig.queue.settle(error=Unavailable("away"))
@@ -350,14 +352,14 @@ class TestLimits:
 
 
 class TestDraining:
-    def test_nothing_more_is_accepted(self, rig: Rig) -> None:
+    def test_nothing_more_is_accepted(self, rig: IngressRig) -> None:
         rig.ingress.drain()
         assert refusal(lambda: rig.accept("a")) == "draining"
 
-    def test_it_is_done_at_once_when_nothing_is_under_way(self, rig: Rig) -> None:
+    def test_it_is_done_at_once_when_nothing_is_under_way(self, rig: IngressRig) -> None:
         assert rig.ingress.drain().called
 
-    def test_it_is_done_when_everything_is_answered_for_each_who_asks(self, rig: Rig) -> None:
+    def test_it_is_done_when_everything_is_answered_for_each_who_asks(self, rig: IngressRig) -> None:
         rig.accept("a", room=1)
         rig.turn()
         rig.accept("b", room=1)  # not even published
@@ -373,7 +375,7 @@ class TestDraining:
         assert rig.sender.answers() == 3
         assert rig.ingress.drain().called
 
-    def test_who_does_not_wait_any_more_is_not_told(self, rig: Rig) -> None:
+    def test_who_does_not_wait_any_more_is_not_told(self, rig: IngressRig) -> None:
         rig.accept("a")
         rig.turn()
         first, second = rig.ingress.drain(), rig.ingress.drain()
@@ -396,7 +398,7 @@ _EVENTS = st.one_of(
 def test_every_accepted_message_is_answered_exactly_once_and_rooms_keep_their_order(
     events: list[tuple[str, int, int]],
 ) -> None:
-    rig = Rig(max_pending_messages=10)
+    rig = IngressRig(max_pending_messages=10)
     senders = [Sender(), Sender(), Sender()]
     accepted: dict[int, list[str]] = {1: [], 2: []}
     by_sender = [0, 0, 0]

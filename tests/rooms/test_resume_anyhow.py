@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from chatflow.contracts.members import Reset, Resumed
 from chatflow.errors import Unavailable
 from tests.rooms.doubles import ResumingMember
-from tests.rooms.resuming import Rig
+from tests.rooms.resuming import ResumerRig
 
 Event = tuple[str, int, int]
 
@@ -20,9 +20,9 @@ _EVENTS = ["announce", "compare", "fail", "heal", "hold", "answer", "answer", "t
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[int, Rig, list[Event]]:
+def plans(draw: st.DrawFn) -> tuple[int, ResumerRig, list[Event]]:
     """How many messages a room gets, and what happens meanwhile to those who come back."""
-    rig = Rig(
+    rig = ResumerRig(
         tail=draw(st.sampled_from([1, 4, 20])),
         write_bytes=draw(st.sampled_from([3, 15, 1000])),
         cache=draw(st.sampled_from([0, 2500, 100_000])),
@@ -46,7 +46,7 @@ def ignore_that_it_is_away(failure: Failure) -> None:
 class Trial:
     """Carries out a plan, and knows who came with what."""
 
-    def __init__(self, total: int, rig: Rig) -> None:
+    def __init__(self, total: int, rig: ResumerRig) -> None:
         self.total = total
         self.rig = rig
         self.came: list[tuple[ResumingMember, Deferred[None], int]] = []
@@ -136,7 +136,7 @@ class Trial:
 
 @given(plans())
 def test_all_who_come_get_each_message_once_and_in_order_whatever_happens(
-    plan: tuple[int, Rig, list[Event]],
+    plan: tuple[int, ResumerRig, list[Event]],
 ) -> None:
     total, rig, events = plan
     trial = Trial(total, rig)

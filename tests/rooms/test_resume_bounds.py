@@ -11,17 +11,17 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from chatflow.errors import Unavailable
 from tests.rooms.doubles import Member, ResumingMember
-from tests.rooms.resuming import Rig
+from tests.rooms.resuming import ResumerRig
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig()
+def rig() -> ResumerRig:
+    return ResumerRig()
 
 
 class TestBounds:
     def test_who_reads_slowly_is_given_no_more_until_it_has_read(self) -> None:
-        rig = Rig(write_bytes=12)
+        rig = ResumerRig(write_bytes=12)
         rig.deliver(1, 40)
         member = rig.resume(10, slow=True)
         others = rig.resume(10)
@@ -33,7 +33,7 @@ class TestBounds:
         assert member.seqs == list(range(11, 41))
         assert max(map(len, member.blocks)) <= 5, "four of three bytes, and a block of the tail"
 
-    def test_a_slow_one_has_not_joined_and_the_live_ones_do_not_wait_for_it(self, rig: Rig) -> None:
+    def test_a_slow_one_has_not_joined_and_the_live_ones_do_not_wait_for_it(self, rig: ResumerRig) -> None:
         rig.deliver(1, 47)
         live = Member()
         rig.hub.join(1, live)
@@ -46,7 +46,7 @@ class TestBounds:
             rig.clock.advance(0)
         assert slow.seqs == list(range(6, 91))
 
-    def test_those_who_need_the_same_page_share_one_read(self, rig: Rig) -> None:
+    def test_those_who_need_the_same_page_share_one_read(self, rig: ResumerRig) -> None:
         rig.deliver(1, 47)
         rig.store.holding = True
         members = [rig.begin(since)[0] for since in range(1, 10)] * 10
@@ -60,7 +60,7 @@ class TestBounds:
         assert rig.pages.read == 5
         assert rig.pages.shared > 8
 
-    def test_those_who_waited_for_the_same_page_take_turns(self, rig: Rig) -> None:
+    def test_those_who_waited_for_the_same_page_take_turns(self, rig: ResumerRig) -> None:
         rig.deliver(1, 47)
         rig.store.holding = True
         members = [rig.begin(2)[0] for _ in range(100)]
@@ -71,7 +71,7 @@ class TestBounds:
         rig.clock.advance(0)
 
     def test_few_pages_are_read_at_the_same_time_and_the_rest_in_the_order_of_asking(self) -> None:
-        rig = Rig(reads=2)
+        rig = ResumerRig(reads=2)
         for room in range(1, 7):
             rig.deliver(1, 20, room)
         rig.store.holding = True
@@ -85,20 +85,20 @@ class TestBounds:
             rig.clock.advance(0)
         assert all(member.seqs == list(range(3, 21)) for member in members)
 
-    def test_the_next_page_is_read_while_one_is_written(self, rig: Rig) -> None:
+    def test_the_next_page_is_read_while_one_is_written(self, rig: ResumerRig) -> None:
         rig.deliver(1, 47)
         rig.resume(0, slow=True)
         assert rig.store.pages == [(1, 1), (1, 11)]
 
     def test_pages_are_kept_up_to_their_limit(self) -> None:
         for cache, count in ((100_000, 1), (3 * 1300, 2)):
-            rig = Rig(cache=cache)
+            rig = ResumerRig(cache=cache)
             rig.deliver(1, 54)
             assert rig.resume(0).seqs == rig.resume(0).seqs == list(range(1, 55))
             assert rig.store.pages.count((1, 1)) == count
 
     def test_of_the_pages_that_are_kept_the_one_used_last_stays_longest(self) -> None:
-        rig = Rig(cache=2 * 1300)
+        rig = ResumerRig(cache=2 * 1300)
         for room in (1, 2, 3):
             rig.store.commit(10, room)
         for room in (1, 2, 1, 3, 1, 2):
@@ -106,7 +106,7 @@ class TestBounds:
         assert rig.store.pages == [(1, 1), (2, 1), (3, 1), (2, 1)]
 
     def test_the_newest_page_counts_once_however_often_it_is_read(self) -> None:
-        rig = Rig(cache=2 * 1300)
+        rig = ResumerRig(cache=2 * 1300)
         rig.store.commit(10, room=2)
         rig.pages.get(2, 5)
         for head in range(1, 10):
@@ -117,14 +117,14 @@ class TestBounds:
         assert len(rig.store.pages) == 10
 
     def test_the_tail_of_a_room_is_bounded(self) -> None:
-        rig = Rig(tail=5)
+        rig = ResumerRig(tail=5)
         rig.deliver(1, 100)
         assert rig.hub.tail(1, 95, 1000) == (b"96 97 98 99 100 ", 100)
         assert rig.hub.tail(1, 94, 1000) is None
         assert rig.hub.tail(1, 95, 4) == (b"96 97 ", 97)
 
     def test_all_tails_are_bounded_and_the_room_that_is_silent_for_longest_goes_without(self) -> None:
-        rig = Rig(tail=5, tails=12)
+        rig = ResumerRig(tail=5, tails=12)
         for room in (1, 2, 3):
             rig.deliver(1, 4, room)
         rig.deliver(5, 5, 1)
@@ -134,7 +134,7 @@ class TestBounds:
         assert rig.resume(0, room=2).seqs == [1, 2, 3, 4, 5]
 
     def test_nobody_is_given_more_than_so_many_in_a_second(self) -> None:
-        rig = Rig(page_messages=500)
+        rig = ResumerRig(page_messages=500)
         rig.store.commit(30_000)
         rig.hub.start_at(1, 30_000)
         member = rig.resume(0)
@@ -146,7 +146,7 @@ class TestBounds:
         assert member.seqs == list(range(1, 30_001))
 
     def test_after_many_turns_everybody_has_had_as_many(self) -> None:
-        rig = Rig(write_bytes=3)
+        rig = ResumerRig(write_bytes=3)
         rig.deliver(1, 300)
         members = [rig.resume(since, slow=True) for since in (0, 0, 100, 200)]
         for _ in range(20):
@@ -158,7 +158,9 @@ class TestBounds:
 
 class TestLeaving:
     @pytest.mark.parametrize("holding", [True, False])
-    def test_who_leaves_on_the_way_is_given_nothing_more_and_does_not_join(self, rig: Rig, holding: bool) -> None:
+    def test_who_leaves_on_the_way_is_given_nothing_more_and_does_not_join(
+        self, rig: ResumerRig, holding: bool
+    ) -> None:
         rig.deliver(1, 47)
         rig.store.holding = holding
         member, resume = rig.begin(3, slow=True)
@@ -181,7 +183,7 @@ class TestLeaving:
         assert rig.resumer.resuming == 0
 
     def test_a_page_that_nobody_waits_for_any_more_is_not_read(self) -> None:
-        rig = Rig(reads=1)
+        rig = ResumerRig(reads=1)
         rig.deliver(1, 20, 1)
         rig.deliver(1, 20, 2)
         rig.store.holding = True
@@ -194,7 +196,7 @@ class TestLeaving:
         rig.clock.advance(0)
         assert {room for room, _ in rig.store.pages} == {1}
 
-    def test_who_leaves_when_it_is_given_the_tail_has_left(self, rig: Rig) -> None:
+    def test_who_leaves_when_it_is_given_the_tail_has_left(self, rig: ResumerRig) -> None:
         class Leaving(ResumingMember):
             def deliver(self, block: bytes) -> None:
                 super().deliver(block)
@@ -210,7 +212,7 @@ class TestLeaving:
 
 
 class TestFailures:
-    def test_while_the_database_is_away_it_waits_and_misses_nothing(self, rig: Rig) -> None:
+    def test_while_the_database_is_away_it_waits_and_misses_nothing(self, rig: ResumerRig) -> None:
         rig.deliver(1, 20)
         rig.store.error = Unavailable("away")
         waiting = [rig.resume(since) for since in (2, 19, 25)]
@@ -221,7 +223,7 @@ class TestFailures:
         rig.clock.pump([0.5, 0.5])
         assert [member.seqs for member in waiting] == [list(range(3, 27)), list(range(20, 27)), [26]]
 
-    def test_who_waits_for_a_head_and_leaves_is_forgotten_and_the_others_are_answered(self, rig: Rig) -> None:
+    def test_who_waits_for_a_head_and_leaves_is_forgotten_and_the_others_are_answered(self, rig: ResumerRig) -> None:
         rig.store.error = Unavailable("away")
         staying: list[int] = []
         leaving = [rig.pages.head(1) for _ in range(5)]
@@ -240,7 +242,7 @@ class TestFailures:
         assert staying == [0]
         assert rig.clock.getDelayedCalls() == []
 
-    def test_nobody_asks_on_for_one_who_has_left(self, rig: Rig) -> None:
+    def test_nobody_asks_on_for_one_who_has_left(self, rig: ResumerRig) -> None:
         rig.deliver(1, 20)
         rig.store.error = Unavailable("away")
         _, resume = rig.begin(2)
@@ -251,7 +253,7 @@ class TestFailures:
         assert len(rig.store.pages) <= 2
         assert rig.clock.getDelayedCalls() == []
 
-    def test_a_defect_ends_the_resumes_that_need_what_cannot_be_read_and_no_others(self, rig: Rig) -> None:
+    def test_a_defect_ends_the_resumes_that_need_what_cannot_be_read_and_no_others(self, rig: ResumerRig) -> None:
         rig.deliver(1, 20)
         rig.store.error = RuntimeError("a defect")
         failures: list[Any] = []
@@ -266,7 +268,7 @@ class TestFailures:
 
 
 class TestFirstSeq:
-    def test_it_is_read_once_for_some_seconds(self, rig: Rig) -> None:
+    def test_it_is_read_once_for_some_seconds(self, rig: ResumerRig) -> None:
         rig.deliver(1, 20)
         rig.store.drop(1, 7)
         found: list[int] = []
@@ -283,7 +285,7 @@ class TestFirstSeq:
         Deferred.fromCoroutine(rig.resumer.first_seq(1)).addCallback(found.append)
         assert found[-1] == 10
 
-    def test_without_messages_or_database_it_is_what_was_known_or_one(self, rig: Rig) -> None:
+    def test_without_messages_or_database_it_is_what_was_known_or_one(self, rig: ResumerRig) -> None:
         found: list[int] = []
         Deferred.fromCoroutine(rig.resumer.first_seq(3)).addCallback(found.append)
         rig.deliver(1, 20)
@@ -295,7 +297,7 @@ class TestFirstSeq:
         Deferred.fromCoroutine(rig.resumer.first_seq(2)).addCallback(found.append)
         assert found == [1, 8, 8, 1]
 
-    def test_a_database_that_hangs_is_not_waited_for(self, rig: Rig) -> None:
+    def test_a_database_that_hangs_is_not_waited_for(self, rig: ResumerRig) -> None:
         rig.deliver(1, 20)
         rig.store.drop(1, 7)
         rig.store.holding = True

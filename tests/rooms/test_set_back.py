@@ -13,7 +13,7 @@ from chatflow.rooms.hub import Hub
 from tests.rooms.doubles import Member, Store, encode
 
 
-class Rig:
+class SetBackRig:
     """A hub whose room 1 has 20 messages, all delivered to a member."""
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    yield Rig()
+def rig() -> Iterator[SetBackRig]:
+    yield SetBackRig()
 
 
-def test_a_comparison_finds_it_and_what_comes_then_is_delivered(rig: Rig) -> None:
+def test_a_comparison_finds_it_and_what_comes_then_is_delivered(rig: SetBackRig) -> None:
     rig.restore(10)
     rig.compare()
     assert rig.told == [(1, 11)]
@@ -58,7 +58,7 @@ def test_a_comparison_finds_it_and_what_comes_then_is_delivered(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize(("first", "last"), [(11, 11), (11, 20), (11, 25), (13, 14)])
-def test_another_message_under_a_seq_that_was_seen_shows_it_at_once(rig: Rig, first: int, last: int) -> None:
+def test_another_message_under_a_seq_that_was_seen_shows_it_at_once(rig: SetBackRig, first: int, last: int) -> None:
     rig.restore(10)
     rig.store.commit(last)
     rig.hub.deliver(rig.store.messages(first, last))
@@ -67,7 +67,7 @@ def test_another_message_under_a_seq_that_was_seen_shows_it_at_once(rig: Rig, fi
     assert rig.hub.last_seq(1) == last
 
 
-def test_messages_that_were_seen_and_come_again_show_nothing(rig: Rig) -> None:
+def test_messages_that_were_seen_and_come_again_show_nothing(rig: SetBackRig) -> None:
     rig.hub.deliver(rig.store.messages(5, 20))
     rig.store.commit(22)
     rig.hub.deliver(rig.store.messages(15, 22))
@@ -76,7 +76,7 @@ def test_messages_that_were_seen_and_come_again_show_nothing(rig: Rig) -> None:
     assert rig.member.blocks == [[21, 22]]
 
 
-def test_what_was_dropped_as_seen_before_anybody_knew_is_delivered_after_all(rig: Rig) -> None:
+def test_what_was_dropped_as_seen_before_anybody_knew_is_delivered_after_all(rig: SetBackRig) -> None:
     small = Hub(clock=rig.clock, history=rig.store, encode=encode, max_tail_messages=2)
     small.on_set_back = lambda room, first: rig.told.append((room, first))
     member = Member(lambda: None)
@@ -93,7 +93,7 @@ def test_what_was_dropped_as_seen_before_anybody_knew_is_delivered_after_all(rig
     assert member.blocks == [[11, 12]]
 
 
-def test_a_room_that_is_gone_begins_with_its_first_message(rig: Rig) -> None:
+def test_a_room_that_is_gone_begins_with_its_first_message(rig: SetBackRig) -> None:
     del rig.store.rooms[1]
     rig.compare()
     assert rig.told == [(1, 1)]
@@ -101,7 +101,7 @@ def test_a_room_that_is_gone_begins_with_its_first_message(rig: Rig) -> None:
     assert rig.member.blocks == [[1]]
 
 
-def test_a_member_that_is_ahead_follows_too(rig: Rig) -> None:
+def test_a_member_that_is_ahead_follows_too(rig: SetBackRig) -> None:
     ahead: Any = Member(lambda: None)
     rig.hub.join(1, ahead, after=25)
     rig.restore(10)
@@ -110,7 +110,7 @@ def test_a_member_that_is_ahead_follows_too(rig: Rig) -> None:
     assert ahead.blocks == rig.member.blocks == [[11]]
 
 
-def test_messages_that_come_while_heads_are_read_are_no_sign_of_it(rig: Rig) -> None:
+def test_messages_that_come_while_heads_are_read_are_no_sign_of_it(rig: SetBackRig) -> None:
     rig.store.holding = True
     Deferred.fromCoroutine(rig.hub.compare_with_database())  # reads 20
     rig.deliver(21, 30)
@@ -121,7 +121,7 @@ def test_messages_that_come_while_heads_are_read_are_no_sign_of_it(rig: Rig) -> 
     assert rig.hub.last_seq(1) == 30
 
 
-def test_a_head_that_jumps_forward_is_followed(rig: Rig) -> None:
+def test_a_head_that_jumps_forward_is_followed(rig: SetBackRig) -> None:
     rig.store.commit(40)
     rig.compare()
     rig.compare()
@@ -129,7 +129,7 @@ def test_a_head_that_jumps_forward_is_followed(rig: Rig) -> None:
     assert rig.hub.last_seq(1) == 40
 
 
-class Tailless(Rig):
+class Tailless(SetBackRig):
     """Room 1 has 20 messages; what was delivered is forgotten, but for the last one."""
 
     def __init__(self) -> None:

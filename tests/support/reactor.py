@@ -48,10 +48,10 @@ class LoggedFailures:
         self.events: list[LogEvent] = []
 
     def start(self) -> None:
-        globalLogPublisher.addObserver(self._observe)
+        globalLogPublisher.addObserver(self._observe)  # type: ignore[arg-type]  # any callable is one
 
     def stop(self) -> None:
-        globalLogPublisher.removeObserver(self._observe)
+        globalLogPublisher.removeObserver(self._observe)  # type: ignore[arg-type]  # any callable is one
 
     def __str__(self) -> str:
         return "\n".join(str(event["log_failure"].getTraceback()) for event in self.events)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 
 import pytest
 
@@ -66,7 +67,7 @@ class Leftovers:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self._is_shared = bool(getattr(session.config.option, "numprocesses", None))
         if self._is_shared:
-            makers = {
+            makers: dict[str, Callable[[], str]] = {
                 "postgres": postgres.server_url,
                 "template": postgres.template,
                 "cluster": postgres.made_cluster,

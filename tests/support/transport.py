@@ -20,6 +20,7 @@ class Transport(StringTransport):
     def stalls(self) -> None:
         """From now on the client takes nothing."""
         self._stalled = True
+        assert self.producer is not None
         self.producer.pauseProducing()
 
     def takes(self, size: int) -> None:
@@ -27,6 +28,7 @@ class Transport(StringTransport):
         self._tempDataLen -= size
         if not self._tempDataLen:
             self._stalled = False
+            assert self.producer is not None
             self.producer.resumeProducing()
 
     def write(self, data: bytes) -> None:

@@ -52,7 +52,7 @@ def said(daemon: Daemon) -> None:
 
 @pytest.mark.usefixtures("said")
 class TestAnswers:
-    def test_the_core_queries(self, daemon: Daemon) -> None:
+    def test_the_core_queries_answer_in_the_references_shape(self, daemon: Daemon) -> None:
         found = get(daemon, f"core-queries?{WINDOW}&sampleUserId=user-1&sampleRoomId=1")
         room, user, active, rooms = found.values()
         assert list(found) == [
@@ -87,14 +87,14 @@ class TestAnswers:
     def test_parameters_that_it_does_not_know_are_ignored(self, daemon: Daemon, path: str) -> None:
         get(daemon, f"{path}?{WINDOW}&sampleUserId=user7&unknown=1&unknown=2")
 
-    def test_a_window_without_messages(self, daemon: Daemon) -> None:
+    def test_a_window_without_messages_is_empty(self, daemon: Daemon) -> None:
         found = get(daemon, f"core-queries?{NEVER}&sampleUserId=99999")
         assert [one["sampleData"] for one in found.values()] == [None, None, {"active_users": 0}, []]
         assert get(daemon, f"analytics?{NEVER}")["messages_per_second"] == {
             "total_messages": 0, "duration_seconds": None, "avg_msgs_per_second": None, "peak_msgs_per_second": None,
         }  # fmt: skip
 
-    def test_analytics_of_a_user_with_more_than_ten_messages(self, daemon: Daemon) -> None:
+    def test_analytics_of_a_user_with_more_than_ten_messages_do_not_fail(self, daemon: Daemon) -> None:
         found = get(daemon, f"analytics?{WINDOW}")
         assert found["messages_per_second"]["total_messages"] == 14
         assert 1 <= found["messages_per_second"]["peak_msgs_per_second"] <= 14
@@ -111,7 +111,7 @@ class TestAnswers:
             "rooms": ["1", "2"],
         }  # fmt: skip
 
-    def test_stats_and_throughput(self, daemon: Daemon) -> None:
+    def test_stats_and_throughput_count_what_is_stored(self, daemon: Daemon) -> None:
         stats = {"total_messages": 14, "total_users": 2, "total_rooms": 2, "active_user_rooms": 3}
         assert get(daemon, "stats") == stats
         throughput = get(daemon, f"throughput?{WINDOW}")

@@ -84,7 +84,7 @@ def members(instance: Daemon, room: int) -> Any:
 def test_the_proof_holds_over_cut_connections_and_an_instance_that_is_killed(cluster: Cluster) -> None:
     (killed,) = cluster.add()
     size = ("--connections", _CONNECTIONS, "--rooms", _ROOMS, "--messages", 4000, "--rate", 600, "--warmup-messages", 0)
-    where = {"urls": cluster.urls, "database_url": cluster.database_url}
+    where: dict[str, Any] = {"urls": cluster.urls, "database_url": cluster.database_url}
     with LoadClient(*size, "--reconnect", 2, "--timeout-seconds", 60, **where) as client:
         goal = sum(one.counter("chatflow_messages_acknowledged_total") for one in cluster.running) + 1500
         eventually(lambda: cluster.totals()["chatflow_messages_acknowledged_total"] > goal, "the load goes on", 60)

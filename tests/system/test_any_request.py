@@ -107,7 +107,7 @@ class TestTarget:
         assert answer_to(daemon, address, Host="evil.example", Origin="http://chat.example").status == 101
         assert answer_to(daemon, address, Host="evil.example", Origin="http://evil.example").status == 403
 
-    def test_its_query_counts(self, daemon: Daemon) -> None:
+    def test_the_query_of_an_absolute_url_counts(self, daemon: Daemon) -> None:
         assert answer_to(daemon, "http://x/chat/1?since=x").json()["field"] == "since"
         assert ask(daemon, "GET http://x/api/rooms/1/messages?limit=x HTTP/1.1", "Host: x").status == 400
 

@@ -96,7 +96,7 @@ class TestRoomMessages:
         assert answer.headers["link"] == f'<{answer.json()["previous"]}>; rel="prev"'
 
     def test_an_empty_room_has_an_empty_page(self, daemon: Daemon) -> None:
-        empty = {"roomId": "30", "messages": [], "next": None, "previous": None}
+        empty: dict[str, Any] = {"roomId": "30", "messages": [], "next": None, "previous": None}
         assert get(daemon, "/api/rooms/30/messages") == empty
 
 

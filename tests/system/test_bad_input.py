@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -115,15 +116,15 @@ class TestOneErrorAndTheConnectionLivesOn:
         assert word in error["errorMessage"]
 
     @pytest.mark.parametrize("name", BAD_FIELD)
-    def test_a_field_that_breaks_its_rule(self, client: ChatClient, name: str) -> None:
+    def test_a_field_that_breaks_its_rule_is_refused_with_that_rule(self, client: ChatClient, name: str) -> None:
         fields, field, rule = BAD_FIELD[name]
-        error = client.error_for(json.dumps(message(**fields)))
+        error = client.error_for(json.dumps(message(**cast(dict[str, Any], fields))))
         assert (error["code"], error["field"]) == ("invalid_field", field)
         assert field in error["errorMessage"] and rule in error["errorMessage"]
 
     @pytest.mark.parametrize("field", ["userId", "username", "message", "timestamp", "messageType"])
     def test_a_field_that_is_missing(self, client: ChatClient, field: str) -> None:
-        error = client.error_for(json.dumps(message(**{field: None})))
+        error = client.error_for(json.dumps(message(**cast(dict[str, Any], {field: None}))))
         assert (error["code"], error["field"]) == ("missing_field", field)
         assert field in error["errorMessage"]
 
@@ -135,7 +136,7 @@ class TestOneErrorAndTheConnectionLivesOn:
 
     @pytest.mark.parametrize("surrogate", ["\\ud800", "\\udc00", "\\udfff\\ud83c", "\\ud83c x"])
     @pytest.mark.parametrize("field", ["message", "username", "clientMessageId", "unknown"])
-    def test_a_lone_surrogate(self, client: ChatClient, field: str, surrogate: str) -> None:
+    def test_a_lone_surrogate_is_refused(self, client: ChatClient, field: str, surrogate: str) -> None:
         frame = json.dumps({**message(), field: "RAW"}).replace("RAW", surrogate)
         assert client.error_for(frame)["status"] == "ERROR"
 

@@ -63,7 +63,7 @@ def stored_at(daemon: Daemon, room: int) -> float:
     ((stamp,),) = daemon.sql(
         "SELECT extract(epoch FROM created_at)::float8 FROM messages WHERE room_id = %s ORDER BY seq DESC LIMIT 1", room
     )
-    return float(stamp)  # type: ignore[arg-type]
+    return float(stamp)
 
 
 class TestAnInstanceWhoseClockAloneIsSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ class TestRequest:
         ],
         ids=str,
     )
-    def test_a_broken_handshake_is_refused(self, daemon: Daemon, headers: dict[str, str | None], status: int) -> None:
+    def test_a_broken_handshake_is_refused(self, daemon: Daemon, headers: dict[str, Any], status: int) -> None:
         assert answer_to(daemon, **headers).status == status
 
     def test_an_older_version_is_told_the_right_one(self, daemon: Daemon) -> None:
@@ -119,7 +120,7 @@ class TestOrigin:
             *("", "http://", "http://[::1", "a:b:c", "x", "*", "\xff"),
         ],
     )
-    def test_another_may_not(self, daemon: Daemon, origin: str) -> None:
+    def test_a_page_of_another_origin_may_not_connect(self, daemon: Daemon, origin: str) -> None:
         answer = answer_to(daemon, Origin=origin)
         assert answer.status == 403
         assert answer.json()["code"] == "origin_not_allowed"

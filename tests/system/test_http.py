@@ -93,7 +93,7 @@ class TestHealth:
         assert abs(body["timestamp"] / 1000 - time.time()) < 60
 
     @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-    def test_supervisors_get_200(self, daemon: Daemon, path: str) -> None:
+    def test_supervisors_are_answered_with_200(self, daemon: Daemon, path: str) -> None:
         answer = daemon.get(path)
         assert (answer.status, answer.json()) == (200, {"status": "UP"})
 
@@ -116,7 +116,7 @@ class TestMetrics:
         rows_after = daemon.get("/db-metrics").json()["persistence"]
 
         def grown(section: str, key: str) -> int:
-            return after[section][key] - before[section][key]
+            return int(after[section][key] - before[section][key])
 
         assert grown("handler", "messagesReceived") == 11
         assert grown("handler", "messagesPublished") == grown("handler", "acksSent") == 10

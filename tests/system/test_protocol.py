@@ -148,7 +148,7 @@ class TestBroadcast:
                 early.send("after")
                 assert late.receive()["message"] == "after"
 
-    def test_nothing_comes_unasked(self, daemon: Daemon, room: int) -> None:
+    def test_no_frame_comes_that_the_client_did_not_ask_for(self, daemon: Daemon, room: int) -> None:
         with ChatClient(daemon.chat_url(room)) as client:
             assert client.frames_until_now() == []
 

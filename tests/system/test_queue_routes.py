@@ -26,7 +26,7 @@ def of_room(room: str, url: str | None) -> dict[str, str | None]:
 
 
 class TestAlone:
-    def test_a_room(self, daemon: Daemon) -> None:
+    def test_the_queue_of_a_room_is_told_in_the_references_shape(self, daemon: Daemon) -> None:
         answer = daemon.get("/queue/2")
         assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
         assert answer.json() == of_room("2", None)
@@ -36,7 +36,7 @@ class TestAlone:
             answer = daemon.get(f"/queue/{room}")
             assert (answer.status, answer.json()) == (200, of_room(room, None))
 
-    def test_all_rooms(self, daemon: Daemon) -> None:
+    def test_the_queues_of_all_rooms_are_told_in_the_references_shape(self, daemon: Daemon) -> None:
         answer = daemon.get("/queue/all")
         assert (answer.status, answer.json()) == (200, {"room1": EMPTY, "room2": EMPTY, "room3": EMPTY})
 

@@ -229,7 +229,7 @@ class TestInsteadOfStarting:
             assert option in ended.stdout
         assert sorted(path.name for path in directory.iterdir()) == ["stderr", "stdout"], "nothing was made"
 
-    def test_version_is_told(self, directory: Path) -> None:
+    def test_the_version_is_told_on_the_command_line(self, directory: Path) -> None:
         ended = run_twistd("-n", "chatflow", "--version", directory=directory)
         assert ended.returncode == 0
         assert re.fullmatch(r"ChatFlow \d+\.\d+\.\d+\n", ended.stdout)

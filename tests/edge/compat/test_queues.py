@@ -69,7 +69,7 @@ def no_figures() -> InstanceFigures:
     raise AssertionError("nobody asks for these here")
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def served() -> AsyncIterator[Served]:
     app, depths = Klein(), Depths()
     source = InstanceSource(rooms=3, figures=no_figures, depth_of=depths.of, prometheus=lambda: (b"", ""))
