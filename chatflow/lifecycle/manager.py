@@ -86,7 +86,10 @@ class ServiceManager:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.settimeout(wait_seconds)
-            self._socket.sendto("\n".join(lines).encode(), self._address)
+            # Anew each time, since a manager may have begun to listen anew. To poll(2) a socket that is not connected
+            # always has room, and waiting for it would be spinning.
+            self._socket.connect(self._address)
+            self._socket.send("\n".join(lines).encode())
 
 
 def _status(text: str) -> str:
