@@ -9,8 +9,8 @@ from typing import Any
 from chatflow.broker.single import EmbeddedBroker
 from chatflow.config import Config
 from chatflow.contracts.broker import IBroker
+from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.lifecycle.step import Step
 from chatflow.metrics import Metrics
 from chatflow.persistence.clock import ClockWatch
 from chatflow.persistence.database import Database
@@ -43,7 +43,7 @@ def make_broker(
         now=now,
         options=config,
         table=MembershipTable(beats, address),
-        connection=Step(beats.start, beats.stop),
+        connection=CallbackService(beats.start, beats.stop),
         open_table=partial(open_membership, config.database, "chatflow-start"),
         is_steady=watch.is_steady,
         database_away_seconds=lambda: commits.away_seconds,

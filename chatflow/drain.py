@@ -26,7 +26,7 @@ class Drain(Service):
     The ports stay open until then: a load balancer has to see ``/health/ready`` turn 503, and new chat connections
     are refused with 503.
 
-    :param patience_seconds: how long to wait until what was accepted is answered.
+    :param answer_timeout_seconds: how long to wait until what was accepted is answered.
     """
 
     _log = Logger()
@@ -39,14 +39,14 @@ class Drain(Service):
         ingress: Ingress,
         status: InstanceStatus,
         broker: IBroker,
-        patience_seconds: float,
+        answer_timeout_seconds: float,
     ) -> None:
         self._clock = clock
         self._connections = connections
         self._ingress = ingress
         self._status = status
         self._broker = broker
-        self._patience_seconds = patience_seconds
+        self._answer_timeout_seconds = answer_timeout_seconds
 
     def startService(self) -> None:
         super().startService()
@@ -61,7 +61,7 @@ class Drain(Service):
         clients, pending = len(self._connections), self._ingress.pending
         self._connections.begin_drain()
         self._broker.begin_drain()
-        if not await self._answered(self._patience_seconds):
+        if not await self._answered(self._answer_timeout_seconds):
             # Now, so that there is time to tell the clients.
             self._log.error("{pending} messages are given up: they cannot be stored", pending=self._ingress.pending)
             self._broker.abort_pending()
@@ -102,13 +102,13 @@ class WrongClock:
         self._sending_away: IDelayedCall | None = None
 
     def begin(self) -> None:
-        """It is wrong from now on."""
+        """Refuse messages from now on, and send clients elsewhere if it stays so."""
         self._ingress.close(_WRONG_CLOCK)
         if self._has_others:
             self._sending_away = self._clock.callLater(_WRONG_CLOCK_SECONDS, self._send_away)
 
     def end(self) -> None:
-        """It is right again."""
+        """Take messages again."""
         self._ingress.reopen()
         if self._sending_away is not None and self._sending_away.active():
             self._sending_away.cancel()

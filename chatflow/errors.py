@@ -24,7 +24,7 @@ ErrorCode = Literal[
 
 
 class ChatFlowError(Exception):
-    """Base class."""
+    """Base class of every error that ChatFlow raises on purpose."""
 
 
 class ConfigError(ChatFlowError):

@@ -59,7 +59,7 @@ class Metrics:
         GCCollector(registry=self._registry)
 
     def observe_batch(self, messages: int, seconds: float) -> None:
-        """A batch was committed."""
+        """Record a committed batch: messages, and seconds that the transaction took."""
         self._batch_messages.observe(messages)
         self._commit_seconds.observe(seconds)
 
@@ -68,7 +68,7 @@ class Metrics:
         return Histogram(name, help_, buckets=buckets, registry=self._registry).observe
 
     def add(self, readings: Iterable[Reading]) -> None:
-        """Show these figures too."""
+        """Show these figures to Prometheus, too."""
         self._registry.register(_Readings(readings))
 
     def snapshot(self) -> dict[str, dict[str, float]]:

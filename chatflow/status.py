@@ -60,7 +60,7 @@ class InstanceStatus:
         return f"{clients} clients, {pending} messages unanswered{database}{deaf}"
 
     def figures(self) -> InstanceFigures:
-        """As they are now."""
+        """This instance's figures as they are now."""
         edge, counters, ingress, hub = self._edge, self._edge.counters, self._edge.ingress, self._edge.hub
         consumer, writer = self._consumer, self._writer
         return InstanceFigures(

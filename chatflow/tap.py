@@ -25,10 +25,10 @@ from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
 from chatflow.edge.web import connection_services, make_site
-from chatflow.lifecycle import Repeating, run_in_own_thread
+from chatflow.lifecycle import PeriodicService, run_in_own_thread
+from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
 from chatflow.lifecycle.root import make_root_service
-from chatflow.lifecycle.step import Step
 from chatflow.metrics import Latest, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
@@ -99,7 +99,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
     history = History(reads, text_frame)
     broker = make_broker(config, reactor, now, watch, metrics, commits, database, partial(address_of, listeners))
-    hub = Hub(clock=reactor, history=history, encode=broadcast_block, patience_seconds=broker.gap_timeout_seconds)
+    hub = Hub(clock=reactor, history=history, encode=broadcast_block, gap_timeout_seconds=broker.gap_timeout_seconds)
     broker.subscribe(hub.deliver)
     writer = BatchWriter(
         clock=reactor,
@@ -119,7 +119,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         max_pending_messages=config.max_pending_messages,
         observe=metrics.observe_ack,
     )
-    # And the way of who comes back: history → tail of the hub → hub.
+    # And the way of who comes back: history → replay buffer of the hub → hub.
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
@@ -133,7 +133,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         hub=hub,
         resumer=resumer,
         presence=presence,
-        stored=StoredTracker(clock=reactor, hub=hub, places=history.places),
+        stored=StoredTracker(clock=reactor, hub=hub, seqs_of=history.seqs_of),
         connections=connections,
         limits=EdgeLimits.of(config),
         ping_interval_seconds=config.ping_interval_seconds,
@@ -203,22 +203,26 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     service = make_root_service(reactor, options, status.summary)
-    service.add("process", Step(start=tuning.tune_process))
+    service.add("process", CallbackService(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
-        service.add("PostgreSQL", Step(postgres.start, stop_postgres))
-    service.add("schema", Step(bootstrap_database))
-    service.add("readers", Step(reads.start, reads.stop))
-    service.add("writer's connection", Step(commits.start, commits.stop))
+        service.add("PostgreSQL", CallbackService(postgres.start, stop_postgres))
+    service.add("schema", CallbackService(bootstrap_database))
+    service.add("readers", CallbackService(reads.start, reads.stop))
+    service.add("writer's connection", CallbackService(commits.start, commits.stop))
     service.add_all(broker.transport)
-    service.add("clocks", Repeating(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True))
-    service.add("batch writer", Step(stop=writer.stop))
-    service.add("consumer", Step(consumer.start, consumer.stop))
+    service.add(
+        "clocks", PeriodicService(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True)
+    )
+    service.add("batch writer", CallbackService(stop=writer.stop))
+    service.add("consumer", CallbackService(consumer.start, consumer.stop))
     service.add_all(broker.subscription)
-    service.add("heartbeat", Repeating(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
+    service.add("heartbeat", PeriodicService(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
     service.add_all(upkeep.services)
-    service.add("count", Repeating(reactor, "count of dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True))
-    service.add("comparison", Repeating(reactor, "comparison of heads", _HEADS_SECONDS, compare))
+    service.add(
+        "count", PeriodicService(reactor, "count of dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True)
+    )
+    service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add_all(connection_services(edge, site))
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
@@ -231,10 +235,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         ingress=ingress,
         status=status,
         broker=broker,
-        patience_seconds=config.drain_seconds / 3,
+        answer_timeout_seconds=config.drain_seconds / 3,
     )
     service.add("clients", drain)
-    service.add("dashboard", Step(stop=dashboard.close))
+    service.add("dashboard", CallbackService(stop=dashboard.close))
     # After the clients, so that these are left alone before a drain begins: who comes then waits for the next process.
     for endpoint in inherited:
         service.add(f"sockets of {endpoint}", InheritedListener(reactor, endpoint, site))

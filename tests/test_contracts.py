@@ -18,7 +18,7 @@ from chatflow import contracts
 #: Interface → its implementers in the product; hand-written doubles of tests are verified where they are.
 IMPLEMENTERS = {
     "archive.IArchive": {"persistence.archive.Archive"},
-    "archive.IPlaces": {"persistence.history.History"},
+    "archive.ISeqLookup": {"persistence.history.History"},
     "analytics.IAnalytics": {"persistence.analytics_store.AnalyticsStore"},
     "broker.IBroker": {"broker.cluster.SqsBroker", "broker.single.EmbeddedBroker"},
     "deadletters.IDeadLetterBox": {"broker.deadletters.SqsDeadLetterBox", "persistence.deadletters.DeadLetterRows"},

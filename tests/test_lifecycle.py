@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.lifecycle import Backoff, NamedThreadPool, OrderedServices, Outstanding, Repeating
+from chatflow.lifecycle import Backoff, NamedThreadPool, OrderedServices, Outstanding, PeriodicService
 
 _T = TypeVar("_T")
 
@@ -229,8 +229,8 @@ class RepeatingTests(LoggedTestCase):
         self.runs.append(Deferred())
         return self.runs[-1]
 
-    def repeating(self, *, at_once: bool = False) -> Repeating:
-        repeating = Repeating(self.clock, "beat", 10, self.run_until_fired, at_once=at_once)
+    def repeating(self, *, at_once: bool = False) -> PeriodicService:
+        repeating = PeriodicService(self.clock, "beat", 10, self.run_until_fired, at_once=at_once)
         repeating.startService()
         return repeating
 
@@ -264,7 +264,7 @@ class RepeatingTests(LoggedTestCase):
             calls.append(1)
             raise ValueError
 
-        Repeating(self.clock, "beat", 10, work).startService()
+        PeriodicService(self.clock, "beat", 10, work).startService()
         self.clock.pump([10, 10])
         self.assertEqual(len(calls), 2)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
@@ -285,7 +285,7 @@ class RepeatingTests(LoggedTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop_without_start_is_harmless(self) -> None:
-        self.successResultOf(Repeating(self.clock, "beat", 10, self.run_until_fired).stopService())
+        self.successResultOf(PeriodicService(self.clock, "beat", 10, self.run_until_fired).stopService())
 
 
 class TestBackoff:

@@ -11,7 +11,7 @@ _COLUMNS_OF_A_FILE = 200
 
 
 def json_escaped(text: str) -> str:
-    """The same with JSON's escapes for what could control a terminal, written by users: JSON stays JSON."""
+    """Text written by users, with JSON's escapes for what could control a terminal: JSON stays JSON."""
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 

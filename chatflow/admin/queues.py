@@ -63,13 +63,13 @@ _STRANDED = _Limits(0, 0)
 
 @frozen
 class Row:
-    """A queue. ``depth``: None if there is none of this name. ``lane``: of a room queue that instances receive from."""
+    """A queue. ``depth``: None if there is none of this name. ``shard``: of a room queue."""
 
     queue: str
     purpose: str
     limits: _Limits
     depth: Depth | None
-    lane: int | None = None
+    shard: int | None = None
 
     @property
     def is_dead_letters(self) -> bool:
@@ -161,14 +161,14 @@ def ask_queues(calls: Calls, names: Names) -> Iterator[Row]:
     def beginning(prefix: str) -> list[tuple[str, str]]:
         return sorted(at_once(queues_beginning(calls, prefix)).items())
 
-    def row(name: str, purpose: str, limits: _Limits, url: str | None, lane: int | None = None) -> Row:
-        return Row(name, purpose, limits, at_once(ask_depth(calls, url)) if url else None, lane)
+    def row(name: str, purpose: str, limits: _Limits, url: str | None, shard: int | None = None) -> Row:
+        return Row(name, purpose, limits, at_once(ask_depth(calls, url)) if url else None, shard)
 
-    for lane in names.lanes:
-        rooms = names.lane_rooms(lane)
+    for shard in names.shards:
+        rooms = names.shard_rooms(shard)
         purpose = f"room {rooms[0]}" if len(rooms) == 1 else f"{len(rooms)} rooms"
-        name = names.room_queue(lane)
-        yield row(name, purpose, _ROOM, url_of(name), lane)
+        name = names.room_queue(shard)
+        yield row(name, purpose, _ROOM, url_of(name), shard)
     for name, url in beginning(f"{names.prefix}-room"):
         if (settings := names.settings_of(name)) and (one := row(name, settings, _STRANDED, url)).depth != Depth(url):
             yield one
@@ -205,7 +205,7 @@ def _oldest(depth: Depth, age_seconds: float | None) -> str:
 
 
 def health_of(row: Row, age_seconds: float | None) -> str:
-    """A word of the help."""
+    """The word that the table shows for a queue's state."""
     if row.depth is None:
         return "missing"
     if row.limits is _STRANDED:

@@ -102,7 +102,7 @@ class CallCounters:
 
     @property
     def total(self) -> int:
-        """All calls together."""
+        """How many calls there were, over all operations."""
         return sum(self.calls.values())
 
 

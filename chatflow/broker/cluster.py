@@ -23,9 +23,9 @@ from chatflow.broker.sqs import SqsRoomQueue
 from chatflow.contracts.broker import IBroker
 from chatflow.contracts.membership import IMembershipTable
 from chatflow.contracts.messages import StoredMessage
-from chatflow.lifecycle import Repeating
+from chatflow.lifecycle import PeriodicService
+from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.lifecycle.step import Step
 from chatflow.readings import Reading
 
 _BODY_BYTES = (256, 1024, 4096, 16_384, 32_768, 65_536)
@@ -98,7 +98,7 @@ class SqsBroker:
         )
         self._aws = Aws(
             reactor=reactor,
-            polls=len(names.lanes) + 1,
+            polls=len(names.shards) + 1,
             sends=options.publishing_threads,
             observe=self._pace.observe,
             on_failure=self._pace.failed,
@@ -159,11 +159,14 @@ class SqsBroker:
         queue, visibility_seconds = self.room_queue, self._options.visibility_seconds
         return [
             ("beats' connection", self._connection),
-            ("AWS calls", Step(self._aws.start, self._aws.stop)),
-            ("dead letters", Step(self.dead_letters.start)),
-            ("room queue", Step(queue.start, queue.stop)),
-            ("visibility", Repeating(self._reactor, "visibility", visibility_seconds / 6, queue.extend_visibility)),
-            ("fan-out", Step(self.fanout.start, self.fanout.stop)),
+            ("AWS calls", CallbackService(self._aws.start, self._aws.stop)),
+            ("dead letters", CallbackService(self.dead_letters.start)),
+            ("room queue", CallbackService(queue.start, queue.stop)),
+            (
+                "visibility",
+                PeriodicService(self._reactor, "visibility", visibility_seconds / 6, queue.extend_visibility),
+            ),
+            ("fan-out", CallbackService(self.fanout.start, self.fanout.stop)),
         ]
 
     @property
@@ -171,8 +174,8 @@ class SqsBroker:
         """See :class:`IBroker`."""
         reap_seconds = self._options.reap_after_seconds / 2
         return [
-            ("fan-out queue", Step(stop=lambda: Deferred.fromCoroutine(self._leave()))),
-            ("reaper", Repeating(self._reactor, "reaper", reap_seconds, self._reaper.reap)),
+            ("fan-out queue", CallbackService(stop=lambda: Deferred.fromCoroutine(self._leave()))),
+            ("reaper", PeriodicService(self._reactor, "reaper", reap_seconds, self._reaper.reap)),
         ]
 
     def subscribe(self, deliver: Callable[[Sequence[StoredMessage]], object]) -> None:

@@ -1,4 +1,4 @@
-"""Receive → writer → hub and fan-out → done, in each lane strictly one after the other.
+"""Receive → writer → hub and fan-out → done, in each shard strictly one after the other.
 
 A crash anywhere before *done* means redelivery, which changes nothing: the room's head remembers the envelope, and
 only the head is announced again.
@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from chatflow.contracts.fanout import IFanout
 from chatflow.contracts.messages import StoredMessage
 from chatflow.contracts.room_queue import Delivery, IRoomQueue
-from chatflow.contracts.writer import IBatchWriter, NotHeld, SetAside, Stored, StoredBefore
+from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, LeaseLost, Stored
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.readings import Reading
@@ -33,7 +33,7 @@ _AWAY_SECONDS = 0.5
 
 
 class Consumer:
-    """One worker per lane of the queue. Runs on the reactor thread.
+    """One worker per shard of the queue. Runs on the reactor thread.
 
     :param backoff: makes the pauses of one worker while the queue does not answer.
     """
@@ -65,12 +65,12 @@ class Consumer:
         self.too_late = 0
 
     def start(self) -> None:
-        """Begin to receive in every lane."""
+        """Begin to receive in every shard."""
         self.running = True
-        self._workers = [Deferred.fromCoroutine(self._work(lane)) for lane in self._queue.lanes]
+        self._workers = [Deferred.fromCoroutine(self._work(shard)) for shard in self._queue.shards]
 
     def readings(self) -> list[Reading]:
-        """For Prometheus."""
+        """Counters of envelopes and messages, for Prometheus."""
         return [
             Reading("chatflow_envelopes_redelivered", "Stored before", lambda: self.redelivered),
             Reading("chatflow_envelopes_too_late", "No longer held", lambda: self.too_late),
@@ -83,24 +83,24 @@ class Consumer:
             waiting.cancel()
         return DeferredList(self._workers, consumeErrors=True)
 
-    async def _work(self, lane: object) -> None:
+    async def _work(self, shard: object) -> None:
         backoff = self._backoff()
         while self.running:
             try:
                 while not self._writer.available:
                     # What is received now would only wait here, and others may have a database.
                     await self._until_stop(deferLater(self._clock, _AWAY_SECONDS))
-                deliveries = await self._until_stop(self._queue.receive(lane))
+                deliveries = await self._until_stop(self._queue.receive(shard))
                 if deliveries:
                     await self._process(deliveries)
                 backoff.reset()
                 continue
             except Unavailable as error:
-                self._log.warn("lane {lane} pauses: {reason}", lane=lane, reason=str(error))
+                self._log.warn("shard {shard} pauses: {reason}", shard=shard, reason=str(error))
             except Exception as error:
                 if isinstance(error, CancelledError) and not self.running:
                     return
-                self._log.failure("lane {lane} failed and goes on", lane=lane)
+                self._log.failure("shard {shard} failed and goes on", shard=shard)
             with suppress(CancelledError):
                 await self._until_stop(deferLater(self._clock, backoff.next_delay_seconds()))
 
@@ -119,36 +119,36 @@ class Consumer:
             await self._store_and_announce(deliveries)
         except Exception:
             # All of them, since it is not known how far it came: the room's head knows what is stored.
-            await self._queue.again(deliveries)
+            await self._queue.nack(deliveries)
             raise
 
     async def _store_and_announce(self, deliveries: Sequence[Delivery]) -> None:
         outcomes = await self._writer.write(
-            [delivery.envelope for delivery in deliveries], partial(self._queue.holds, deliveries)
+            [delivery.envelope for delivery in deliveries], partial(self._queue.are_leased, deliveries)
         )
         settled: list[Delivery] = []
         too_late: list[Delivery] = []
-        news: list[StoredMessage] = []
+        published: list[StoredMessage] = []
         for delivery, outcome in zip(deliveries, outcomes, strict=True):
             if isinstance(outcome, Stored):
                 messages = outcome.messages()
                 self._hub.deliver(messages)
-                news += messages
-            elif isinstance(outcome, StoredBefore):
+                published += messages
+            elif isinstance(outcome, Duplicate):
                 self.redelivered += 1
                 self._hub.announce(outcome.room, outcome.head)
-            elif isinstance(outcome, SetAside):
+            elif isinstance(outcome, DeadLettered):
                 self.set_aside += 1
-                await self._queue.refused(delivery, outcome.reason)
+                await self._queue.reject(delivery, outcome.reason)
                 continue
-            elif isinstance(outcome, NotHeld):
+            elif isinstance(outcome, LeaseLost):
                 too_late.append(delivery)
                 continue
             settled.append(evolve(delivery, conflicts=outcome.conflicts) if outcome.conflicts else delivery)
-        if news:
-            self.processed += len(news)
-            await self._fanout.publish(news)
-        await self._queue.done(settled)
+        if published:
+            self.processed += len(published)
+            await self._fanout.publish(published)
+        await self._queue.ack(settled)
         if too_late:
             self.too_late += len(too_late)
-            await self._queue.again(too_late)
+            await self._queue.nack(too_late)

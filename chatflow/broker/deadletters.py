@@ -74,7 +74,7 @@ class SqsDeadLetters:
         return Deferred.fromCoroutine(self._send(letters.of_envelope(envelope, reason, self._now())))
 
     def keep_body(self, body: str, reason: str) -> Deferred[None]:
-        """The same for a body that is no envelope."""
+        """Keep a queue body that is no envelope, as :meth:`keep` does an envelope."""
         return Deferred.fromCoroutine(self._send(letters.of_body(body, reason, self._now())))
 
     async def count(self) -> int:

@@ -43,7 +43,7 @@ async def ask_depth(calls: Calls, url: str) -> Depth:
 
 
 class EmbeddedDepths:
-    """Of the queue in this process: what is not settled."""
+    """The depth of the queue in this process: envelopes that are not settled."""
 
     def __init__(self, queue: EmbeddedRoomQueue) -> None:
         self._queue = queue
@@ -66,7 +66,7 @@ class SqsDepths:
     However many ask, there is one call at a time, and none for a queue that was asked for less than ``keep_seconds``
     ago, even if that failed.
 
-    :param urls: gives each lane's queue.
+    :param urls: gives each shard's queue.
     """
 
     def __init__(
@@ -88,27 +88,27 @@ class SqsDepths:
 
     async def of(self, room: int) -> Depth:
         """See :class:`Depths`."""
-        lane = self._names.lane(room)
-        answer = self._answers.get(lane)
+        shard = self._names.shard(room)
+        answer = self._answers.get(shard)
         if answer is None or self._is_old(answer):
             await self._lock.acquire()
             try:
-                answer = await self._ask(lane)
+                answer = await self._ask(shard)
             finally:
                 self._lock.release()
         if answer.depth is None:
             raise Unavailable(answer.reason)
         return answer.depth
 
-    async def _ask(self, lane: int) -> _Answer:
-        known = self._answers.get(lane)
+    async def _ask(self, shard: int) -> _Answer:
+        known = self._answers.get(shard)
         if known is not None and not self._is_old(known):
             return known  # another had asked while this one waited
         try:
-            answer = _Answer(self._clock.seconds(), await ask_depth(self._calls, self._urls()[lane]))
+            answer = _Answer(self._clock.seconds(), await ask_depth(self._calls, self._urls()[shard]))
         except Unavailable as error:
             answer = _Answer(self._clock.seconds(), None, str(error))
-        self._answers[lane] = answer
+        self._answers[shard] = answer
         return answer
 
     def _is_old(self, answer: _Answer) -> bool:

@@ -32,14 +32,14 @@ class _Room:
 
 @implementer(IRoomQueue)
 class EmbeddedRoomQueue:
-    """One lane per room. Runs on the reactor thread.
+    """One shard per room. Runs on the reactor thread.
 
     :param rooms: how many rooms there are, numbered from 1.
     """
 
     def __init__(self, rooms: int) -> None:
-        self.lanes = range(1, rooms + 1)
-        self._rooms = {room: _Room() for room in self.lanes}
+        self.shards = range(1, rooms + 1)
+        self._rooms = {room: _Room() for room in self.shards}
         self._published: dict[str, list[Deferred[Sequence[int]]]] = {}
         self._closed = False
 
@@ -61,11 +61,11 @@ class EmbeddedRoomQueue:
         """See :class:`IPublish`. Nothing is scarce here."""
         return 0.0
 
-    def receive(self, lane: object) -> Deferred[Sequence[Delivery]]:
-        """See :class:`IRoomQueue`. One receiver per lane at a time."""
-        room = self._rooms[lane]  # type: ignore[index]
+    def receive(self, shard: object) -> Deferred[Sequence[Delivery]]:
+        """See :class:`IRoomQueue`. One receiver per shard at a time."""
+        room = self._rooms[shard]  # type: ignore[index]
         if room.receiver is not None:
-            raise RuntimeError(f"lane {lane} has a receiver already")
+            raise RuntimeError(f"shard {shard} has a receiver already")
 
         def forget(_: object) -> None:
             room.receiver = None
@@ -75,22 +75,22 @@ class EmbeddedRoomQueue:
         self._hand_over(room)
         return receiver
 
-    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+    def are_leased(self, deliveries: Sequence[Delivery]) -> bool:
         """See :class:`IRoomQueue`. There is nobody else."""
         return True
 
-    def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
         for delivery in deliveries:
             self._settle(delivery.envelope, delivery.conflicts)
         return succeed(None)
 
-    def refused(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
+    def reject(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
         """See :class:`IRoomQueue`. The publisher is told."""
         self._settle(delivery.envelope, reason)
         return succeed(None)
 
-    def again(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def nack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
         for room in {delivery.envelope.room for delivery in deliveries}:
             self._rooms[room].held = 0

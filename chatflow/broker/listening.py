@@ -89,7 +89,7 @@ class FanoutListener:
         self._long_poll_seconds = min(self._long_poll_seconds, 1)
 
     def stop(self) -> None:
-        """Begin no receive any more."""
+        """Start no further receive; one that is under way goes on."""
         self._running, self._queue_url = False, None
         self._wake()
 

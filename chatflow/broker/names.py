@@ -23,24 +23,24 @@ class Names:
     rooms: int
     room_queues: int | None = None
 
-    def lane(self, room: int) -> int:
+    def shard(self, room: int) -> int:
         """The queue of a room, numbered from 1."""
         return (room - 1) % (self.room_queues or self.rooms) + 1
 
     @property
-    def lanes(self) -> range:
-        """All queues' numbers."""
+    def shards(self) -> range:
+        """The numbers of all room queues, from 1."""
         return range(1, min(self.room_queues or self.rooms, self.rooms) + 1)
 
-    def lane_rooms(self, lane: int) -> list[int]:
-        """The rooms of a queue."""
-        return list(range(lane, self.rooms + 1, self.room_queues or self.rooms))
+    def shard_rooms(self, shard: int) -> list[int]:
+        """The rooms whose envelopes travel in one room queue."""
+        return list(range(shard, self.rooms + 1, self.room_queues or self.rooms))
 
-    def room_queue(self, lane: int) -> str:
+    def room_queue(self, shard: int) -> str:
         """A queue's name. Shared queues carry their number in the name: with another, rooms are on other queues."""
         if self.room_queues:
-            return f"{self.prefix}-rooms-{lane}of{self.room_queues}.fifo"
-        return f"{self.prefix}-room-{lane}.fifo"
+            return f"{self.prefix}-rooms-{shard}of{self.room_queues}.fifo"
+        return f"{self.prefix}-room-{shard}.fifo"
 
     def settings_of(self, queue: str) -> str:
         """The options with which instances receive from a room queue of the prefix; none if these do, or if it is none.
@@ -48,10 +48,10 @@ class Names:
         :param queue: its name.
         """
         found = re.fullmatch(re.escape(self.prefix) + r"-rooms?-(\d+)(?:of(\d+))?\.fifo", queue)
-        if found is None or queue in map(self.room_queue, self.lanes):
+        if found is None or queue in map(self.room_queue, self.shards):
             return ""
-        lane, room_queues = int(found[1]), found[2] or 0
-        rooms = f" --rooms {lane}" if lane > self.rooms else ""
+        shard, room_queues = int(found[1]), found[2] or 0
+        rooms = f" --rooms {shard}" if shard > self.rooms else ""
         return f"--room-queues {room_queues}{rooms}"
 
     @property

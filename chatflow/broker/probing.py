@@ -84,7 +84,7 @@ class Prober:
         self._lost_seconds = self._times.lost_seconds
 
     def stop(self) -> None:
-        """Wait for none any more."""
+        """Forget the probes that are under way: none that comes back counts."""
         present, self._present = self._present, None
         for timer in (present.timeout, present.repeat) if present else ():
             if timer is not None and timer.active():

@@ -11,7 +11,7 @@ from chatflow.readings import Reading
 
 
 def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pace, reaper: Reaper) -> list[Reading]:
-    """All of them."""
+    """The figures of everything that speaks with AWS: calls, queues, subscription, pacing, reaper."""
     counter, gauge = True, False
     of_queue, of_fanout = queue.counters, fanout.counters
 
@@ -23,7 +23,7 @@ def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pac
         return aws.counters.total / messages * 1000 if messages else 0.0
 
     def lags() -> dict[str, float]:
-        return {str(lane): seconds for lane, seconds in queue.lag_seconds().items()}
+        return {str(shard): seconds for shard, seconds in queue.lag_seconds().items()}
 
     return [
         Reading("chatflow_aws_calls", "AWS calls by operation and outcome", calls, counter, "call"),

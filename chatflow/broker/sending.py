@@ -23,7 +23,7 @@ from chatflow.lifecycle import Backoff, Outstanding
 
 @define
 class SendCounters:
-    """Since the start."""
+    """Counters of publishes, since the start."""
 
     publish_retries: int = 0
     published_messages: int = 0

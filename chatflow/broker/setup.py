@@ -45,8 +45,8 @@ async def set_up(calls: Calls, names: Names, say: Say) -> None:
     :raises AwsError: a call failed; what was made before it stays.
     """
     dead_letters_url = await _make_queue(calls, names.dead_letters, QUEUE_ATTRIBUTES, names.tags, say)
-    for lane in names.lanes:
-        await _make_queue(calls, names.room_queue(lane), QUEUE_ATTRIBUTES, names.tags, say)
+    for shard in names.shards:
+        await _make_queue(calls, names.room_queue(shard), QUEUE_ATTRIBUTES, names.tags, say)
     # Asked last: a queue may be used a second after it was made. Its ARN tells partition, region and account.
     queue_arn = (await queue_attributes(calls, dead_letters_url, "QueueArn"))["QueueArn"]
     await _make_topic(calls, names.topic_arn(queue_arn), names, say)
@@ -163,7 +163,7 @@ class Found:
         return f"topic {name} (subscriptions: {self.subscriptions})" if self.subscriptions else f"topic {name}"
 
     def lines_about_others(self) -> list[str]:
-        """What is left alone."""
+        """Lines about queues under the prefix that are not of these settings, and so are left alone."""
         return [f"leaves queue {name} alone: it is not of these settings" for name in self.others]
 
 
@@ -172,7 +172,7 @@ async def find(calls: Calls, names: Names) -> Found:
 
     :raises AwsError: a call failed.
     """
-    planned = {names.room_queue(lane) for lane in names.lanes} | {names.dead_letters}
+    planned = {names.room_queue(shard) for shard in names.shards} | {names.dead_letters}
     ours = re.compile(re.escape(names.prefix) + r"-(room-\d+|rooms-\d+of\d+|db-dlq|fanout-.+)\.fifo")
     found = await queues_beginning(calls, names.prefix + "-")
     present = {name: url for name, url in found.items() if ours.fullmatch(name)}

@@ -39,7 +39,7 @@ VISIBILITY_SECONDS = 30.0
 
 
 @define
-class _Lane:
+class _Shard:
     """One queue."""
 
     sender: Sender
@@ -62,7 +62,7 @@ class _Receipt:
     :ivar sent_at: when it was published, by the clock of durations.
     """
 
-    lane: int
+    shard: int
     handle: str
     visible_at: float
     sent_at: float
@@ -70,7 +70,7 @@ class _Receipt:
 
 @define
 class QueueCounters(SendCounters):
-    """Since the start."""
+    """Counters of receives and settlements besides those of publishes, since the start."""
 
     redeliveries: int = 0
     poison: int = 0
@@ -79,7 +79,7 @@ class QueueCounters(SendCounters):
 
 @implementer(IRoomQueue)
 class SqsRoomQueue:
-    """One lane per queue. Runs on the reactor thread; calls run in the threads of ``aws``.
+    """One shard per queue. Runs on the reactor thread; calls run in the threads of ``aws``.
 
     :param now: is compared with the times that SQS gives.
     :param publish_seconds: see :class:`~chatflow.broker.sending.Sender`, like ``observe_bytes``.
@@ -119,10 +119,10 @@ class SqsRoomQueue:
         self._held: set[_Receipt] = set()
         self._outstanding = Outstanding()
         self._closing = False
-        self.lanes = names.lanes
+        self.shards = names.shards
         self.counters = QueueCounters()
-        self._lanes = {
-            lane: _Lane(
+        self._shards = {
+            shard: _Shard(
                 Sender(
                     clock=clock,
                     calls=aws,
@@ -133,7 +133,7 @@ class SqsRoomQueue:
                 ),
                 Receiver(aws),
             )
-            for lane in names.lanes
+            for shard in names.shards
         }
 
     def start(self) -> None:
@@ -142,19 +142,19 @@ class SqsRoomQueue:
         :raises StartupError: one is missing, or AWS does not answer.
         """
         calls = BlockingCalls(self._aws.clients)
-        for lane, state in self._lanes.items():
-            state.sender.url = at_once(require_queue(calls, self._names.room_queue(lane)))
+        for shard, state in self._shards.items():
+            state.sender.url = at_once(require_queue(calls, self._names.room_queue(shard)))
 
     def urls(self) -> dict[int, str]:
-        """Each lane's queue."""
-        return {lane: state.url for lane, state in self._lanes.items()}
+        """The URL of each shard's queue."""
+        return {shard: state.url for shard, state in self._shards.items()}
 
     def lag_seconds(self) -> dict[int, float]:
-        """How old the oldest envelope is that is held here, by lane; 0 where none is."""
-        oldest = dict.fromkeys(self.lanes, now := self._clock.seconds())
+        """How old the oldest envelope is that is held here, by shard; 0 where none is."""
+        oldest = dict.fromkeys(self.shards, now := self._clock.seconds())
         for receipt in self._held:
-            oldest[receipt.lane] = min(oldest[receipt.lane], receipt.sent_at)
-        return {lane: now - sent_at for lane, sent_at in oldest.items()}
+            oldest[receipt.shard] = min(oldest[receipt.shard], receipt.sent_at)
+        return {shard: now - sent_at for shard, sent_at in oldest.items()}
 
     def close(self) -> None:
         """Wait for nothing that pacing asks for any more, nor long for messages."""
@@ -168,23 +168,23 @@ class SqsRoomQueue:
 
     def wait_seconds(self, room: int) -> float:
         """See :class:`IPublish`."""
-        return 0.0 if self._closing else self._pace.wait_seconds(self._lanes[self._names.lane(room)].sender.sent_at)
+        return 0.0 if self._closing else self._pace.wait_seconds(self._shards[self._names.shard(room)].sender.sent_at)
 
     def publish(self, envelope: Envelope) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
-        return self._lanes[self._names.lane(envelope.room)].sender.publish(envelope)
+        return self._shards[self._names.shard(envelope.room)].sender.publish(envelope)
 
     # Receiving
 
-    def receive(self, lane: object) -> Deferred[Sequence[Delivery]]:
+    def receive(self, shard: object) -> Deferred[Sequence[Delivery]]:
         """See :class:`IRoomQueue`. A poll whose receiver was cancelled goes on, and gives back what it is given."""
-        assert isinstance(lane, int)
+        assert isinstance(shard, int)
         result: Deferred[Sequence[Delivery]] = Deferred(lambda _: None)
-        poll = Deferred.fromCoroutine(self._poll(lane))
+        poll = Deferred.fromCoroutine(self._poll(shard))
 
         def arrived(deliveries: Sequence[Delivery]) -> Deferred[None]:
             if result.called:
-                return self.again(deliveries)
+                return self.nack(deliveries)
             result.callback(deliveries)
             return succeed(None)
 
@@ -196,8 +196,8 @@ class SqsRoomQueue:
         self._outstanding.add("receiving", poll)
         return result
 
-    async def _poll(self, lane: int) -> Sequence[Delivery]:
-        state = self._lanes[lane]
+    async def _poll(self, shard: int) -> Sequence[Delivery]:
+        state = self._shards[shard]
         began = self._clock.seconds()
         received = await state.receiver.receive(
             state.url,
@@ -213,7 +213,7 @@ class SqsRoomQueue:
         visible_at = began + self._visibility_seconds
         for message in received:
             age_seconds = max(0.0, since_epoch - sent_at(message, since_epoch))
-            receipt = _Receipt(lane, message["ReceiptHandle"], visible_at, now - age_seconds)
+            receipt = _Receipt(shard, message["ReceiptHandle"], visible_at, now - age_seconds)
             self._held.add(receipt)
             try:
                 decoded = envelopes.decode(message["Body"])
@@ -233,36 +233,36 @@ class SqsRoomQueue:
         return deliveries
 
     async def _set_poison_aside(self, receipt: _Receipt, body: str, reason: str) -> None:
-        self._log.error("queue {lane} holds what is no envelope: {reason}", lane=receipt.lane, reason=reason)
+        self._log.error("queue {shard} holds what is no envelope: {reason}", shard=receipt.shard, reason=reason)
         await self._set_aside(body, reason)
         self.counters.poison += 1
         await self._delete([receipt])
 
     # Settling
 
-    def holds(self, deliveries: Sequence[Delivery]) -> bool:
+    def are_leased(self, deliveries: Sequence[Delivery]) -> bool:
         """See :class:`IRoomQueue`."""
         now = self._clock.seconds()
         return all(delivery.receipt.visible_at > now for delivery in deliveries)
 
-    def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`. Paced: a room that is held back gathers the messages of every instance."""
         return Deferred.fromCoroutine(self._done([delivery.receipt for delivery in deliveries]))
 
-    def refused(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
+    def reject(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
         return Deferred.fromCoroutine(self._delete([delivery.receipt]))
 
-    def again(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def nack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`."""
         return Deferred.fromCoroutine(self._change_visibility([delivery.receipt for delivery in deliveries], 0))
 
     async def _done(self, receipts: list[_Receipt]) -> None:
         if not receipts:
             return
-        lane = self._lanes[receipts[0].lane]
-        wait = self._pace.wait_seconds(lane.received_at)
-        if wait and not (self._closing or lane.backlogged):
+        shard = self._shards[receipts[0].shard]
+        wait = self._pace.wait_seconds(shard.received_at)
+        if wait and not (self._closing or shard.backlogged):
             await deferLater(self._clock, wait)
         await self._delete(receipts)
 
@@ -270,8 +270,8 @@ class SqsRoomQueue:
         """Delete, or give up: what stays is delivered again, and the room's head will know it."""
         self._held.difference_update(receipts)
         backoff = Backoff(first_seconds=0.1, cap_seconds=2.0)
-        for lane, by_handle in _by_lane(receipts).items():
-            unsettled = await delete(self._aws, self._clock, self._lanes[lane].url, list(by_handle), backoff)
+        for shard, by_handle in _by_lane(receipts).items():
+            unsettled = await delete(self._aws, self._clock, self._shards[shard].url, list(by_handle), backoff)
             self.counters.lost_receipts += len(unsettled.lost) + len(unsettled.retryable)
             if count := len(unsettled.retryable):
                 self._log.warn("{count} envelopes were not deleted and will come again", count=count)
@@ -280,11 +280,11 @@ class SqsRoomQueue:
         if seconds == 0:
             self._held.difference_update(receipts)
         began = self._clock.seconds()
-        for lane, by_handle in _by_lane(receipts).items():
+        for shard, by_handle in _by_lane(receipts).items():
             unsettled = await settle(
                 self._aws,
                 "change_message_visibility_batch",
-                self._lanes[lane].url,
+                self._shards[shard].url,
                 list(by_handle),
                 VisibilityTimeout=seconds,
             )
@@ -306,8 +306,8 @@ class SqsRoomQueue:
 
 
 def _by_lane(receipts: Sequence[_Receipt]) -> dict[int, dict[str, _Receipt]]:
-    """Receipts by their handle, by their lane."""
+    """Receipts by their handle, by their shard."""
     found: dict[int, dict[str, _Receipt]] = {}
     for receipt in receipts:
-        found.setdefault(receipt.lane, {})[receipt.handle] = receipt
+        found.setdefault(receipt.shard, {})[receipt.handle] = receipt
     return found

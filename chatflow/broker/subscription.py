@@ -24,7 +24,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What may happen to it."""
+    """What may happen to a subscription."""
 
     START = "the daemon starts, and makes the first queue"
     ATTACHED = "a queue is made and subscribed"

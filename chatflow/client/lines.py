@@ -22,7 +22,7 @@ class BadLine(ChatFlowError):
 
 @frozen
 class Draft:
-    """What is to be sent."""
+    """A message as a line of input asks for it, not checked by the server yet."""
 
     text: str
     message_type: str = "TEXT"

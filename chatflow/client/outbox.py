@@ -54,7 +54,7 @@ class Outbox:
         return len(self._frames)
 
     def add(self, own_id: str, frame: bytes) -> None:
-        """A new message."""
+        """Take a new message, behind those that wait."""
         self._frames[own_id] = frame
         self._waiting.append(own_id)
 
@@ -110,7 +110,7 @@ class Outbox:
         return []
 
     def resume(self) -> None:
-        """The pause is over."""
+        """Send again what waits, after a pause."""
         self.pausing = False
 
     def _fail(self, own_ids: list[str], error: Callable[[], ChatFlowError]) -> list[tuple[str, ChatFlowError]]:

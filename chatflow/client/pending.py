@@ -83,7 +83,7 @@ class PendingSeqs:
                 del self._early[next(iter(self._early))]
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Fail every seq that is still waited for: the client is closed."""
         waiting, self._waiting = self._waiting, {}
         for place in waiting.values():
             place.settle(PlaceUnknown("the client was closed before the server told the place"))

@@ -30,10 +30,10 @@ class Rejected(ChatFlowError):
 
 
 class Listener(Protocol):
-    """Who is told of frames."""
+    """Who is told of frames and of the end of a connection."""
 
     def heard(self, frame: dict[str, Any]) -> None:
-        """A frame, decoded."""
+        """A text frame arrived; ``frame`` is its JSON object."""
 
 
 class Connection(WebSocketClientProtocol):
@@ -97,13 +97,13 @@ class Connection(WebSocketClientProtocol):
         self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read from the connection again."""
         if self._paused:
             self._paused, self._heard = False, True
             self.transport.resumeProducing()
 
     def abort(self) -> None:
-        """End it at once."""
+        """Close the TCP connection without a closing handshake."""
         self.dropConnection(abort=True)
 
     def _look(self) -> None:

@@ -87,7 +87,7 @@ class Terminal(Protocol):
     # Input
 
     def dataReceived(self, data: bytes) -> None:
-        """Some of standard input."""
+        """Bytes of standard input, which need not end with a line."""
         self._lines.extend(self._splitter.feed(data))
         self._send_on()
 
@@ -214,7 +214,7 @@ class Terminal(Protocol):
         self._drained = self._drained or Deferred()
 
     def resumeProducing(self) -> None:
-        """The output is read again."""
+        """Standard output takes more: read input again."""
         drained, self._drained = self._drained, None
         if drained is not None:
             drained.callback(None)

@@ -74,6 +74,6 @@ def _make(payload: str, room: int | None, envelope_id: str | None, reason: str, 
 
 
 def shorten(reason: str) -> str:
-    """A reason as it is kept."""
+    """A reason as it is kept: without NUL, at most 2,000 characters."""
     reason = reason.replace("\0", r"\0")  # which PostgreSQL does not store
     return reason if len(reason) <= _MAX_REASON_CHARACTERS else reason[: _MAX_REASON_CHARACTERS - 1] + "…"

@@ -22,7 +22,7 @@ class UnpackError(ValueError):
 
 
 def pack(content: bytes) -> str:
-    """The body for some JSON."""
+    """JSON in UTF-8 as a queue body."""
     return base64.urlsafe_b64encode(zlib.compress(content, 1)).decode("ascii")
 
 

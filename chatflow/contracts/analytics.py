@@ -165,13 +165,13 @@ class IAnalytics(Interface):
     """
 
     def core_queries(start: str, end: str, user_id: int, room: int) -> Awaitable[CoreQueries]:
-        """The four, each timed."""
+        """The four core queries of the reference, each with its duration in milliseconds."""
 
     def analytics(start: str, end: str) -> Awaitable[Analytics]:
         """Rate in the window, and what the views hold, with their ages."""
 
     def stats() -> Awaitable[Totals]:
-        """How much is stored."""
+        """Totals of messages, users, rooms, and pairs of user and room."""
 
     def throughput(start: str, end: str, room: int | None) -> Awaitable[Throughput]:
         """Minutes with messages, of one room or of all."""

@@ -81,14 +81,14 @@ class IArchive(Interface):
         """Descending by place. With ``after`` those next to it, otherwise the newest (before ``before``)."""
 
     def user_rooms(user_id: int) -> Awaitable[list[UserRoom]]:
-        """By room."""
+        """What a user did, in each room where it did something; by room's number."""
 
     def room_heads(after: int, limit: int) -> Awaitable[list[RoomHead]]:
-        """Of rooms with messages, by room."""
+        """At most ``limit`` rooms that have messages and a number above ``after``; by room's number."""
 
 
-class IPlaces(Interface):
+class ISeqLookup(Interface):
     """Finds messages that their clients have named."""
 
-    def places(message_ids: Sequence[str]) -> Awaitable[Mapping[str, int]]:
+    def seqs_of(message_ids: Sequence[str]) -> Awaitable[Mapping[str, int]]:
         """The seq of each that is stored. Fails with :class:`chatflow.errors.Unavailable`."""

@@ -68,7 +68,7 @@ class IDeadLetterBox(Interface):
         """Put another one with the same ``id`` in the place of one that was read."""
 
     def remove(letters: Sequence[DeadLetter]) -> None:
-        """Delete some that were read."""
+        """Delete letters that were read."""
 
     def release() -> None:
-        """Hold nothing any more."""
+        """Let other readers have the letters that were read and neither replaced nor removed."""

@@ -35,7 +35,7 @@ class ISender(Interface):
 
 
 class IMember(Interface):
-    """Who listens in a room."""
+    """Whoever is given what is stored in a room, from the moment when it joined the hub."""
 
     def deliver(block: bytes) -> None:
         """Write what the hub's encoder made of one or more messages. Does not block and does not raise."""

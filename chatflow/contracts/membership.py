@@ -82,7 +82,7 @@ class IMembershipTable(Interface):
         """Those whose last beat is older."""
 
     def claim_dead(silent_seconds: float) -> Awaitable[Sequence[Run]]:
-        """The same for one caller at a time: nobody else is given them for some minutes, nor are they alive again."""
+        """As :meth:`dead`, but for one caller at a time: for some minutes nobody else is given these, nor do they live again."""
 
     def forget(run: Run) -> Awaitable[None]:
         """What a claimed one left behind is removed."""

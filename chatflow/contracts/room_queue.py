@@ -58,7 +58,7 @@ class IRoomQueue(IPublish):
     deliveries of a room, nobody else is given any of that room; what is not settled is delivered again, in order.
     """
 
-    lanes = Attribute("What a consumer receives from, one worker each: a sequence of names.")
+    shards = Attribute("What a consumer receives from, one worker each: a sequence of names.")
 
     def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
         """Fires when the envelope is durable, with the positions of those messages that were refused, if any (embedded
@@ -70,21 +70,21 @@ class IRoomQueue(IPublish):
         redelivery at most: none while the first is under way, and none that its room's head would not recognise.
         """
 
-    def receive(lane: object) -> Deferred[Sequence[Delivery]]:
-        """Wait for the lane's next deliveries, at most 10 per room, and hold their rooms.
+    def receive(shard: object) -> Deferred[Sequence[Delivery]]:
+        """Wait for the shard's next deliveries, at most 10 per room, and hold their rooms.
 
         May fire with none, to be asked again. Fails with :class:`~chatflow.errors.Unavailable`. Cancelling it is
         safe: nothing is lost.
         """
 
-    def holds(deliveries: Sequence[Delivery]) -> bool:
+    def are_leased(deliveries: Sequence[Delivery]) -> bool:
         """Whether certainly nobody else has been given any of these. May be called in any thread."""
 
-    def done(deliveries: Sequence[Delivery]) -> Deferred[None]:
-        """These are stored and announced: forget them and release their rooms. Repeating it is harmless."""
+    def ack(deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """These are stored and announced: forget them and release their rooms. PeriodicService it is harmless."""
 
-    def refused(delivery: Delivery, reason: NotStored) -> Deferred[None]:
+    def reject(delivery: Delivery, reason: NotStored) -> Deferred[None]:
         """This one will never be stored and lies among the dead letters: forget it and release its room."""
 
-    def again(deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def nack(deliveries: Sequence[Delivery]) -> Deferred[None]:
         """Not now: deliver these again, in order, to whoever asks."""

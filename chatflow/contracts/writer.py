@@ -35,7 +35,7 @@ class Stored:
 
 
 @frozen
-class StoredBefore:
+class Duplicate:
     """Nothing of this envelope was stored now, as in a redelivery.
 
     :ivar head: the room's last committed seq.
@@ -48,18 +48,18 @@ class StoredBefore:
 
 
 @frozen
-class SetAside:
+class DeadLettered:
     """The database refused the envelope for good; it is among the dead letters."""
 
     reason: NotStored
 
 
 @frozen
-class NotHeld:
+class LeaseLost:
     """Nothing was stored: the envelope may belong to somebody else by now."""
 
 
-Outcome = Stored | StoredBefore | SetAside | NotHeld
+Outcome = Stored | Duplicate | DeadLettered | LeaseLost
 
 
 def always() -> bool:

@@ -124,7 +124,7 @@ class Roster:
     _noted_at: float = field(default=0.0, init=False)
 
     def note(self, now: float, census: Iterable[InstanceState]) -> None:
-        """What the table says now."""
+        """Take note of the census of instances, as the database has it now."""
         self._noted_at = now
         for state in census:
             self._seen[state.server_id] = now, state

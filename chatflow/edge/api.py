@@ -69,7 +69,7 @@ class RoomAnswer(msgspec.Struct, frozen=True):
 
 
 class Rooms(msgspec.Struct, frozen=True):
-    """A page of the rooms."""
+    """A page of rooms with their heads, by number."""
 
     rooms: list[RoomAnswer]
     next: str | None
@@ -175,7 +175,7 @@ class Api:
         return RoomPresenceAnswer(str(room), presence.members, v2.users(presence), presence.truncated)
 
     def operations(self) -> Sequence[Operation]:
-        """All of them."""
+        """The operations of history, rooms and presence, for the router and for OpenAPI."""
         room = integer("room", 1, self._rooms, "the room", in_path=True, required=True, status=404, code="no_such_room")
         user = integer("id", 1, MAX_USER_ID, "the userId", in_path=True, required=True, status=404, code="no_such_user")
         limit = integer("limit", 1, MAX_PAGE, "how many at most", default=_DEFAULT_PAGE)

@@ -77,7 +77,7 @@ class Connections:
         return len(self._open) >= self._max_connections
 
     def add(self, connection: IConnection) -> None:
-        """Its handshake is done."""
+        """Count a connection whose handshake is done as open."""
         self._open[connection] = None
         self.opened += 1
 

@@ -122,7 +122,7 @@ class Dashboard:
 
     @property
     def runs(self) -> bool:
-        """Whether samples are taken."""
+        """Whether samples are being taken, which is so while somebody looks."""
         return bool(self._loop.running)
 
     async def serve(self, request: Any) -> bytes:

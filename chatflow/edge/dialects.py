@@ -55,7 +55,7 @@ class IDialect(Interface):
         """The acknowledgements of these messages were written."""
 
     def acknowledgements(accepted: Sequence[Accepted]) -> bytes:
-        """These messages are durable."""
+        """The frames that acknowledge messages that are durable, joined."""
 
     def error(refused: Refused, now_us: int) -> bytes:
         """A message was refused. :param now_us: microseconds since the epoch."""
@@ -84,13 +84,13 @@ class Plain:
         return None
 
     def entered(self, services: EdgeServices, room: int, parameters: ConnectParameters, member: IMember) -> None:
-        """Presence is not told."""
+        """A plain client is not told of presence."""
 
     def sent(self, services: EdgeServices, message: Message, sender: IMember) -> None:
         """Its place is told by the broadcast."""
 
     def acknowledged(self, services: EdgeServices, accepted: Sequence[Accepted], sender: IMember) -> None:
-        """Nothing follows."""
+        """A plain client is told nothing beyond the acknowledgement."""
 
     def acknowledgements(self, accepted: Sequence[Accepted]) -> bytes:
         """A frame for each message."""

@@ -42,7 +42,7 @@ def total(snapshot: Snapshot, name: str) -> float:
 
 
 def rates(names: Mapping[str, str], before: Snapshot, after: Snapshot, seconds: float) -> dict[str, float]:
-    """Per second."""
+    """The growth of each counter per second between two samples."""
     return {
         name: round((total(after, counter) - total(before, counter)) / seconds, 2) for name, counter in names.items()
     }

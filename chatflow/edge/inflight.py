@@ -25,7 +25,7 @@ class InFlight:
         self.paused = False
 
     def accepted(self) -> None:
-        """One more is on its way."""
+        """Count one more message that awaits its answer; pause reading at the limit."""
         self.messages += 1
         if self.messages >= self._limit:
             self.pause()

@@ -96,7 +96,7 @@ class Listener(Service):
 
 
 def address_of(listeners: Iterable[Listener]) -> str:
-    """Of the first that has one; see :attr:`Listener.address`."""
+    """The address of the first listener that can name one, as ``host:port``; empty if none can."""
     return next((listener.address for listener in listeners if listener.address), "")
 
 

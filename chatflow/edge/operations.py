@@ -28,7 +28,7 @@ INTERNAL_ERROR = "a fault of the server: it is in its log"
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """Why there is no answer."""
+    """The body of every refusal: a code for programs and a text for people."""
 
     status: str
     code: str
@@ -147,7 +147,7 @@ class Operation:
 
 
 def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit) -> None:
-    """A route for each."""
+    """Add a route to ``app`` for each operation, with its limits on concurrency."""
     for operation in operations:
         route = re.sub(r"\{(\w+)\}", r"<\1>", operation.path)
         methods = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
@@ -192,7 +192,7 @@ class OpenApi:
             self._paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, answer, error)
 
     def document(self) -> dict[str, Any]:
-        """As JSON will have it."""
+        """The OpenAPI document, of plain dictionaries and lists."""
         return {
             "openapi": "3.1.0",
             "info": {"title": "ChatFlow", "version": self._version},

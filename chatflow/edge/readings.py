@@ -7,7 +7,7 @@ from chatflow.readings import Reading
 
 
 def edge_readings(services: EdgeServices) -> list[Reading]:
-    """For Prometheus."""
+    """Connections, frames and clients that were closed, for Prometheus."""
     counters, connections = services.counters, services.connections
     counter, gauge = True, False
     return [

@@ -29,5 +29,5 @@ class RequestRefused(Exception):
 
 
 def unavailable(reason: str) -> RequestRefused:
-    """503, come again soon."""
+    """A refusal with 503 and ``Retry-After``: the database does not answer now."""
     return RequestRefused(503, "unavailable", reason, {"retry-after": "1"})

@@ -215,7 +215,7 @@ class ChatSite(Site):
         return super().buildProtocol(addr)
 
     def came(self, channel: _BoundedChannel) -> None:
-        """A connection is open."""
+        """Count an HTTP connection as open."""
         self._channels.add(channel)
 
     def left(self, channel: _BoundedChannel) -> None:

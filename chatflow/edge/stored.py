@@ -42,11 +42,11 @@ class StoredTracker:
     """
 
     def __init__(
-        self, *, clock: IReactorTime, hub: Hub, places: Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
+        self, *, clock: IReactorTime, hub: Hub, seqs_of: Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
     ) -> None:
         self._clock = clock
         self._hub = hub
-        self._places = places
+        self._seqs_of = seqs_of
         #: By message and sender: two may have sent the same one.
         self._waiting: dict[str, dict[IMember, _Waiting]] = {}
         self._of_sender: dict[IMember, dict[str, None]] = {}
@@ -70,7 +70,7 @@ class StoredTracker:
                 self._tell(message.message_id, sender, one)
 
     def forget(self, sender: IMember) -> None:
-        """It is gone."""
+        """Forget everything about a sender that has gone."""
         for message_id in tuple(self._of_sender.get(sender, ())):
             self._drop(message_id, sender)
 
@@ -90,7 +90,7 @@ class StoredTracker:
         for message_id in asked:  # the next time it is the others' turn: these may never be stored
             self._waiting[message_id] = self._waiting.pop(message_id)
         try:
-            found = await self._places(asked)
+            found = await self._seqs_of(asked)
         except Unavailable:
             return
         for message_id, seq in found.items():

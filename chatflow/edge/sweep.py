@@ -40,12 +40,12 @@ class Sweep:
         self._loop.clock = clock
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start visiting connections."""
         if self._interval_seconds:
             self._loop.start(self._interval_seconds / _SLICES, now=False)
 
     def stop(self) -> None:
-        """Stop beating."""
+        """Visit no connection any more."""
         if self._loop.running:
             self._loop.stop()
 

@@ -31,7 +31,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Welcome(msgspec.Struct, tag="welcome", frozen=True):
-    """The first of all frames."""
+    """The first frame of a connection: where the room stands, and what this server allows."""
 
     roomId: str
     head: int
@@ -43,7 +43,7 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True):
 
 
 class ResumedFrame(msgspec.Struct, tag="resumed", frozen=True, rename={"from_": "from"}):
-    """History follows."""
+    """History follows: ``count`` messages with seqs from ``from`` to ``to``."""
 
     from_: int
     to: int

@@ -20,8 +20,8 @@ from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS
 from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
-from chatflow.lifecycle import Repeating
-from chatflow.lifecycle.step import Step
+from chatflow.lifecycle import PeriodicService
+from chatflow.lifecycle.callback_service import CallbackService
 
 
 def make_site(
@@ -53,11 +53,11 @@ def make_site(
 
 
 def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:
-    """By name, in the order of their start."""
+    """The periodic services that look after connections, by name, in the order of their start."""
 
-    def sweep(interval_seconds: float, visit: Callable[[IConnection], object]) -> Step:
+    def sweep(interval_seconds: float, visit: Callable[[IConnection], object]) -> CallbackService:
         each = Sweep(clock=edge.clock, connections=edge.connections, interval_seconds=interval_seconds, visit=visit)
-        return Step(each.start, each.stop)
+        return CallbackService(each.start, each.stop)
 
     async def look_for_stalled_answers() -> None:
         site.end_stalled()
@@ -65,9 +65,9 @@ def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[st
     # Often enough that nobody stands still for much longer than allowed.
     looks_seconds = edge.limits.send_timeout_seconds / 4
     return [
-        ("places", Repeating(edge.clock, "look-up of places", LOOK_UP_SECONDS, edge.stored.look_up)),
+        ("places", PeriodicService(edge.clock, "look-up of places", LOOK_UP_SECONDS, edge.stored.look_up)),
         ("pings", sweep(edge.ping_interval_seconds, lambda each: each.ping_or_drop())),
         ("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head())),
         ("stalled clients", sweep(looks_seconds, lambda each: each.leave_if_stalled())),
-        ("stalled answers", Repeating(edge.clock, "stalled answers", looks_seconds, look_for_stalled_answers)),
+        ("stalled answers", PeriodicService(edge.clock, "stalled answers", looks_seconds, look_for_stalled_answers)),
     ]

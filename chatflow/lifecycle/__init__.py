@@ -11,24 +11,24 @@
 """
 
 from chatflow.lifecycle.manager import ServiceManager
-from chatflow.lifecycle.process import TopService
+from chatflow.lifecycle.process import RootService
 from chatflow.lifecycle.reload import Reloads
 from chatflow.lifecycle.services import OrderedServices
 from chatflow.lifecycle.sharing import SharedCall
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.threads import NamedThreadPool, run_in_own_thread
-from chatflow.lifecycle.work import Backoff, Outstanding, Repeating
+from chatflow.lifecycle.work import Backoff, Outstanding, PeriodicService
 
 __all__ = [
     "Backoff",
     "NamedThreadPool",
     "OrderedServices",
     "Outstanding",
+    "PeriodicService",
     "Reloads",
-    "Repeating",
+    "RootService",
     "ServiceManager",
     "SharedCall",
     "Supervision",
-    "TopService",
     "run_in_own_thread",
 ]

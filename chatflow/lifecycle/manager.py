@@ -71,7 +71,7 @@ class ServiceManager:
         self._say("STOPPING=1", _status(status), _extend(within_seconds))
 
     def alive(self) -> None:
-        """Feed the watchdog."""
+        """Tell the watchdog that the reactor turns."""
         self._say("WATCHDOG=1", wait_seconds=0)
 
     def _say(self, *lines: str, wait_seconds: float = _SEND_SECONDS) -> None:

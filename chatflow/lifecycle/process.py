@@ -10,7 +10,7 @@ What twistd does by itself (Twisted 24.3 to 26.10, ``twisted/scripts/_twistd_uni
   exit status is never 0. Here, an orderly end after a signal has status 0.
 - Between the start and that moment a signal kills at once. Here, it ends the start like any failure.
 - It has no way to say that the process failed later, and exits with 0. Here, there is
-  :meth:`TopService.fatal`.
+  :meth:`RootService.fatal`.
 - It does nothing about other signals, which kill at once and leave children behind. Here, each that would is an
   orderly end, but for SIGHUP when there are settings to read again, and SIGUSR1, which begins the log file anew.
 - It makes the log's observer, unless the application has one. Here, it has.
@@ -56,7 +56,7 @@ _WOULD_END = (
 _SUM_UP_SECONDS = 5.0
 
 
-class TopService(OrderedServices):
+class RootService(OrderedServices):
     """:class:`OrderedServices` that also rule how the process ends. One per process, given to twistd.
 
     :param reactor: the real one; see :class:`OrderedServices` for this and ``deadline_seconds``.

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from chatflow.lifecycle.manager import ServiceManager
-from chatflow.lifecycle.process import TopService
+from chatflow.lifecycle.process import RootService
 from chatflow.lifecycle.reload import Reloads
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.logs import log_for
 from chatflow.options import CommandLine
 
 
-def make_root_service(reactor: Any, options: CommandLine, describe: Callable[[], str]) -> TopService:
+def make_root_service(reactor: Any, options: CommandLine, describe: Callable[[], str]) -> RootService:
     """With a log of its own, unless twistd was given one; a reload where there is a file to read again.
 
     :param options: their ``config`` has ``log_settings`` and ``drain_seconds``.
@@ -24,7 +24,7 @@ def make_root_service(reactor: Any, options: CommandLine, describe: Callable[[],
     reloads = Reloads(options.table, options.settings, options.read_again)
     if log is not None:
         reloads.add("log-level", log.set_level)
-    return TopService(
+    return RootService(
         reactor,
         deadline_seconds=options.config.drain_seconds,
         supervision=Supervision(reactor, ServiceManager.from_environment(os.environ), describe),

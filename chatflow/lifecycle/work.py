@@ -26,7 +26,7 @@ class Outstanding:
 
     @property
     def count(self) -> int:
-        """How many are not done."""
+        """How many pieces of work are not done."""
         return self._count
 
     def add(self, name: str, work: Deferred[Any]) -> None:
@@ -52,7 +52,7 @@ class Outstanding:
                 empty.callback(None)
 
 
-class Repeating(Service):
+class PeriodicService(Service):
     """Does something every ``interval_seconds`` while it runs, never twice at a time.
 
     A run that takes longer than the interval makes the next one begin at the next multiple of it. A run that

@@ -166,7 +166,7 @@ def _ratio(figure: Figure) -> str:
 
 
 def as_text(name_a: str, name_b: str, a: Report, b: Report, figures: Sequence[Figure]) -> str:
-    """For a terminal."""
+    """The comparison as lines of text for a terminal."""
     lines = [f"{name} = {path}: {report['verdict']}" for name, path, report in (("A", name_a, a), ("B", name_b, b))]
     lines += ["", f"{'':<24}{'A':>14}{'B':>14}{'B / A':>10}"]
     lines += [f"{row.name:<24}{number(row.a):>14}{number(row.b):>14}{_ratio(row):>10}" for row in figures]
@@ -175,7 +175,7 @@ def as_text(name_a: str, name_b: str, a: Report, b: Report, figures: Sequence[Fi
 
 
 def as_page(name_a: str, name_b: str, a: Report, b: Report, figures: Sequence[Figure]) -> str:
-    """The same with charts, as one file that loads nothing."""
+    """The comparison with charts, as one HTML file that loads nothing."""
     rows = [[escape(row.name), number(row.a), number(row.b), _judged(row)] for row in figures]
     troubles = [[escape(name), f"{one:,}", f"{other:,}"] for name, one, other in _troubles(a, b)]
     return document(

@@ -63,7 +63,7 @@ def verdict_box(report: Report, name: str = "") -> str:
 
 
 def main_phase(report: Report) -> Report:
-    """Of the phases the one that is measured; empty if it was never reached."""
+    """The measured phase of a report; an empty dictionary if the run never reached it."""
     phases: Sequence[Report] = report.get("phases", ())
     return next((phase for phase in phases if phase.get("name") == "main"), {})
 
@@ -88,7 +88,7 @@ def charts(report: Report) -> list[str]:
 
 
 def charts_of(reports: Sequence[tuple[str, Report]]) -> list[str]:
-    """The same with several runs in each, by name: every further one dashed."""
+    """Charts with several runs in each, by name: every further one dashed."""
     seconds = max(len(report.get("acked_in_second", ())) for _, report in reports)
     found = [
         chart(f"{title} over time", "messages/s", seconds_axis(seconds), _each(reports, lambda r, k=key: _rates(r, k)))

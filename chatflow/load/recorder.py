@@ -75,5 +75,5 @@ class Recorder:
         self.tally.causes.append(f"no progress for {seconds:g} s; {what}")
 
     def close(self) -> None:
-        """The phase is over."""
+        """Close the books of a phase: what comes later counts for none."""
         self._acks.close()

@@ -161,7 +161,7 @@ def _intervals(phase: PhaseTally, width: int) -> Iterator[tuple[int, float, int]
 
 
 def as_summary(outcome: Outcome) -> str:
-    """The same for people."""
+    """The report as lines of text for people."""
     report = as_report(outcome)
     main = _main(outcome)
     lines = [f"Verdict: {outcome.verdict.upper()}", *(f"  - {cause}" for cause in outcome.causes), ""]

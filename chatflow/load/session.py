@@ -109,7 +109,7 @@ class Session:
             self.recorder.lost(f"{self._name} (room {self.client.room})", cause)
 
     def end(self) -> None:
-        """The phase is over."""
+        """End a phase: count what is unanswered as failed and what was not sent as unsent."""
         if not self.lost:
             self._give_up()
 

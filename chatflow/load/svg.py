@@ -68,7 +68,7 @@ def nines_of(percentile: float, at_most: float) -> float:
 
 
 def number(value: float | None) -> str:
-    """For people: short."""
+    """A number as people read it: commas between thousands, at most two decimals, a dash for none."""
     if value is None:
         return "–"
     if abs(value) >= 100 or value == int(value):

@@ -17,9 +17,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatflow import tuning
-from chatflow.lifecycle import TopService
+from chatflow.lifecycle import RootService
+from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import make_monotonic
-from chatflow.lifecycle.step import Step
 from chatflow.load.clock import Clock, system_clock
 from chatflow.load.interfaces import ILoadWorker
 from chatflow.load.options import TABLE, LoadConfig
@@ -56,8 +56,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
 
         make_monotonic(reactor)
-    service = TopService(reactor, deadline_seconds=_STOP_SECONDS, program=TABLE.name)
-    service.add("process", Step(start=tuning.tune_process))
+    service = RootService(reactor, deadline_seconds=_STOP_SECONDS, program=TABLE.name)
+    service.add("process", CallbackService(start=tuning.tune_process))
     service.add("load", LoadService(reactor, options.config, system_clock(), service.end))
     return service
 

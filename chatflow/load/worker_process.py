@@ -73,7 +73,7 @@ class Failed(msgspec.Struct, tag=True):
 
 
 class Going(msgspec.Struct, tag=True):
-    """Sent every half second."""
+    """A sign of life with the counts so far, sent every half second."""
 
     progress: Progress
 
@@ -159,7 +159,7 @@ def _to_failed(failure: Failure, order_id: int) -> Failed:
 
 
 def main() -> None:
-    """Run until stdin ends."""
+    """Take commands from standard input and run load until it ends. The entry point of the process."""
     from twisted.internet import reactor
 
     make_monotonic(reactor)

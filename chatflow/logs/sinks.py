@@ -29,7 +29,7 @@ class Sink(Protocol):
 
 
 class StreamSink:
-    """Standard output."""
+    """Writes lines to standard output."""
 
     stamps = False
 
@@ -51,7 +51,7 @@ class StreamSink:
 
 
 class JournalSink(StreamSink):
-    """The same stream, when systemd has connected it with its journal: each line says how important it is."""
+    """Writes to standard output when systemd has connected it with its journal: each line begins with its priority."""
 
     stamps = True
 

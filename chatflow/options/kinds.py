@@ -116,7 +116,7 @@ class Text(Plain):
 
 @attrs.frozen
 class Choice(Plain):
-    """One of a few words."""
+    """A value that is one of a few words."""
 
     words: tuple[str, ...]
 

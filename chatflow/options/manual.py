@@ -51,7 +51,7 @@ def as_help(table: Table, width_columns: int) -> str:
 
 
 def as_page(table: Table, title: str) -> str:
-    """The same as reStructuredText, to be kept in the documentation."""
+    """The manual as reStructuredText, as it is kept in the documentation."""
     lines = [
         ".. Made from the table of options; a test compares. Do not edit.",
         "",

@@ -102,7 +102,7 @@ class Table:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """All of them; behind each that can hold a secret comes ``NAME-file``, which names a file that holds it."""
+        """All options; behind each that can hold a secret comes ``NAME-file``, which names a file that holds it."""
         own: list[Option] = []
         for option in self.own_options:
             own.append(option)
@@ -132,7 +132,7 @@ class Table:
         return _prefix(self.name)
 
     def kept_in_file(self) -> dict[str, Option]:
-        """By the name of each option ``NAME-file``: the option whose value that file holds."""
+        """The option whose value a file holds, by the name of the option ``NAME-file``."""
         return {file_option(option.name): option for option in self.own_options if option.may_hold_secret}
 
     def groups(self) -> Iterator[tuple[str, list[Option]]]:

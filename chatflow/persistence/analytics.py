@@ -143,7 +143,7 @@ def refuse_too_many_days(cursor: Cursor, window: Window) -> None:
 
 
 def core_queries_in_thread(cursor: Cursor, window: Window, user_id: int, room: int) -> CoreQueries:
-    """The four, timed here."""
+    """Run the four core queries of the reference, each timed. Runs in a thread."""
     refuse_too_many_days(cursor, window)
     times = window.start, window.end
     return CoreQueries(
@@ -179,7 +179,7 @@ def analytics_in_thread(cursor: Cursor, window: Window) -> Analytics:
 
 
 def stats_in_thread(cursor: Cursor) -> Totals:
-    """How much is stored."""
+    """Totals from the rollups. Runs in a thread."""
     (row,) = _rows(cursor, _STATS, ())
     return Totals(*row)
 
@@ -191,7 +191,7 @@ def throughput_in_thread(cursor: Cursor, window: Window, room: int | None) -> Th
 
 
 def ages_in_thread(cursor: Cursor) -> dict[str, ViewAge]:
-    """Of each view."""
+    """How old each materialized view is, in seconds, by name. Runs in a thread."""
     known = {name: ViewAge(moment, seconds) for name, moment, seconds in _rows(cursor, _AGES, ())}
     return {name: known.get(name, ViewAge()) for name in VIEWS}
 

@@ -75,11 +75,11 @@ class Archive:
         return self._read("read messages of a user", user_messages_in_thread, user_id, *bounds, limit)
 
     def user_rooms(self, user_id: int) -> Awaitable[list[UserRoom]]:
-        """By room."""
+        """See :class:`IArchive`."""
         return self._read("read rooms of a user", user_rooms_in_thread, user_id)
 
     def room_heads(self, after: int, limit: int) -> Awaitable[list[RoomHead]]:
-        """Of rooms with messages, by room."""
+        """See :class:`IArchive`."""
         return self._read("read rooms", room_heads_in_thread, after, limit)
 
     async def _read(self, name: str, read_in_thread: Callable[..., T], *args: Any) -> T:

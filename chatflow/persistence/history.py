@@ -9,7 +9,7 @@ from itertools import accumulate
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from chatflow.contracts.archive import IPlaces
+from chatflow.contracts.archive import ISeqLookup
 from chatflow.contracts.history import IHistory, IPageHistory, Page
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.persistence.commit import REPEAT_HOURS
@@ -41,7 +41,7 @@ WHERE message_id = ANY(%s::uuid[]) AND client_message_id IS NOT NULL AND created
 """
 
 
-@implementer(IHistory, IPageHistory, IPlaces)
+@implementer(IHistory, IPageHistory, ISeqLookup)
 class History:
     """Each read is one short transaction in the readers' pool, so it never holds up commits.
 
@@ -72,9 +72,9 @@ class History:
         """See :class:`IPageHistory`."""
         return Deferred.fromCoroutine(self._database.run_once("read the first seq", first_seq_in_thread, room))
 
-    def places(self, message_ids: Sequence[str]) -> Deferred[Mapping[str, int]]:
+    def seqs_of(self, message_ids: Sequence[str]) -> Deferred[Mapping[str, int]]:
         """The seq of each message that its client has named and that is stored. Fails like :meth:`after`."""
-        return Deferred.fromCoroutine(self._database.run_once("find messages", places_in_thread, list(message_ids)))
+        return Deferred.fromCoroutine(self._database.run_once("find messages", seqs_of_in_thread, list(message_ids)))
 
 
 def messages_after_in_thread(cursor: Cursor, room: int, seq: int, limit: int) -> list[StoredMessage]:
@@ -83,8 +83,8 @@ def messages_after_in_thread(cursor: Cursor, room: int, seq: int, limit: int) ->
     return [StoredMessage(room, number, server_id, Message(*fields)) for number, server_id, *fields in rows]
 
 
-def places_in_thread(cursor: Cursor, message_ids: list[str]) -> dict[str, int]:
-    """See :meth:`History.places`."""
+def seqs_of_in_thread(cursor: Cursor, message_ids: list[str]) -> dict[str, int]:
+    """See :meth:`History.seqs_of`."""
     cursor.execute(_WINDOW, (REPEAT_HOURS + 1,))
     ((since,),) = cursor.fetchall()
     cursor.execute(_PLACES, (message_ids, since))

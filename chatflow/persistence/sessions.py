@@ -64,7 +64,7 @@ class SessionLimits:
         return f"{_BEGIN}; {self.settings(server_version)}"
 
     def settings(self, server_version: int) -> str:
-        """The same within a transaction that has begun."""
+        """The settings as statements for a transaction that has begun."""
         seconds = {
             "statement_timeout": self.statement_seconds,
             "lock_timeout": self.lock_seconds,

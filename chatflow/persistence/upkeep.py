@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 
-from chatflow.lifecycle import Repeating, run_in_own_thread
+from chatflow.lifecycle import PeriodicService, run_in_own_thread
+from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.lifecycle.step import Step
 from chatflow.persistence.bootstrap import bootstrap, maintain_partitions
 from chatflow.persistence.database import Database
 from chatflow.persistence.refresh import Refresher, refresh_in_thread
@@ -74,8 +74,14 @@ class Upkeep:
 
     @property
     def services(self) -> Sequence[tuple[str, Service]]:
-        """By name, in the order of their start."""
+        """The periodic services that look after the database, by name, in the order of their start."""
         reactor, seconds = self._reactor, self._options.refresh_views_seconds
-        partitions = Repeating(reactor, "partitions", _PARTITIONS_SECONDS, self._maintain_partitions, at_once=True)
-        views = [("views", Repeating(reactor, "refresh of views", seconds, self.refresher.on_timer))] if seconds else []
-        return [("partitions", partitions), *views, ("refresh of views", Step(stop=self.refresher.stop))]
+        partitions = PeriodicService(
+            reactor, "partitions", _PARTITIONS_SECONDS, self._maintain_partitions, at_once=True
+        )
+        views = (
+            [("views", PeriodicService(reactor, "refresh of views", seconds, self.refresher.on_timer))]
+            if seconds
+            else []
+        )
+        return [("partitions", partitions), *views, ("refresh of views", CallbackService(stop=self.refresher.stop))]

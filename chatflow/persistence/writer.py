@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from chatflow.contracts.deadletters import IDeadLetters
 from chatflow.contracts.envelopes import Envelope
-from chatflow.contracts.writer import IBatchWriter, NotHeld, Outcome, SetAside, Stored, StoredBefore, always
+from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, LeaseLost, Outcome, Stored, always
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
@@ -198,14 +198,14 @@ class BatchWriter:
             one.outcome.errback(failed)
         else:
             self.set_aside += 1
-            one.outcome.callback(SetAside(NotStored(reason)))
+            one.outcome.callback(DeadLettered(NotStored(reason)))
 
 
 def _outcome(envelope: Envelope, result: CommitResult) -> Outcome:
     if not result.held:
-        return NotHeld()
+        return LeaseLost()
     if result.first_seq is None:
-        return StoredBefore(envelope.room, result.head, result.conflicts)
+        return Duplicate(envelope.room, result.head, result.conflicts)
     if len(result.messages) < len(envelope.messages):
         envelope = msgspec.structs.replace(envelope, messages=tuple(result.messages))
     return Stored(envelope, result.first_seq, result.conflicts)

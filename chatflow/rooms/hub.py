@@ -7,8 +7,8 @@ its way. What has not come by then is read from the database. So a lost, doubled
 A database that was restored, or a standby that took over behind, has rooms set back: their seqs are given anew. The hub
 sees it by other messages under seqs that it has, or by a head behind what it has delivered, and begins anew from there.
 
-Each room's newest messages are kept as its *tail*, so that :mod:`chatflow.rooms.resume` can lead a member from history
-to the live messages without holding up anything: history up to the tail, the tail, and then it joins.
+Each room's newest messages are kept in its *replay buffer*, so that :mod:`chatflow.rooms.resume` can lead a member from
+history to the live messages without holding up anything: history up to the buffer, the buffer, and then it joins.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _PAGE_MESSAGES = 1000
 _RETRY_SECONDS = 1.0
 #: Of one room, while a gap before them is open; what comes beyond that is read from the database.
 _MAX_HELD_MESSAGES = 5000
-_MAX_TAIL_MESSAGES = 500
-_MAX_TAILS_MESSAGES = 10_000
+_MAX_REPLAY_MESSAGES = 500
+_MAX_REPLAYS_MESSAGES = 10_000
 
 
 @define
@@ -59,8 +59,8 @@ class _Room:
     #: ``last_seq`` at the previous comparison with the database.
     compared_seq: int = -1
     #: The newest messages, up to ``last_seq`` without a hole.
-    tail: deque[_Block] = Factory(deque)
-    tail_messages: int = 0
+    replay: deque[_Block] = Factory(deque)
+    replay_messages: int = 0
     #: The smallest seq since the last comparison that was dropped as seen, though nothing here says by which message.
     doubtful_seq: int | None = None
     #: ``last_seq`` and ``last_id`` when that one was dropped.
@@ -80,7 +80,7 @@ class _Room:
         """The id of the message that was delivered under a seq, if it is still known."""
         if seq == self.last_seq:
             return self.last_id
-        for block in reversed(self.tail):
+        for block in reversed(self.replay):
             first = block.messages[0].seq
             if first <= seq:
                 found = block.messages[seq - first : seq - first + 1]
@@ -92,9 +92,9 @@ class Hub:
     """All rooms of this instance. Runs on the reactor thread.
 
     :param encode: makes of consecutive messages the bytes that each member is given; called once per delivery.
-    :param patience_seconds: how long to wait now for what is missing before it is read from the database.
-    :param max_tail_messages: in one room's tail; about 1 KB each, 7 KB at most.
-    :param max_tails_messages: in all tails together; beyond it that room goes without that was silent for longest.
+    :param gap_timeout_seconds: how long to wait now for what is missing before it is read from the database.
+    :param max_replay_messages: in one room's replay buffer; about 1 KB each, 7 KB at most.
+    :param max_replays_messages: in all buffers together; beyond it that room goes without that was silent for longest.
     """
 
     _log = Logger()
@@ -105,20 +105,20 @@ class Hub:
         clock: IReactorTime,
         history: IHistory,
         encode: Callable[[Sequence[StoredMessage]], bytes],
-        patience_seconds: Callable[[], float] = lambda: 0.0,
-        max_tail_messages: int = _MAX_TAIL_MESSAGES,
-        max_tails_messages: int = _MAX_TAILS_MESSAGES,
+        gap_timeout_seconds: Callable[[], float] = lambda: 0.0,
+        max_replay_messages: int = _MAX_REPLAY_MESSAGES,
+        max_replays_messages: int = _MAX_REPLAYS_MESSAGES,
     ) -> None:
         self._clock = clock
         self._history = history
         self._encode = encode
-        self._patience_seconds = patience_seconds
-        self._max_tail_messages = max_tail_messages
-        self._max_tails_messages = max_tails_messages
+        self._gap_timeout_seconds = gap_timeout_seconds
+        self._max_replay_messages = max_replay_messages
+        self._max_replays_messages = max_replays_messages
         self._rooms: dict[int, _Room] = {}
-        #: Rooms that have a tail; the one whose last message is the oldest comes first.
-        self._tails: OrderedDict[int, _Room] = OrderedDict()
-        self._tails_messages = 0
+        #: Rooms that have a replay buffer; the one whose last message is the oldest comes first.
+        self._replays: OrderedDict[int, _Room] = OrderedDict()
+        self._replays_messages = 0
         self.delivered = 0
         self.failed = 0
         self.gaps_filled = 0
@@ -167,7 +167,7 @@ class Hub:
         state = self._room(room)
         return max(state.head, state.last_seq)
 
-    def tail(self, room: int, after: int, max_bytes: int) -> tuple[bytes, int] | None:
+    def replay(self, room: int, after: int, max_bytes: int) -> tuple[bytes, int] | None:
         """What was delivered after a seq, for a member to be; None when that is no longer at hand.
 
         :param max_bytes: ends with the block that reaches it.
@@ -176,11 +176,11 @@ class Hub:
         state = self._room(room)
         if after >= state.last_seq:
             return b"", after
-        if not state.tail or after + 1 < state.tail[0].messages[0].seq:
+        if not state.replay or after + 1 < state.replay[0].messages[0].seq:
             return None
         parts: list[bytes] = []
         size = 0
-        for block in state.tail:
+        for block in state.replay:
             last = block.messages[-1].seq
             if last <= after:
                 continue
@@ -292,7 +292,7 @@ class Hub:
         state.last_id, state.compared_seq = None, -1
         state.trust()
         state.held.clear()
-        self._drop_tail(room, state)
+        self._drop_replay(room, state)
         state.members.update(state.ahead.fromkeys(state.ahead))
         state.ahead.clear()
         if self.on_set_back is not None:
@@ -339,38 +339,38 @@ class Hub:
                 self.delivered += len(new)
 
     def _keep(self, room: int, state: _Room, block: _Block) -> None:
-        """Make the block the end of the room's tail, and keep the limits."""
-        tails, tail, count = self._tails, state.tail, len(block.messages)
-        tail.append(block)
-        state.tail_messages += count
-        while state.tail_messages > self._max_tail_messages and len(tail) > 1:
-            dropped = len(tail.popleft().messages)
-            state.tail_messages -= dropped
+        """Make the block the end of the room's replay buffer, and keep the limits."""
+        replays, replay, count = self._replays, state.replay, len(block.messages)
+        replay.append(block)
+        state.replay_messages += count
+        while state.replay_messages > self._max_replay_messages and len(replay) > 1:
+            dropped = len(replay.popleft().messages)
+            state.replay_messages -= dropped
             count -= dropped
-        tails[room] = state
-        tails.move_to_end(room)
-        self._tails_messages += count
-        while self._tails_messages > self._max_tails_messages and len(tails) > 1:
-            _, oldest = tails.popitem(last=False)
-            self._tails_messages -= oldest.tail_messages
-            oldest.tail.clear()
-            oldest.tail_messages = 0
+        replays[room] = state
+        replays.move_to_end(room)
+        self._replays_messages += count
+        while self._replays_messages > self._max_replays_messages and len(replays) > 1:
+            _, oldest = replays.popitem(last=False)
+            self._replays_messages -= oldest.replay_messages
+            oldest.replay.clear()
+            oldest.replay_messages = 0
 
     def _skip_to(self, room: int, state: _Room, seq: int) -> None:
-        """There are no messages any more up to ``seq``, so the tail begins anew."""
+        """There are no messages any more up to ``seq``, so the replay buffer begins anew."""
         if seq > state.last_seq:
             state.last_seq, state.last_id = seq, None
-            self._drop_tail(room, state)
+            self._drop_replay(room, state)
             for member, has in tuple(state.ahead.items()):
                 if has <= seq:
                     del state.ahead[member]
                     state.members[member] = None
 
-    def _drop_tail(self, room: int, state: _Room) -> None:
-        self._tails_messages -= state.tail_messages
-        self._tails.pop(room, None)
-        state.tail.clear()
-        state.tail_messages = 0
+    def _drop_replay(self, room: int, state: _Room) -> None:
+        self._replays_messages -= state.replay_messages
+        self._replays.pop(room, None)
+        state.replay.clear()
+        state.replay_messages = 0
 
     def _fill(self, room: int, state: _Room) -> None:
         state.filling = True
@@ -380,8 +380,8 @@ class Hub:
 
     async def _read_gap(self, room: int, state: _Room) -> None:
         try:
-            if patience_seconds := self._patience_seconds():
-                await deferLater(self._clock, patience_seconds)
+            if gap_timeout_seconds := self._gap_timeout_seconds():
+                await deferLater(self._clock, gap_timeout_seconds)
             while state.last_seq < state.head:
                 head = state.head
                 try:

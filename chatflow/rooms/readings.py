@@ -12,7 +12,7 @@ from chatflow.rooms.resume import Resumer
 
 
 def room_readings(ingress: Ingress, hub: Hub, resumer: Resumer, pages: Pages) -> list[Reading]:
-    """For Prometheus."""
+    """What the rooms count: messages, gaps, resumes, pages; for Prometheus."""
     counter, gauge = True, False
 
     def members() -> Mapping[str, float]:

@@ -1,7 +1,7 @@
-"""From where a member left off to the live messages: history in pages, then the tail of the hub, then it joins.
+"""From where a member left off to the live messages: history in pages, then the hub's replay buffer, then it joins.
 
 A resuming member is not in the hub yet, so it holds up nobody. It reads pages until its seq has reached the room's
-tail, is given the rest of that and joins in the same turn of the reactor: nothing can come in between.
+replay buffer, is given the rest of that and joins in the same turn of the reactor: nothing can come in between.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Resumer:
             await self._turn()
             course = await self._plan(room, member, came_at, since, last)
             while True:
-                if not self._give_from_tail(course):
+                if not self._give_from_replay(course):
                     await self._give_from_page(course)
                 if course.joined:
                     return
@@ -141,9 +141,9 @@ class Resumer:
             course.tell(head + 1)
         return course
 
-    def _give_from_tail(self, course: _Course) -> bool:
+    def _give_from_replay(self, course: _Course) -> bool:
         """Give what the hub still has of what the member lacks, and if that is all, it joins; False without any."""
-        found = self._hub.tail(course.room, course.seq, self._write_bytes())
+        found = self._hub.replay(course.room, course.seq, self._write_bytes())
         if found is None:
             return False
         data, seq = found
@@ -177,7 +177,7 @@ class Resumer:
         elif page.head > course.seq:
             course.seq = _end_of_hole(page)
         else:
-            await deferLater(self._clock, _PAUSE_SECONDS)  # it was read before the messages of the tail were stored
+            await deferLater(self._clock, _PAUSE_SECONDS)  # it was read before the messages of the buffer were stored
 
     def _write_bytes(self) -> int:
         return min(self._max_write_bytes, max(_MIN_WRITE_BYTES, _WAITING_BYTES // max(1, self.resuming)))

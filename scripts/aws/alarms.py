@@ -50,16 +50,16 @@ def _topic() -> Resources:
 
 def _of_rooms(names: Names) -> Resources:
     made: Resources = {}
-    for lane in names.lanes:
-        rooms = names.lane_rooms(lane)
+    for shard in names.shards:
+        rooms = names.shard_rooms(shard)
         # A queue without messages for six hours reports nothing: that is no alarm.
-        made[f"{room_queue_id(lane)}OldestMessage"] = _alarm(
-            names.room_queue(lane).removeprefix("${QueuePrefix}-").removesuffix(".fifo") + "-oldest-message",
+        made[f"{room_queue_id(shard)}OldestMessage"] = _alarm(
+            names.room_queue(shard).removeprefix("${QueuePrefix}-").removesuffix(".fifo") + "-oldest-message",
             f"Messages of room {', '.join(map(str, rooms[:10]))}{' …' if len(rooms) > 10 else ''} wait to be stored "
             "and delivered: is the database away, or are the instances too busy?",
             "AWS/SQS",
             "ApproximateAgeOfOldestMessage",
-            {"QueueName": attribute(room_queue_id(lane), "QueueName")},
+            {"QueueName": attribute(room_queue_id(shard), "QueueName")},
             ">",
             ref("OldestMessageSeconds"),
             minutes=3,

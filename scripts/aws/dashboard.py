@@ -19,7 +19,7 @@ _VOLUME = ["DBClusterIdentifier", "${DatabaseCluster}"]
 
 def make(names: Names) -> Resources:
     """The dashboard, named like the stack and its region: names are the account's, not the region's."""
-    queues = [names.room_queue(lane) for lane in names.lanes][:_MAX_METRICS]
+    queues = [names.room_queue(shard) for shard in names.shards][:_MAX_METRICS]
 
     def of_rooms(metric: str) -> list[list[Any]]:
         return [["AWS/SQS", metric, "QueueName", queue] for queue in queues]

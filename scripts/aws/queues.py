@@ -15,9 +15,9 @@ def names(rooms: int, room_queues: int) -> Names:
     return Names("${QueuePrefix}", rooms, room_queues)
 
 
-def room_queue_id(lane: int) -> str:
+def room_queue_id(shard: int) -> str:
     """What a room queue is called in the template."""
-    return f"RoomQueue{lane}"
+    return f"RoomQueue{shard}"
 
 
 def make(names: Names) -> Resources:
@@ -27,7 +27,7 @@ def make(names: Names) -> Resources:
     so they have to be empty then. Dead letters stay until somebody has looked at them.
     """
     made: Resources = {
-        room_queue_id(lane): _queue(names.room_queue(lane), names, "Delete", "Delete") for lane in names.lanes
+        room_queue_id(shard): _queue(names.room_queue(shard), names, "Delete", "Delete") for shard in names.shards
     }
     made["DeadLetterQueue"] = _queue(names.dead_letters, names, "RetainExceptOnCreate", "Retain")
     made["FanoutTopic"] = {

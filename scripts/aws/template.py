@@ -41,16 +41,16 @@ def render(rooms: int = 20, room_queues: int = 0, drain_seconds: int = 60) -> di
             rooms=rooms,
             room_queues=room_queues,
             drain_seconds=drain_seconds,
-            room_queue_ids=[queues.room_queue_id(lane) for lane in names.lanes],
+            room_queue_ids=[queues.room_queue_id(shard) for shard in names.shards],
         ),
         **alarms.make(names),
         **dashboard.make(names),
     }
     if len(resources) > MAX_RESOURCES:
         # Each queue has an alarm.
-        most = len(names.lanes) - (len(resources) - MAX_RESOURCES + 1) // 2
+        most = len(names.shards) - (len(resources) - MAX_RESOURCES + 1) // 2
         raise ValueError(
-            f"{len(names.lanes)} room queues make {len(resources)} resources, and CloudFormation takes "
+            f"{len(names.shards)} room queues make {len(resources)} resources, and CloudFormation takes "
             f"{MAX_RESOURCES}: let rooms share queues with room_queues of at most {most}"
         )
     return {

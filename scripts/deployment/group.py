@@ -104,18 +104,18 @@ class GroupFleet:
         now = datetime.fromtimestamp(self._now(), UTC)
         queries = [
             {
-                "Id": f"lane{lane}",
+                "Id": f"shard{shard}",
                 "MetricStat": {
                     "Metric": {
                         "Namespace": "AWS/SQS",
                         "MetricName": "ApproximateAgeOfOldestMessage",
-                        "Dimensions": [{"Name": "QueueName", "Value": self._names.room_queue(lane)}],
+                        "Dimensions": [{"Name": "QueueName", "Value": self._names.room_queue(shard)}],
                     },
                     "Period": 60,
                     "Stat": "Maximum",
                 },
             }
-            for lane in self._names.lanes
+            for shard in self._names.shards
         ]
         ages: list[float] = []
         for begin in range(0, len(queries), _MAX_QUERIES):
@@ -130,8 +130,8 @@ class GroupFleet:
 
     def _holds_anything(self) -> bool:
         attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        for lane in self._names.lanes:
-            url = self._sqs.get_queue_url(QueueName=self._names.room_queue(lane))["QueueUrl"]
+        for shard in self._names.shards:
+            url = self._sqs.get_queue_url(QueueName=self._names.room_queue(shard))["QueueUrl"]
             found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=attributes)["Attributes"]
             if any(int(found[name]) for name in attributes):
                 return True

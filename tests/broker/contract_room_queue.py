@@ -42,8 +42,8 @@ class RoomQueueContract:
         """The same rooms as another instance of the cluster has them; where there is only one, its queue."""
         return queue
 
-    def lane_of(self, room: int) -> object:
-        """Which lane a room's envelopes come from."""
+    def shard_of(self, room: int) -> object:
+        """Which shard a room's envelopes come from."""
         return room
 
     async def idle(self) -> None:
@@ -52,16 +52,16 @@ class RoomQueueContract:
     # Helpers
 
     async def receive(self, queue: Any, room: int) -> list[Delivery]:
-        """The next deliveries of the room's lane; not none."""
+        """The next deliveries of the room's shard; not none."""
         deliveries: Sequence[Delivery] = []
         while not deliveries:
-            deliveries = await queue.receive(self.lane_of(room))
+            deliveries = await queue.receive(self.shard_of(room))
         return list(deliveries)
 
     async def receive_two_or_more(self, queue: Any, room: int) -> list[Delivery]:
         """A queue may give fewer than it has, though not for ever."""
         while len(deliveries := await self.receive(queue, room)) < 2:
-            await queue.again(deliveries)
+            await queue.nack(deliveries)
         return deliveries
 
     async def receive_and_settle(self, queue: Any, room: int, last: Envelope) -> list[Envelope]:
@@ -70,23 +70,23 @@ class RoomQueueContract:
         while last not in received:
             deliveries = await self.receive(queue, room)
             received += envelopes(deliveries)
-            await queue.done(deliveries)
+            await queue.ack(deliveries)
         return received
 
     async def receive_all(self, queue: Any, other: Any, sent: Sequence[Envelope]) -> list[Envelope]:
-        """Receive and settle all of these, half of the lanes at the one and half at the other; each comes once."""
+        """Receive and settle all of these, half of the shards at the one and half at the other; each comes once."""
         received: list[Envelope] = []
 
-        async def work(instance: Any, lane: object) -> None:
-            left = sum(self.lane_of(envelope.room) == lane for envelope in sent)
+        async def work(instance: Any, shard: object) -> None:
+            left = sum(self.shard_of(envelope.room) == shard for envelope in sent)
             while left:
-                deliveries = await instance.receive(lane)
+                deliveries = await instance.receive(shard)
                 received.extend(envelopes(deliveries))
-                await instance.done(deliveries)
+                await instance.ack(deliveries)
                 left -= len(deliveries)
 
-        lanes = {self.lane_of(envelope.room) for envelope in sent}
-        workers = [work(other if index % 2 else queue, lane) for index, lane in enumerate(lanes)]
+        shards = {self.shard_of(envelope.room) for envelope in sent}
+        workers = [work(other if index % 2 else queue, shard) for index, shard in enumerate(shards)]
         await gatherResults([Deferred.fromCoroutine(worker) for worker in workers])
         assert sorted(received, key=ids) == sorted(sent, key=ids)
         return received
@@ -99,7 +99,7 @@ class RoomQueueContract:
 
     def test_it_is_a_room_queue(self, queue: Any) -> None:
         assert verifyObject(IRoomQueue, queue)
-        assert {self.lane_of(1), self.lane_of(2)} <= set(queue.lanes)
+        assert {self.shard_of(1), self.shard_of(2)} <= set(queue.shards)
         assert queue.wait_seconds(1) >= 0
 
     @on_reactor
@@ -145,7 +145,7 @@ class RoomQueueContract:
             deliveries = await self.receive(queue, 1)
             assert len(deliveries) <= _MOST_AT_A_TIME
             received += envelopes(deliveries)
-            await queue.done(deliveries)
+            await queue.ack(deliveries)
         assert texts(received) == texts(sent)
         await published
 
@@ -157,7 +157,7 @@ class RoomQueueContract:
         published = publish(queue, envelope)
         deliveries = await waiting
         assert envelopes(deliveries) == [envelope]
-        await queue.done(deliveries)
+        await queue.ack(deliveries)
         await published
 
     @on_reactor
@@ -170,25 +170,25 @@ class RoomQueueContract:
         waiting = self.begin_to_receive(other, 1)
         await self.idle()
         assert not waiting.called
-        await queue.done(held)
+        await queue.ack(held)
         deliveries = await waiting
         assert envelopes(deliveries) == [second]
-        await other.done(deliveries)
+        await other.ack(deliveries)
 
     @on_reactor
     async def test_so_it_is_while_only_some_of_what_is_held_is_settled(self, queue: Any) -> None:
         sent = [make_envelope(1, str(number)) for number in range(12)]
         publish(queue, *sent)
         held = await self.receive_two_or_more(queue, 1)
-        await queue.done(held[:1])
+        await queue.ack(held[:1])
         other = self.as_another_instance(queue)
         waiting = self.begin_to_receive(other, 1)
         await self.idle()
         assert not waiting.called
-        await queue.done(held[1:])
+        await queue.ack(held[1:])
         deliveries = await waiting
         assert envelopes(deliveries)[0] == sent[sent.index(held[-1].envelope) + 1]
-        await other.done(deliveries)
+        await other.ack(deliveries)
 
     @on_reactor
     async def test_a_room_that_is_held_holds_up_no_other(self, queue: Any) -> None:
@@ -197,7 +197,7 @@ class RoomQueueContract:
         held = await self.receive(queue, 1)
         publish(queue, two)
         assert await self.receive_and_settle(queue, 2, two) == [two]
-        await queue.done(held)
+        await queue.ack(held)
 
     @on_reactor
     async def test_what_is_done_does_not_come_again(self, queue: Any) -> None:
@@ -212,9 +212,9 @@ class RoomQueueContract:
     async def test_what_is_given_back_comes_again_in_order_to_whoever_asks(self, queue: Any) -> None:
         sent = [make_envelope(1, str(number)) for number in range(3)]
         published = publish(queue, *sent[:2])
-        await queue.again(await self.receive(queue, 1))
+        await queue.nack(await self.receive(queue, 1))
         other = self.as_another_instance(queue)
-        await other.again(await self.receive(other, 1))
+        await other.nack(await self.receive(other, 1))
         last = publish(queue, sent[2])
         received = await self.receive_and_settle(queue, 1, sent[2])
         assert texts(received) == ["0", "1", "2"]
@@ -228,18 +228,18 @@ class RoomQueueContract:
         held = await self.receive(queue, 1)
         other = self.as_another_instance(queue)
         waiting = self.begin_to_receive(other, 1)
-        await queue.again(held)
+        await queue.nack(held)
         deliveries = await waiting
         assert envelopes(deliveries) == [envelope]
-        await other.done(deliveries)
+        await other.ack(deliveries)
 
     @on_reactor
     async def test_of_what_is_held_some_may_be_done_and_the_rest_given_back(self, queue: Any) -> None:
         sent = [make_envelope(1, str(number)) for number in range(5)]
         publish(queue, *sent)
         held = await self.receive_two_or_more(queue, 1)
-        await queue.done(held[:1])
-        await queue.again(held[1:])
+        await queue.ack(held[:1])
+        await queue.nack(held[1:])
         assert texts(await self.receive_and_settle(queue, 1, sent[-1])) == ["1", "2", "3", "4"]
 
     @on_reactor
@@ -247,19 +247,19 @@ class RoomQueueContract:
         first, second, third = (make_envelope(1, text) for text in ("first", "second", "third"))
         publish(queue, first)
         done = await self.receive(queue, 1)
-        await queue.done(done)
-        await queue.done(done)
-        await queue.done([])
+        await queue.ack(done)
+        await queue.ack(done)
+        await queue.ack([])
         publish(queue, second)
         held = await self.receive(queue, 1)
         assert envelopes(held) == [second]
-        await queue.done(done)
+        await queue.ack(done)
         # Nor did that let go of the room.
         publish(queue, third)
         waiting = self.begin_to_receive(self.as_another_instance(queue), 1)
         await self.idle()
         assert not waiting.called
-        await queue.done(held)
+        await queue.ack(held)
         assert envelopes(await waiting) == [third]
 
     @on_reactor
@@ -267,9 +267,9 @@ class RoomQueueContract:
         sent = [make_envelope(1, str(number)) for number in range(4)]
         published = [queue.publish(envelope).addErrback(as_value(NotStored)) for envelope in sent]
         held = await self.receive_two_or_more(queue, 1)
-        await queue.done(held[:1])
-        await queue.refused(held[1], NotStored("the database refused it"))
-        await queue.again(held[2:])
+        await queue.ack(held[:1])
+        await queue.reject(held[1], NotStored("the database refused it"))
+        await queue.nack(held[2:])
         assert texts(await self.receive_and_settle(queue, 1, sent[-1])) == ["2", "3"]
         first, second, *others = await gatherResults(published)
         assert not any([first, *others])
@@ -298,7 +298,7 @@ class RoomQueueContract:
     async def test_a_receive_that_is_cancelled_loses_nothing(self, queue: Any) -> None:
         sent = [make_envelope(1, str(number)) for number in range(3)]
         for _ in range(2):
-            receiving = queue.receive(self.lane_of(1))
+            receiving = queue.receive(self.shard_of(1))
             receiving.cancel()
             with pytest.raises(CancelledError):
                 await receiving
@@ -309,12 +309,12 @@ class RoomQueueContract:
     @on_reactor
     async def test_nor_does_one_that_is_cancelled_when_something_may_be_on_its_way(self, queue: Any) -> None:
         sent = [make_envelope(1, str(number)) for number in range(2)]
-        receiving = queue.receive(self.lane_of(1))
+        receiving = queue.receive(self.shard_of(1))
         outcome = receiving.addErrback(as_value(CancelledError))
         published = publish(queue, *sent)
         receiving.cancel()
         if not isinstance(given := await outcome, CancelledError):
-            await queue.again(given)
+            await queue.nack(given)
         assert texts(await self.receive_and_settle(queue, 1, sent[1])) == ["0", "1"]
         await published
 

@@ -90,26 +90,26 @@ class Instances:
         self.one = make_queue(names, **options)
         self.two = make_queue(names, **options)
 
-    async def receive(self, queue: SqsRoomQueue, lane: int = 1) -> list[Delivery]:
-        """The lane's next deliveries; not none."""
-        while not (deliveries := await queue.receive(lane)):
+    async def receive(self, queue: SqsRoomQueue, shard: int = 1) -> list[Delivery]:
+        """The shard's next deliveries; not none."""
+        while not (deliveries := await queue.receive(shard)):
             pass
         return list(deliveries)
 
-    async def drain(self, queue: SqsRoomQueue, count: int, lane: int = 1) -> list[Envelope]:
+    async def drain(self, queue: SqsRoomQueue, count: int, shard: int = 1) -> list[Envelope]:
         """Receive and settle until so many have come, and then nothing more; everything that came, in order."""
         received: list[Envelope] = []
         while len(received) < count:
-            deliveries = await self.receive(queue, lane)
+            deliveries = await self.receive(queue, shard)
             received += envelopes(deliveries)
-            await queue.done(deliveries)
-        assert self.left(lane) == 0
+            await queue.ack(deliveries)
+        assert self.left(shard) == 0
         return received
 
-    def left(self, lane: int = 1) -> int:
-        """How many envelopes SQS has of a lane, in flight or not."""
+    def left(self, shard: int = 1) -> int:
+        """How many envelopes SQS has of a shard, in flight or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        attributes = direct_client("sqs").get_queue_attributes(QueueUrl=self.one.urls()[lane], AttributeNames=names)
+        attributes = direct_client("sqs").get_queue_attributes(QueueUrl=self.one.urls()[shard], AttributeNames=names)
         return sum(int(number) for number in attributes["Attributes"].values())
 
 

@@ -1,4 +1,4 @@
-"""Stored before delivered before done, in each lane one after the other; whatever fails, nothing is lost or done early.
+"""Stored before delivered before acknowledged, in each shard one after the other; whatever fails, nothing is lost.
 
 The queue is the embedded one and writes down how it is told to settle; writer and fan-out answer when the test says.
 """
@@ -22,7 +22,7 @@ from chatflow.contracts.history import IHistory
 from chatflow.contracts.members import IMember
 from chatflow.contracts.messages import StoredMessage
 from chatflow.contracts.room_queue import Delivery
-from chatflow.contracts.writer import IBatchWriter, NotHeld, Outcome, SetAside, Stored, StoredBefore, always
+from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, LeaseLost, Outcome, Stored, always
 from chatflow.errors import NotStored, Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms.hub import Hub
@@ -40,20 +40,20 @@ class Queue(EmbeddedRoomQueue):
         self.events = events
         self.receive_error: Exception | None = None
 
-    def receive(self, lane: object) -> Deferred[Sequence[Delivery]]:
-        return super().receive(lane) if self.receive_error is None else fail(self.receive_error)
+    def receive(self, shard: object) -> Deferred[Sequence[Delivery]]:
+        return super().receive(shard) if self.receive_error is None else fail(self.receive_error)
 
-    def done(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         self.events.append(("done", *texts(deliveries)))
-        return super().done(deliveries)
+        return super().ack(deliveries)
 
-    def refused(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
+    def reject(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
         self.events.append(("refused", *texts([delivery])))
-        return super().refused(delivery, reason)
+        return super().reject(delivery, reason)
 
-    def again(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+    def nack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         self.events.append(("again", *texts(deliveries)))
-        return super().again(deliveries)
+        return super().nack(deliveries)
 
 
 @implementer(IBatchWriter)
@@ -277,7 +277,7 @@ class TestOutcomes:
     def test_a_redelivery_is_done_and_only_its_rooms_head_is_announced(self, rig: Rig) -> None:
         (published,) = rig.begin("a")
         rig.take_events()
-        rig.writer.answer([StoredBefore(1, 7)])
+        rig.writer.answer([Duplicate(1, 7)])
         assert rig.take_events() == [("stored", "a"), ("read", 1, 0), ("done", "a")]
         assert published.called
         assert (rig.consumer.redelivered, rig.consumer.processed) == (1, 0)
@@ -287,7 +287,7 @@ class TestOutcomes:
         rig.take_events()
         (a, _b, c), _ = rig.writer.under_way[0]
         reason = NotStored("a check failed")
-        rig.writer.answer([rig.writer.stored(a), SetAside(reason), rig.writer.stored(c)])
+        rig.writer.answer([rig.writer.stored(a), DeadLettered(reason), rig.writer.stored(c)])
         events = rig.take_events()
         assert ("refused", "b") in events
         assert [event for event in events if event[0] != "refused"] == [
@@ -306,7 +306,7 @@ class TestOutcomes:
 
     def test_after_one_that_is_set_aside_alone_its_room_goes_on(self, rig: Rig) -> None:
         (published,) = rig.begin("a")
-        rig.writer.answer([SetAside(NotStored("refused"))])
+        rig.writer.answer([DeadLettered(NotStored("refused"))])
         value(published)
         rig.take_events()
         rig.publish("b")
@@ -316,14 +316,14 @@ class TestOutcomes:
     def test_what_may_belong_to_another_is_neither_delivered_nor_done_and_given_back(self, rig: Rig) -> None:
         (published,) = rig.begin("a")
         rig.take_events()
-        rig.writer.answer([NotHeld()])
+        rig.writer.answer([LeaseLost()])
         assert rig.take_events() == [("stored", "a"), ("done",), ("again", "a"), ("write", "a")]
         assert not published.called
         assert rig.consumer.too_late == 1
 
     def test_the_writer_can_ask_the_queue_whether_they_are_held(self, rig: Rig) -> None:
         asked: list[list[str]] = []
-        rig.queue.holds = lambda deliveries: asked.append(texts(deliveries)) or False  # type: ignore[method-assign, func-returns-value]
+        rig.queue.are_leased = lambda deliveries: asked.append(texts(deliveries)) or False  # type: ignore[method-assign, func-returns-value]
         rig.begin("a", "b")
         (are_held,) = rig.writer.are_held
         assert not are_held()
@@ -354,7 +354,7 @@ class TestFailures:
         rig.writer.answer(Unavailable("stopped"))
         assert rig.take_events() == [("failed", "a", "b"), ("again", "a", "b")]
         rig.writer.store()
-        assert ("done", "c") in rig.take_events(), "the other lane goes on"
+        assert ("done", "c") in rig.take_events(), "the other shard goes on"
 
         rig.clock.advance(0.5)
         assert rig.take_events() == []
@@ -400,7 +400,7 @@ class TestFailures:
         logged_failures.events.clear()
         rig.encode_error = None
         rig.clock.advance(1.0)
-        rig.writer.answer([StoredBefore(1, 1)])
+        rig.writer.answer([Duplicate(1, 1)])
         assert rig.take_events()[-1] == ("done", "a")
         assert published.called
 

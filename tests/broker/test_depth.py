@@ -62,7 +62,7 @@ def clock() -> Clock:
 
 def make_depths(sqs: Sqs, clock: Clock, room_queues: int = 0) -> SqsDepths:
     names = Names("p", 3, room_queues)
-    urls = {lane: f"url-{lane}" for lane in names.lanes}
+    urls = {shard: f"url-{shard}" for shard in names.shards}
     return SqsDepths(clock=clock, calls=sqs, names=names, urls=lambda: urls, keep_seconds=10)
 
 

@@ -36,27 +36,27 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         return list(deliveries)
 
     def test_every_room_has_a_lane(self) -> None:
-        self.assertEqual(list(self.queue.lanes), [1, 2, 3])
+        self.assertEqual(list(self.queue.shards), [1, 2, 3])
 
     def test_a_publish_fires_when_its_envelope_is_done_and_not_before(self) -> None:
         first, second = make_envelope(1), make_envelope(1)
         published = [self.queue.publish(first), self.queue.publish(second)]
         held = self.receive(1)
         self.assertNoResult(published[0])
-        self.queue.done(held[:1])
+        self.queue.ack(held[:1])
         self.successResultOf(published[0])
         self.assertNoResult(published[1])
 
     def test_a_publish_fails_when_its_envelope_is_refused(self) -> None:
         published = self.queue.publish(make_envelope(1))
         reason = NotStored("refused")
-        self.queue.refused(self.receive(1)[0], reason)
+        self.queue.reject(self.receive(1)[0], reason)
         self.assertIs(self.failureResultOf(published).value, reason)
 
     def test_publishing_twice_under_way_waits_for_the_same_commit(self) -> None:
         envelope = make_envelope(1)
         published = [self.queue.publish(envelope), self.queue.publish(envelope)]
-        self.queue.done(self.receive(1))
+        self.queue.ack(self.receive(1))
         for one in published:
             self.successResultOf(one)
 
@@ -72,7 +72,7 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
             self.queue.publish(make_envelope(room))
         held = self.receive(1)
         self.assertEqual([self.queue.backlog(room) for room in (1, 2, 3)], [2, 0, 1])
-        self.queue.done(held)
+        self.queue.ack(held)
         self.assertEqual([self.queue.backlog(room) for room in (1, 2, 3)], [0, 0, 1])
 
     def test_closing_refuses_what_is_not_settled_and_what_comes(self) -> None:
@@ -82,7 +82,7 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         self.failureResultOf(held, Unavailable)
         self.failureResultOf(waiting, Unavailable)
         self.failureResultOf(self.queue.publish(make_envelope(1)), Unavailable)
-        self.queue.done(deliveries)  # the consumer may still end its work
+        self.queue.ack(deliveries)  # the consumer may still end its work
         self.assertEqual([self.queue.backlog(room) for room in (1, 2)], [0, 1])
 
     def test_who_publishes_or_receives_anew_when_told_is_served(self) -> None:
@@ -96,7 +96,7 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         held = self.receive(1)
         receiving = self.queue.receive(1)
         self.assertNoResult(receiving)
-        self.queue.done(held)
+        self.queue.ack(held)
         self.assertEqual(order, ["published"])
         (delivery,) = self.successResultOf(receiving)
         self.assertEqual(delivery.envelope.messages[0].text, "next")

@@ -24,31 +24,31 @@ class TestOneQueuePerRoom:
         assert self.names.fanout_queue("a1", "18f-1") == "chatflow-fanout-a1-18f-1.fifo"
 
     def test_a_rooms_lane_bears_its_number(self) -> None:
-        assert [self.names.lane(room) for room in range(1, 21)] == list(self.names.lanes) == list(range(1, 21))
-        assert self.names.lane_rooms(7) == [7]
+        assert [self.names.shard(room) for room in range(1, 21)] == list(self.names.shards) == list(range(1, 21))
+        assert self.names.shard_rooms(7) == [7]
 
 
 class TestSharedQueues:
     @given(rooms=_counts, room_queues=_counts)
     def test_every_room_is_on_one_queue_and_that_queue_knows_it(self, rooms: int, room_queues: int) -> None:
         names = Names("p", rooms, room_queues)
-        assert sorted(room for lane in names.lanes for room in names.lane_rooms(lane)) == list(range(1, rooms + 1))
-        assert all(room in names.lane_rooms(names.lane(room)) for room in range(1, rooms + 1))
+        assert sorted(room for shard in names.shards for room in names.shard_rooms(shard)) == list(range(1, rooms + 1))
+        assert all(room in names.shard_rooms(names.shard(room)) for room in range(1, rooms + 1))
 
     @given(rooms=_counts, room_queues=_counts)
     def test_rooms_are_spread_evenly(self, rooms: int, room_queues: int) -> None:
         names = Names("p", rooms, room_queues)
-        sizes = [len(names.lane_rooms(lane)) for lane in names.lanes]
+        sizes = [len(names.shard_rooms(shard)) for shard in names.shards]
         assert max(sizes) - min(sizes) <= 1
 
     def test_a_room_added_later_moves_no_other(self) -> None:
         few, more = Names("p", 20, 4), Names("p", 21, 4)
-        assert [few.lane(room) for room in range(1, 21)] == [more.lane(room) for room in range(1, 21)]
+        assert [few.shard(room) for room in range(1, 21)] == [more.shard(room) for room in range(1, 21)]
 
     def test_another_number_of_queues_never_reuses_a_name(self) -> None:
         def queues(room_queues: int) -> set[str]:
             names = Names("p", 20, room_queues)
-            return {names.room_queue(lane) for lane in names.lanes}
+            return {names.room_queue(shard) for shard in names.shards}
 
         assert not queues(0) & queues(4)
         assert not queues(4) & queues(5)
@@ -58,7 +58,7 @@ class TestSharedQueues:
 def test_names_are_distinct_and_such_as_sqs_takes_even_with_the_longest_parts(room_queues: int) -> None:
     names = Names("p" * 20, 10_000, room_queues)
     fanout_queue = names.fanout_queue("s" * SERVER_ID_CHARACTERS, f"{2**44:x}-99999")
-    all_names = [names.room_queue(lane) for lane in names.lanes] + [names.topic, names.dead_letters, fanout_queue]
+    all_names = [names.room_queue(shard) for shard in names.shards] + [names.topic, names.dead_letters, fanout_queue]
     assert len(set(all_names)) == len(all_names)
     for name in all_names:
         assert len(name) <= MAX_NAME_CHARACTERS

@@ -38,8 +38,8 @@ class TestContract(RoomQueueContract):
     def as_another_instance(self, queue: SqsRoomQueue) -> SqsRoomQueue:
         return self.make_queue(self.names, long_poll_seconds=1)
 
-    def lane_of(self, room: int) -> object:
-        return self.names.lane(room)
+    def shard_of(self, room: int) -> object:
+        return self.names.shard(room)
 
     async def idle(self) -> None:
         await an_empty_poll()
@@ -72,10 +72,10 @@ class TestHolding:
         await pair.one.publish(envelope)
         expired = await pair.receive(pair.one)
         held = await pair.receive(pair.two)
-        await pair.one.done(expired)
+        await pair.one.ack(expired)
         assert pair.one.counters.lost_receipts == 1
         assert pair.left() == 1
-        await pair.two.done(held)
+        await pair.two.ack(held)
         assert pair.left() == 0
 
     @on_reactor
@@ -90,7 +90,7 @@ class TestHolding:
                 await pair.one.extend_visibility()
                 await a_moment()
             assert not await poll
-        await pair.one.done(held)
+        await pair.one.ack(held)
         assert pair.left() == 0
         assert pair.one.counters.lost_receipts == 0
 
@@ -101,7 +101,7 @@ class TestHolding:
         extensions = proxy.faults.calls["ChangeMessageVisibilityBatch"]
         await pair.one.extend_visibility()  # 30 s are left
         assert proxy.faults.calls["ChangeMessageVisibilityBatch"] == extensions
-        await pair.one.done(held)
+        await pair.one.ack(held)
 
     @pytest.mark.parametrize("settle", ["done", "again"])
     @on_reactor
@@ -147,11 +147,11 @@ class TestQueues:
             await pair.one.receive(1)
         with pytest.raises(Unavailable, match="NonExistentQueue"):
             await pair.one.publish(make_envelope(1))
-        await pair.one.done(held)
-        await pair.one.again(held)
+        await pair.one.ack(held)
+        await pair.one.nack(held)
         other = make_envelope(2)
         await pair.one.publish(other)
-        assert await pair.drain(pair.two, 1, lane=2) == [other]
+        assert await pair.drain(pair.two, 1, shard=2) == [other]
 
     @on_reactor
     async def test_rooms_that_share_a_queue_share_calls(self, make_instances: MakeInstances, proxy: FaultProxy) -> None:
@@ -161,7 +161,7 @@ class TestQueues:
         sent = [make_envelope(room) for room in range(1, 21)]
         await publish(pair.one, *sent)
         assert calls["SendMessageBatch"] - before["SendMessageBatch"] == 4
-        received = [one for lane in pair.names.lanes for one in await pair.drain(pair.two, 5, lane)]
+        received = [one for shard in pair.names.shards for one in await pair.drain(pair.two, 5, shard)]
         assert sorted(one.room for one in received) == list(range(1, 21))
         assert calls["DeleteMessageBatch"] - before["DeleteMessageBatch"] == 4
 
@@ -231,7 +231,7 @@ class TestPoison:
                 assert not await poll
         finally:
             a_place.callback(None)
-        await pair.one.done(await receiving)
+        await pair.one.ack(await receiving)
         assert pair.left() == 0
         assert pair.one.counters.lost_receipts == 0
 
@@ -258,13 +258,13 @@ class TestPacing:
         await pair.one.publish(make_envelope(1))
         held = await pair.receive(pair.one)
         pace.gap_seconds = 1e6
-        done = pair.one.done(held)
+        done = pair.one.ack(held)
         assert not await pair.two.receive(1)
         assert not done.called
         done.addErrback(as_value(CancelledError))
         done.cancel()
         pair.one.close()
-        await pair.one.done(held)
+        await pair.one.ack(held)
         assert pair.left() == 0
 
 
@@ -278,7 +278,7 @@ async def test_the_age_of_what_is_held_is_told(pair: Instances) -> None:
     await a_moment()
     now = reactor.seconds()
     assert now - published - 0.1 <= pair.one.lag_seconds()[1] <= reactor.seconds() - before + 0.1
-    await pair.one.done(held)
+    await pair.one.ack(held)
     assert pair.one.lag_seconds() == {1: 0}
 
 

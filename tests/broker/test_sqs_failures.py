@@ -41,7 +41,7 @@ class TestPublishingWhenCallsFail:
         published = pair.one.publish(envelope)
         deliveries = await pair.receive(pair.two)
         assert not published.called
-        await pair.two.done(deliveries)
+        await pair.two.ack(deliveries)
         proxy.set_rules()
         await published
         await pair.one.publish(last)
@@ -189,7 +189,7 @@ class TestSettlingWhenCallsFail:
         while len(held) < 5:
             held += await pair.receive(pair.two)
         proxy.set_rules(f"DeleteMessageBatch:{fault}=1,times=1")
-        await pair.two.done(held)
+        await pair.two.ack(held)
         assert proxy.injected("DeleteMessageBatch", fault) == 1
         assert pair.left() == 0
 
@@ -201,7 +201,7 @@ class TestSettlingWhenCallsFail:
         envelope = make_envelope(1)
         await pair.one.publish(envelope)
         proxy.set_rules("DeleteMessageBatch:fail=1")
-        await pair.one.done(await pair.receive(pair.one))
+        await pair.one.ack(await pair.receive(pair.one))
         assert pair.one.counters.lost_receipts == 1
         proxy.set_rules()
         assert await pair.drain(pair.two, 1) == [envelope]
@@ -212,5 +212,5 @@ class TestSettlingWhenCallsFail:
         envelope = make_envelope(1)
         await pair.one.publish(envelope)
         proxy.set_rules("ChangeMessageVisibilityBatch:fail=1")
-        await pair.one.again(await pair.receive(pair.one))
+        await pair.one.nack(await pair.receive(pair.one))
         assert await pair.drain(pair.two, 1) == [envelope]

@@ -31,8 +31,8 @@ async def extend_often(queue: SqsRoomQueue, times: int) -> None:
 async def test_what_is_received_is_held_until_its_visibility_has_passed(make_instances: MakeInstances) -> None:
     pair = make_instances(visibility_seconds=1)
     held = await hold_one(pair)
-    assert pair.one.holds(held)
-    await until(lambda: not pair.one.holds(held), "it is held no more")
+    assert pair.one.are_leased(held)
+    await until(lambda: not pair.one.are_leased(held), "it is held no more")
 
 
 @on_reactor
@@ -52,11 +52,11 @@ async def test_of_several_one_that_is_not_held_is_enough(make_instances: MakeIns
     pair = make_instances(rooms=2, visibility_seconds=600)
     (held,) = await hold_one(pair)
     await pair.one.publish(make_envelope(2))
-    (other,) = await pair.receive(pair.one, lane=2)
-    assert pair.one.holds([held, other])
-    await pair.one.again([other])
-    assert pair.one.holds([held])
-    assert not pair.one.holds([held, other])
+    (other,) = await pair.receive(pair.one, shard=2)
+    assert pair.one.are_leased([held, other])
+    await pair.one.nack([other])
+    assert pair.one.are_leased([held])
+    assert not pair.one.are_leased([held, other])
 
 
 @on_reactor
@@ -66,8 +66,8 @@ async def test_an_extension_renews_it(make_instances: MakeInstances) -> None:
     first_end = held[0].receipt.visible_at
     while reactor.seconds() <= first_end:
         await extend_often(pair.one, 1)
-    assert pair.one.holds(held)
-    await pair.one.done(held)
+    assert pair.one.are_leased(held)
+    await pair.one.ack(held)
     assert pair.left() == 0
 
 
@@ -83,7 +83,7 @@ async def test_what_sqs_refuses_to_extend_is_held_no_more_and_never_extended_aga
     before = calls["ChangeMessageVisibilityBatch"]
     await pair.one.extend_visibility()
     assert calls["ChangeMessageVisibilityBatch"] == before + 1
-    assert not pair.one.holds(expired)
+    assert not pair.one.are_leased(expired)
     assert pair.one.counters.lost_receipts == 1
     await extend_often(pair.one, 10)
     assert calls["ChangeMessageVisibilityBatch"] == before + 1
@@ -129,7 +129,7 @@ async def test_a_delete_that_was_throttled_is_tried_again(make_instances: MakeIn
     pair = make_instances(visibility_seconds=600)
     held = await hold_one(pair)
     with throttled_once("delete_message_batch") as calls:
-        await pair.one.done(held)
+        await pair.one.ack(held)
     assert calls.call_count == 2
     assert pair.one.counters.lost_receipts == 0
     assert pair.left() == 0
@@ -144,7 +144,7 @@ async def test_an_extension_that_was_throttled_is_tried_again(make_instances: Ma
     with throttled_once("change_message_visibility_batch") as calls:
         await pair.one.extend_visibility()
         assert held[0].receipt.visible_at == first_end
-        assert pair.one.holds(held)
+        assert pair.one.are_leased(held)
         await pair.one.extend_visibility()
     assert calls.call_count == 2
     assert held[0].receipt.visible_at > first_end

@@ -153,8 +153,8 @@ def account(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         VPCZoneIdentifier=subnet,
         TargetGroupARNs=[target_group["TargetGroupArn"]],
     )
-    for lane in _NAMES.lanes:
-        session.client("sqs").create_queue(QueueName=_NAMES.room_queue(lane), Attributes={"FifoQueue": "true"})
+    for shard in _NAMES.shards:
+        session.client("sqs").create_queue(QueueName=_NAMES.room_queue(shard), Attributes={"FifoQueue": "true"})
     yield Account(session, template_id, target_group["TargetGroupArn"])
     request(server, "POST", "/moto-api/reset")
 

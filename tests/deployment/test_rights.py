@@ -108,7 +108,7 @@ def test_an_instance_may_do_what_the_documentation_lists_and_its_upkeep(policies
 
 @pytest.mark.parametrize(
     "name",
-    [*map(NAMES.room_queue, NAMES.lanes), Names("chatflow", 40, 7).room_queue(3), NAMES.dead_letters, FANOUT_QUEUE],
+    [*map(NAMES.room_queue, NAMES.shards), Names("chatflow", 40, 7).room_queue(3), NAMES.dead_letters, FANOUT_QUEUE],
 )
 def test_messages_of_all_our_queues_may_be_sent_and_received(policies: list[dict[str, Any]], name: str) -> None:
     only_fanout = {"sqs:CreateQueue", "sqs:DeleteQueue", "sqs:TagQueue"}

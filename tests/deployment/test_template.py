@@ -160,7 +160,7 @@ class TestQueues:
         sqs, names = stacks.client("sqs"), Names("chatflow", ROOMS)
         other = Names("by-setup", ROOMS)
         at_once(set_up(BlockingCalls(shared_aws().clients), other, lambda line: None))
-        queues = {name: names.room_queue(lane) for lane in names.lanes for name in [other.room_queue(lane)]}
+        queues = {name: names.room_queue(shard) for shard in names.shards for name in [other.room_queue(shard)]}
         for by_setup, by_stack in {**queues, other.dead_letters: names.dead_letters}.items():
             assert _fixed(sqs, by_stack) == _fixed(direct_client("sqs"), by_setup)
 

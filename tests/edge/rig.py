@@ -107,7 +107,7 @@ class Rig:
             clock=self.clock, hub=self.hub, pages=Pages(clock=self.clock, history=self.store, concurrent_reads=1)
         )
         self.presence = Presence(clock=self.clock, table=NoOthers(), encode=presence_block)
-        self.stored = StoredTracker(clock=self.clock, hub=self.hub, places=self._places)
+        self.stored = StoredTracker(clock=self.clock, hub=self.hub, seqs_of=self._seqs_of)
         self.edge = EdgeServices(
             clock=self.clock,
             now=self.clock.seconds,
@@ -126,7 +126,7 @@ class Rig:
         )
         self.factory = ChatFactory(self.edge)
 
-    async def _places(self, message_ids: object) -> dict[str, int]:
+    async def _seqs_of(self, message_ids: object) -> dict[str, int]:
         return {}
 
     def peer(self, query: str = "", *, v2: bool = True) -> Peer:

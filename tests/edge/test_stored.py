@@ -42,11 +42,11 @@ class Rig:
     def __init__(self) -> None:
         self.clock = Clock()
         self.hub = Hub(clock=self.clock, history=Store(), encode=encode)
-        self.tracker = StoredTracker(clock=self.clock, hub=self.hub, places=self._places)
+        self.tracker = StoredTracker(clock=self.clock, hub=self.hub, seqs_of=self._seqs_of)
         self.known: dict[str, int] = {}
         self.asked: list[Sequence[str]] = []
 
-    async def _places(self, message_ids: Sequence[str]) -> Mapping[str, int]:
+    async def _seqs_of(self, message_ids: Sequence[str]) -> Mapping[str, int]:
         self.asked.append(message_ids)
         return {message_id: self.known[message_id] for message_id in message_ids if message_id in self.known}
 

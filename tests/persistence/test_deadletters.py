@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from chatflow.contracts.deadletters import IDeadLetters
 from chatflow.contracts.envelopes import Envelope
-from chatflow.contracts.writer import SetAside, Stored
+from chatflow.contracts.writer import DeadLettered, Stored
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterRows, DeadLetterTable
 from chatflow.persistence.writer import BatchWriter
@@ -83,5 +83,5 @@ async def test_while_the_dead_letters_are_out_of_reach_other_rooms_go_on(databas
     assert writer.set_aside == 0
     kept.callback(None)
     (outcome,) = await refused
-    assert isinstance(outcome, SetAside)
+    assert isinstance(outcome, DeadLettered)
     assert writer.set_aside == 1

@@ -20,7 +20,7 @@ from chatflow.persistence import analytics, archive, partitions
 from chatflow.persistence.analytics import Window
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.days import MOST_DAYS, room_rows_in_thread
-from chatflow.persistence.history import messages_after_in_thread, next_seq_in_thread, page_in_thread, places_in_thread
+from chatflow.persistence.history import messages_after_in_thread, next_seq_in_thread, page_in_thread, seqs_of_in_thread
 from chatflow.persistence.migrations import apply_in_thread, require_current
 from chatflow.persistence.refresh import refresh_in_thread
 from testbed.postgres import execute, fresh_database
@@ -143,7 +143,7 @@ def test_a_years_analytics_and_places_fit(cursor: Any) -> None:
     window = Window((_TODAY - timedelta(days=366)).isoformat(), _TODAY.isoformat())
     assert analytics.core_queries_in_thread(cursor, window, 7, 1).room_messages.count > 0
     assert analytics.analytics_in_thread(cursor, window).rate.messages > 0
-    assert places_in_thread(cursor, ["00000000-0000-8000-8000-000000000000"]) == {}
+    assert seqs_of_in_thread(cursor, ["00000000-0000-8000-8000-000000000000"]) == {}
 
 
 def test_commits_migrations_refreshes_and_new_days_go_on(url: str, cursor: Any) -> None:

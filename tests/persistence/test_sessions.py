@@ -14,7 +14,7 @@ import pytest_twisted
 
 from chatflow.admin import main
 from chatflow.contracts.envelopes import Envelope
-from chatflow.contracts.writer import SetAside, Stored
+from chatflow.contracts.writer import DeadLettered, Stored
 from chatflow.errors import StartupError
 from chatflow.persistence.bootstrap import bootstrap
 from chatflow.persistence.commit import commit_in_thread
@@ -224,7 +224,7 @@ class TestRefusals:
 
         own = BatchWriter(clock=reactor, database=database, dead_letters=Box(database), batch_messages=1000)
         outcomes = await own.write(batch)
-        assert [type(outcome) for outcome in outcomes] == [Stored, SetAside, Stored]
+        assert [type(outcome) for outcome in outcomes] == [Stored, DeadLettered, Stored]
         assert kept == [batch[1]]
         assert database.retries == 0
         assert len(execute(database_url, "SELECT reason FROM dead_letters")) == 1

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 from chatflow.codec import envelopes
 from chatflow.contracts.deadletters import IDeadLetters
 from chatflow.contracts.envelopes import Envelope
-from chatflow.contracts.writer import IBatchWriter, Outcome, SetAside, Stored, StoredBefore
+from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, Outcome, Stored
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
@@ -129,7 +129,7 @@ class TestOutcomes:
         first, second, other = make_envelope(1, "a", "b"), make_envelope(1, "c"), make_envelope(2, "d")
         assert await writer.write([first, other]) == [Stored(first, 1), Stored(other, 1)]
         outcomes = await writer.write([second, first, second])
-        assert outcomes == [Stored(second, 3), StoredBefore(1, 3), StoredBefore(1, 3)]
+        assert outcomes == [Stored(second, 3), Duplicate(1, 3), Duplicate(1, 3)]
         assert [stored.message.text for stored in Stored(first, 1).messages()] == ["a", "b"]
         assert (writer.stored, writer.batches, writer.pending_messages()) == (4, 2, 0)
 
@@ -176,7 +176,7 @@ class TestOutcomes:
         assert rig.stored() == []
         assert kinds(await other) == [Stored]
         first.mended = True
-        assert kinds(await writer.write(batch)) == [Stored, Stored, SetAside, Stored]
+        assert kinds(await writer.write(batch)) == [Stored, Stored, DeadLettered, Stored]
         assert rig.stored() == ["first", "last"]
 
     @on_reactor
@@ -276,10 +276,10 @@ class TestPoison:
             make_envelope(2, "f"),
         ]
         outcomes = await writer.write(batch)
-        assert kinds(outcomes) == [Stored, Stored, SetAside, Stored, Stored, SetAside, Stored]
+        assert kinds(outcomes) == [Stored, Stored, DeadLettered, Stored, Stored, DeadLettered, Stored]
         assert [rig.stored(room) for room in (1, 2, 3)] == [["a", "e"], ["b", "f"], ["c", "d"]]
         for outcome in (outcomes[2], outcomes[5]):
-            assert isinstance(outcome, SetAside)
+            assert isinstance(outcome, DeadLettered)
             assert isinstance(outcome.reason, NotStored)
             assert "no_poison" in str(outcome.reason)
             assert "\n" not in str(outcome.reason)
@@ -294,7 +294,7 @@ class TestPoison:
         assert all("no_poison" in reason for *_, reason in letters)
         # Its room goes on, and a redelivery changes nothing but the count of attempts.
         outcomes = await writer.write([batch[2], batch[0], make_envelope(1, "g")])
-        assert kinds(outcomes) == [SetAside, StoredBefore, Stored]
+        assert kinds(outcomes) == [DeadLettered, Duplicate, Stored]
         assert execute(rig.url, "SELECT attempts FROM dead_letters ORDER BY room_id") == [(2,), (1,)]
 
     @pytest.mark.parametrize("place", [0, 1, 7, 8, 15])
@@ -304,7 +304,7 @@ class TestPoison:
         texts = [f"text {number}" for number in range(16)]
         batch = [make_envelope(1, "poison" if number == place else text) for number, text in enumerate(texts)]
         outcomes = await rig.writer().write(batch)
-        assert [number for number, kind in enumerate(kinds(outcomes)) if kind is SetAside] == [place]
+        assert [number for number, kind in enumerate(kinds(outcomes)) if kind is DeadLettered] == [place]
         assert rig.stored() == [text for number, text in enumerate(texts) if number != place]
 
     @pytest.mark.parametrize(
@@ -326,21 +326,21 @@ class TestPoison:
     async def test_so_is_what_no_edge_lets_through(self, rig: WriterRig, fields: dict[str, Any]) -> None:
         poison = make_envelope(1, messages=(make_message("bad", **fields),))
         outcomes = await rig.writer().write([make_envelope(1, "a"), poison, make_envelope(1, "b")])
-        assert kinds(outcomes) == [Stored, SetAside, Stored]
+        assert kinds(outcomes) == [Stored, DeadLettered, Stored]
         assert rig.stored() == ["a", "b"]
 
     @on_reactor
     async def test_no_name_of_an_instance_makes_rows_of_its_own(self, rig: WriterRig) -> None:
         row = "1\t9\t2026-11-23T10:30:00Z\t00000000-0000-0000-0000-000000000000\t1\tann\tforged\tTEXT\ts"
         poison = make_envelope(1, "bad", server_id=f"s\t\\N\t2026-11-23T10:30:00Z\t\\N\n{row}")
-        assert kinds(await rig.writer().write([poison])) == [SetAside]
+        assert kinds(await rig.writer().write([poison])) == [DeadLettered]
         assert rig.stored() == []
 
     @on_reactor
     async def test_a_batch_of_nothing_but_poison_is_set_aside(self, rig: WriterRig) -> None:
         rig.refuse("false")
         outcomes = await rig.writer().write([make_envelope(room) for room in (1, 2, 1)])
-        assert kinds(outcomes) == [SetAside] * 3
+        assert kinds(outcomes) == [DeadLettered] * 3
         assert execute(rig.url, "SELECT count(*)::int FROM dead_letters") == [(3,)]
 
     @on_reactor
@@ -359,7 +359,7 @@ class TestPoison:
         assert "no_poison" in reason
         assert writer.set_aside == 0
         done.callback(None)
-        assert kinds(await waiting) == [Stored, SetAside]
+        assert kinds(await waiting) == [Stored, DeadLettered]
         assert writer.set_aside == 1
 
     @on_reactor
@@ -404,7 +404,7 @@ class TestFaults:
             await writer.write([make_envelope(1, "before")])
             proxy.lose_answers_to_commits()
             outcomes = await writer.write([make_envelope(1, "a", "b"), make_envelope(2, "c"), make_envelope(1, "d")])
-            assert outcomes == [StoredBefore(1, 4), StoredBefore(2, 1), StoredBefore(1, 4)]
+            assert outcomes == [Duplicate(1, 4), Duplicate(2, 1), Duplicate(1, 4)]
             assert rig.database.retries == 1
             assert seqs(await writer.write([make_envelope(1, "after")])) == [5]
         assert rig.stored() == ["before", "a", "b", "d", "after"]
@@ -432,7 +432,7 @@ class TestFaults:
             await writer.write([make_envelope(1, "a")])
             proxy.lose_answers_to_commits()
             outcomes = await writer.write([make_envelope(1, "poison")])
-        assert kinds(outcomes) == [SetAside]
+        assert kinds(outcomes) == [DeadLettered]
         assert execute(rig.url, "SELECT count(*)::int FROM dead_letters") == [(1,)]
 
 

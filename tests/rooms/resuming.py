@@ -19,8 +19,8 @@ class ResumerRig:
     def __init__(
         self,
         *,
-        tail: int = 5,
-        tails: int = 1000,
+        replay: int = 5,
+        replays: int = 1000,
         write_bytes: int = 1000,
         reads: int = 2,
         cache: int = 100_000,
@@ -32,8 +32,8 @@ class ResumerRig:
             clock=self.clock,
             history=self.store,
             encode=encode,
-            max_tail_messages=tail,
-            max_tails_messages=tails,
+            max_replay_messages=replay,
+            max_replays_messages=replays,
         )
         self.pages = Pages(
             clock=self.clock, history=self.store, concurrent_reads=reads, page_messages=page_messages, cache_bytes=cache

@@ -131,7 +131,7 @@ class TestGaps:
 
     def test_a_gap_that_closes_by_itself_in_time_is_not_read(self, rig: HubRig) -> None:
         clock = Clock()
-        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, patience_seconds=lambda: 0.5)
+        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, gap_timeout_seconds=lambda: 0.5)
         member = Member()
         hub.join(1, member)
         rig.store.commit(9)
@@ -145,7 +145,7 @@ class TestGaps:
 
     def test_a_gap_that_stays_open_is_read_after_the_patience(self, rig: HubRig) -> None:
         clock = Clock()
-        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, patience_seconds=lambda: 0.5)
+        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, gap_timeout_seconds=lambda: 0.5)
         member = Member()
         hub.join(1, member)
         rig.store.commit(6)
@@ -159,7 +159,7 @@ class TestGaps:
 
     def test_what_is_held_behind_a_gap_is_bounded_and_the_rest_read(self, rig: HubRig) -> None:
         clock = Clock()
-        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, patience_seconds=lambda: 0.5)
+        hub = Hub(clock=clock, history=rig.store, encode=rig._encode, gap_timeout_seconds=lambda: 0.5)
         member = Member()
         hub.join(1, member)
         rig.store.commit(8001)

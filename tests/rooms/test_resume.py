@@ -57,7 +57,7 @@ class TestWhatIsGiven:
         rig.deliver(1, 2)
         assert member.log == [Resumed(1, 0, 0), 1, 2]
 
-    def test_after_a_start_without_a_tail_history_leads_to_the_head(self, rig: ResumerRig) -> None:
+    def test_after_a_start_without_a_replay_buffer_history_leads_to_the_head(self, rig: ResumerRig) -> None:
         rig.store.commit(25)
         rig.hub.start_at(1, 25)
         member = rig.resume(3)
@@ -76,7 +76,7 @@ class TestWhatIsGiven:
         assert member.log == [Resumed(4, 15, 12), *range(4, 42)]
 
     def test_a_page_older_than_what_the_member_has_is_read_again(self) -> None:
-        rig = ResumerRig(tail=1)
+        rig = ResumerRig(replay=1)
         rig.deliver(1, 12)
         rig.store.holding = True
         first = rig.resume(10)  # reads 11 and 12
@@ -90,7 +90,7 @@ class TestWhatIsGiven:
         assert second.log == [Resumed(16, 18, 3), 16, 17, 18]
 
     def test_the_newest_page_is_read_again_by_who_needs_more_than_it_had(self) -> None:
-        rig = ResumerRig(tail=1)
+        rig = ResumerRig(replay=1)
         rig.store.commit(15)
         rig.hub.start_at(1, 15)
         assert rig.resume(12).seqs == [13, 14, 15]
@@ -225,7 +225,7 @@ class TestReset:
         ]
 
     def test_a_hole_that_the_hub_has_passed_over_is_told(self) -> None:
-        rig = ResumerRig(tail=1000)
+        rig = ResumerRig(replay=1000)
         rig.deliver(1, 3)
         rig.store.commit(9)
         rig.store.drop(4, 6)

@@ -23,7 +23,7 @@ _EVENTS = ["announce", "compare", "fail", "heal", "hold", "answer", "answer", "t
 def plans(draw: st.DrawFn) -> tuple[int, ResumerRig, list[Event]]:
     """How many messages a room gets, and what happens meanwhile to those who come back."""
     rig = ResumerRig(
-        tail=draw(st.sampled_from([1, 4, 20])),
+        replay=draw(st.sampled_from([1, 4, 20])),
         write_bytes=draw(st.sampled_from([3, 15, 1000])),
         cache=draw(st.sampled_from([0, 2500, 100_000])),
     )

@@ -31,7 +31,7 @@ class TestBounds:
             member.drain()
             rig.clock.advance(0)
         assert member.seqs == list(range(11, 41))
-        assert max(map(len, member.blocks)) <= 5, "four of three bytes, and a block of the tail"
+        assert max(map(len, member.blocks)) <= 5, "four of three bytes, and a block of the replay"
 
     def test_a_slow_one_has_not_joined_and_the_live_ones_do_not_wait_for_it(self, rig: ResumerRig) -> None:
         rig.deliver(1, 47)
@@ -116,21 +116,21 @@ class TestBounds:
         rig.pages.get(2, 5)
         assert len(rig.store.pages) == 10
 
-    def test_the_tail_of_a_room_is_bounded(self) -> None:
-        rig = ResumerRig(tail=5)
+    def test_the_replay_buffer_of_a_room_is_bounded(self) -> None:
+        rig = ResumerRig(replay=5)
         rig.deliver(1, 100)
-        assert rig.hub.tail(1, 95, 1000) == (b"96 97 98 99 100 ", 100)
-        assert rig.hub.tail(1, 94, 1000) is None
-        assert rig.hub.tail(1, 95, 4) == (b"96 97 ", 97)
+        assert rig.hub.replay(1, 95, 1000) == (b"96 97 98 99 100 ", 100)
+        assert rig.hub.replay(1, 94, 1000) is None
+        assert rig.hub.replay(1, 95, 4) == (b"96 97 ", 97)
 
     def test_all_tails_are_bounded_and_the_room_that_is_silent_for_longest_goes_without(self) -> None:
-        rig = ResumerRig(tail=5, tails=12)
+        rig = ResumerRig(replay=5, replays=12)
         for room in (1, 2, 3):
             rig.deliver(1, 4, room)
         rig.deliver(5, 5, 1)
-        assert [rig.hub.tail(room, 0, 1000) is None for room in (1, 2, 3)] == [False, True, False]
+        assert [rig.hub.replay(room, 0, 1000) is None for room in (1, 2, 3)] == [False, True, False]
         rig.deliver(5, 5, 2)
-        assert rig.hub.tail(2, 4, 1000) == (b"5 ", 5)
+        assert rig.hub.replay(2, 4, 1000) == (b"5 ", 5)
         assert rig.resume(0, room=2).seqs == [1, 2, 3, 4, 5]
 
     def test_nobody_is_given_more_than_so_many_in_a_second(self) -> None:
@@ -196,7 +196,7 @@ class TestLeaving:
         rig.clock.advance(0)
         assert {room for room, _ in rig.store.pages} == {1}
 
-    def test_who_leaves_when_it_is_given_the_tail_has_left(self, rig: ResumerRig) -> None:
+    def test_who_leaves_when_it_is_given_the_replay_buffer_has_left(self, rig: ResumerRig) -> None:
         class Leaving(ResumingMember):
             def deliver(self, block: bytes) -> None:
                 super().deliver(block)

@@ -77,7 +77,7 @@ def test_messages_that_were_seen_and_come_again_show_nothing(rig: SetBackRig) ->
 
 
 def test_what_was_dropped_as_seen_before_anybody_knew_is_delivered_after_all(rig: SetBackRig) -> None:
-    small = Hub(clock=rig.clock, history=rig.store, encode=encode, max_tail_messages=2)
+    small = Hub(clock=rig.clock, history=rig.store, encode=encode, max_replay_messages=2)
     small.on_set_back = lambda room, first: rig.told.append((room, first))
     member = Member(lambda: None)
     small.join(1, member)
@@ -134,12 +134,12 @@ class Tailless(SetBackRig):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(clock=self.clock, history=self.store, encode=encode, max_tails_messages=1)
+        self.hub = Hub(clock=self.clock, history=self.store, encode=encode, max_replays_messages=1)
         self.hub.on_set_back = lambda room, first: self.told.append((room, first))
         self.hub.join(1, self.member)
         self.deliver(1, 20)
         self.store.commit(1, room=2)
-        self.hub.deliver(self.store.messages(1, 1, room=2))  # the room that was silent for longest loses its tail
+        self.hub.deliver(self.store.messages(1, 1, room=2))  # the room that was silent for longest loses its replay
         self.member.blocks.clear()
 
     def say(self, first: int, last: int) -> None:

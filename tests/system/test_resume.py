@@ -102,7 +102,7 @@ class TestHistory:
         with ChatClient(daemon.chat_url(f"{room}?since=0")) as client:
             assert broadcasts(client, 300) == live
         daemon.stop()
-        daemon.restart()  # without a tail: all from the database
+        daemon.restart()  # without a replay buffer: all from the database
         for since in (0, 1, 150, 299):
             with ChatClient(daemon.chat_url(f"{room}?since={since}")) as client:
                 assert broadcasts(client, 300) == live[since:]

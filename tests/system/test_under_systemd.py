@@ -32,7 +32,7 @@ class Systemd:
         self.port: int = self.port_socket.getsockname()[1]
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(directory / "notify"))
-        self.patience_seconds = _SECONDS
+        self.answer_timeout_seconds = _SECONDS
         self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         # As systemd does, or a daemon would soon wait a second with each message.
         threading.Thread(target=self._listen_in_thread, name="notifications").start()
@@ -72,9 +72,9 @@ class Systemd:
     def message(self) -> dict[str, str]:
         """The next one.
 
-        :raises queue.Empty: there is none for ``patience_seconds``.
+        :raises queue.Empty: there is none for ``answer_timeout_seconds``.
         """
-        text = self._messages.get(timeout=self.patience_seconds).decode()
+        text = self._messages.get(timeout=self.answer_timeout_seconds).decode()
         return dict(line.split("=", 1) for line in text.splitlines())
 
     def _listen_in_thread(self) -> None:
@@ -140,11 +140,11 @@ def test_a_reactor_that_hangs_is_silent_and_can_be_started_again(systemd: System
         systemd.hear("WATCHDOG")
     assert systemd.process is not None
     systemd.process.send_signal(signal.SIGSTOP)
-    systemd.patience_seconds = 2.0
+    systemd.answer_timeout_seconds = 2.0
     with pytest.raises(queue.Empty):
         while True:
             systemd.message()
-    systemd.patience_seconds = _SECONDS
+    systemd.answer_timeout_seconds = _SECONDS
     systemd.process.send_signal(signal.SIGABRT)  # what systemd does then
     systemd.process.send_signal(signal.SIGCONT)
     assert systemd.process.wait(_SECONDS) == -signal.SIGABRT

@@ -165,7 +165,7 @@ class Look:
             rows = list(ask_queues(self._calls, self.settings.names))
         except ChatFlowError as error:
             return unreachable("queues", "AWS", str(error))
-        names = [row.queue for row in rows if row.lane is not None]
+        names = [row.queue for row in rows if row.shard is not None]
         return queue_section(rows, scrapes, ask(lambda cloud: cloud.oldest_seconds(names)), self.limits)
 
 

@@ -31,7 +31,7 @@ class Threshold:
     falls: bool = False
 
     def level(self, value: float) -> Level:
-        """How bad a value is."""
+        """The level of one value against its limits: ok, warning or critical."""
         sign = -1 if self.falls else 1
         if sign * value >= sign * self.critical:
             return Level.CRITICAL
@@ -94,7 +94,7 @@ class Section:
 
     @property
     def level(self) -> Level:
-        """The worst in it."""
+        """The worst level among the findings of this section."""
         return max((level for level, _ in self.all_findings()), default=Level.FINE)
 
     def all_findings(self) -> list[tuple[Level, str]]:

@@ -102,7 +102,7 @@ def parse(text: str, at: float) -> Scrape:
 
 
 def scrape_all(targets: Sequence[Target]) -> dict[str, Scrape | NoAnswer]:
-    """Of those whose place is known, by URL; all at once."""
+    """Ask every instance whose address is known, all at the same time; the answers by URL. Blocks."""
 
     def look(url: str) -> Scrape | NoAnswer:
         try:

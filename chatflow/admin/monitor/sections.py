@@ -126,8 +126,8 @@ def queue_section(rows: Sequence[Row], scrapes: Sequence[Scrape], ages: Mapping[
 def _oldest(row: Row, scrapes: Sequence[Scrape], ages: Mapping[str, float]) -> float | None:
     """The largest age that anybody knows of."""
     known = [ages[row.queue]] if row.queue in ages else []
-    if row.lane is not None:
-        lags = [scrape.labelled.get("chatflow_queue_lag_seconds", {}).get(str(row.lane)) for scrape in scrapes]
+    if row.shard is not None:
+        lags = [scrape.labelled.get("chatflow_queue_lag_seconds", {}).get(str(row.shard)) for scrape in scrapes]
         known += [lag for lag in lags if lag is not None]
     return max(known, default=None)
 

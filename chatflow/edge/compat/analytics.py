@@ -14,7 +14,7 @@ from chatflow.contracts import analytics as found
 
 
 class RoomMessage(msgspec.Struct, frozen=True):
-    """Of a room."""
+    """A message as the query for one room samples it."""
 
     message_id: str
     user_id: str
@@ -25,7 +25,7 @@ class RoomMessage(msgspec.Struct, frozen=True):
 
 
 class UserMessage(msgspec.Struct, frozen=True):
-    """Of a user."""
+    """A message as the query for one user samples it."""
 
     message_id: str
     room_id: str
@@ -141,7 +141,7 @@ class Analytics(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Of everything stored so far."""
+    """Totals over everything stored so far."""
 
     total_messages: int
     total_users: int
@@ -158,7 +158,7 @@ class Period(msgspec.Struct, frozen=True):
 
 
 class Everything(msgspec.Struct, frozen=True):
-    """All of it."""
+    """The body of ``/api/metrics/all``."""
 
     test_period: Period
     core_queries: CoreQueries
@@ -219,7 +219,7 @@ def throughput(answer: found.Throughput) -> Throughput:
 
 
 def generated_at(epoch_seconds: float) -> str:
-    """When an answer was made."""
+    """The time of an answer in ISO-8601, UTC."""
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat().replace("+00:00", "Z")
 
 

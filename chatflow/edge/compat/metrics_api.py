@@ -31,7 +31,7 @@ _BAD_TIME = "Invalid timestamp format, use ISO-8601 (e.g., 2024-01-01T00:00:00Z)
 
 
 class MetricsError(msgspec.Struct, frozen=True):
-    """Why there is no answer."""
+    """The reference's body for a refused or failed request."""
 
     error: str
 
@@ -44,7 +44,7 @@ class RefreshError(msgspec.Struct, frozen=True):
 
 
 class Refreshed(msgspec.Struct, frozen=True):
-    """What became of the request."""
+    """The reference's body for a refresh that was asked for."""
 
     status: str
     message: str
@@ -121,7 +121,7 @@ class AnalyticsApi:
         return Refreshed("success", "Materialized views refreshed")
 
     def operations(self) -> Sequence[Operation]:
-        """Those that read."""
+        """The operations that only read, for the router and for OpenAPI."""
         window = [
             _moment("testStartTime", "begin of the time that is looked at, included"),
             _moment("testEndTime", "its end, included, not before its begin"),

@@ -1,4 +1,4 @@
-"""What becomes of a process that runs a TopService: real ``twistd`` processes, in the foreground and daemonized."""
+"""What becomes of a process that runs a RootService: real ``twistd`` processes, in the foreground and daemonized."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import atexit, os, sys, time
 from twisted.application.service import Application, Service
 from twisted.internet import reactor, task, threads
 from chatflow.errors import StartupError
-from chatflow.lifecycle import NamedThreadPool, OrderedServices, TopService
+from chatflow.lifecycle import NamedThreadPool, OrderedServices, RootService
 
 def say(text):
     with open("events", "a") as events:
@@ -45,7 +45,7 @@ class Part(Service):
         done = task.deferLater(reactor, 0.01, say, f"stopped {self.name}")
         return done
 
-top = TopService(reactor, deadline_seconds=DEADLINE)
+top = RootService(reactor, deadline_seconds=DEADLINE)
 database, port = Part(), Part()
 threads_of_ours = NamedThreadPool(reactor, "threads", 1)
 top.add("threads", threads_of_ours)

@@ -9,7 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 
-class Step(Service):
+class CallbackService(Service):
     """Wraps a part that is no service itself.
 
     :param start: called in ``startService``; may block, since it runs before the reactor, and raises to end the start.
