@@ -82,7 +82,7 @@ class IMembershipTable(Interface):
         """Those whose last beat is older."""
 
     def claim_dead(silent_seconds: float) -> Awaitable[Sequence[Run]]:
-        """As :meth:`dead`, for one caller at a time: for some minutes nobody else gets these, nor do they live again."""
+        """As :meth:`dead`, for one caller at a time: for minutes nobody else gets these, nor do they live again."""
 
     def forget(run: Run) -> Awaitable[None]:
         """What a claimed one left behind is removed."""

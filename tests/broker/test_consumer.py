@@ -44,15 +44,15 @@ class Queue(EmbeddedRoomQueue):
         return super().receive(shard) if self.receive_error is None else fail(self.receive_error)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
-        self.events.append(("done", *texts(deliveries)))
+        self.events.append(("ack", *texts(deliveries)))
         return super().ack(deliveries)
 
     def reject(self, delivery: Delivery, reason: NotStored) -> Deferred[None]:
-        self.events.append(("refused", *texts([delivery])))
+        self.events.append(("reject", *texts([delivery])))
         return super().reject(delivery, reason)
 
     def nack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
-        self.events.append(("again", *texts(deliveries)))
+        self.events.append(("nack", *texts(deliveries)))
         return super().nack(deliveries)
 
 
@@ -142,7 +142,7 @@ class History:
         raise NotImplementedError
 
 
-class Rig:
+class ConsumerRig:
     """A consumer with all that surrounds it, and a member in each of two rooms."""
 
     def __init__(self) -> None:
@@ -186,8 +186,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig()
+def rig() -> ConsumerRig:
+    return ConsumerRig()
 
 
 def texts(deliveries: Sequence[Delivery]) -> list[str]:
@@ -205,31 +205,31 @@ def value(failed: Deferred[Any]) -> Any:
     return failures[0].value
 
 
-def test_the_doubles_of_this_test_are_what_a_consumer_asks_for(rig: Rig) -> None:
+def test_the_doubles_of_this_test_are_what_a_consumer_asks_for(rig: ConsumerRig) -> None:
     assert verifyObject(IBatchWriter, rig.writer)
     assert verifyObject(IFanout, rig.fanout)
 
 
 class TestOrder:
-    def test_stored_before_delivered_before_told_to_others_before_done(self, rig: Rig) -> None:
+    def test_stored_before_delivered_before_told_to_others_before_done(self, rig: ConsumerRig) -> None:
         (published,) = rig.begin("a")
         assert rig.take_events() == [("write", "a")]
         rig.writer.store()
-        assert rig.take_events() == [("stored", "a"), ("deliver", "1:a"), ("fan-out", "a"), ("done", "a")]
+        assert rig.take_events() == [("stored", "a"), ("deliver", "1:a"), ("fan-out", "a"), ("ack", "a")]
         assert published.called
         assert rig.consumer.processed == 1
 
-    def test_it_is_not_done_before_it_is_handed_to_the_fanout(self, rig: Rig) -> None:
+    def test_it_is_not_done_before_it_is_handed_to_the_fanout(self, rig: ConsumerRig) -> None:
         rig.fanout.slow = True
         (published,) = rig.begin("a")
         rig.writer.store()
         assert rig.take_events()[-1] == ("fan-out", "a")
         assert not published.called
         rig.fanout.under_way.pop().callback(None)
-        assert rig.take_events() == [("done", "a")]
+        assert rig.take_events() == [("ack", "a")]
         assert published.called
 
-    def test_a_lane_takes_the_next_only_when_the_last_is_done(self, rig: Rig) -> None:
+    def test_a_lane_takes_the_next_only_when_the_last_is_done(self, rig: ConsumerRig) -> None:
         rig.fanout.slow = True
         rig.begin("a")
         rig.publish("b")
@@ -237,9 +237,9 @@ class TestOrder:
         rig.publish("c")
         assert [event for event in rig.take_events() if event[0] == "write"] == [("write", "a")]
         rig.fanout.under_way.pop().callback(None)
-        assert rig.take_events() == [("done", "a"), ("write", "b", "c")]
+        assert rig.take_events() == [("ack", "a"), ("write", "b", "c")]
 
-    def test_what_is_received_together_is_written_delivered_and_told_in_its_order(self, rig: Rig) -> None:
+    def test_what_is_received_together_is_written_delivered_and_told_in_its_order(self, rig: ConsumerRig) -> None:
         published = rig.begin("a", "b", "c")
         assert rig.take_events() == [("write", "a", "b", "c")]
         rig.writer.store()
@@ -249,11 +249,11 @@ class TestOrder:
             ("deliver", "2:b"),
             ("deliver", "3:c"),
             ("fan-out", "a", "b", "c"),
-            ("done", "a", "b", "c"),
+            ("ack", "a", "b", "c"),
         ]
         assert all(one.called for one in published)
 
-    def test_the_fanout_gets_every_message_with_its_place(self, rig: Rig) -> None:
+    def test_the_fanout_gets_every_message_with_its_place(self, rig: ConsumerRig) -> None:
         rig.writer.heads[1] = 41
         rig.publish("a", "b")
         rig.consumer.start()
@@ -264,38 +264,38 @@ class TestOrder:
             (1, 43, "s1", "b"),
         ]
 
-    def test_lanes_do_not_wait_for_each_other(self, rig: Rig) -> None:
+    def test_lanes_do_not_wait_for_each_other(self, rig: ConsumerRig) -> None:
         rig.begin("a")
         rig.publish("b", room=2)
         assert rig.take_events() == [("write", "a"), ("write", "b")]
         rig.writer.under_way.reverse()
         rig.writer.store()
-        assert rig.take_events() == [("stored", "b"), ("deliver", "1:b"), ("fan-out", "b"), ("done", "b")]
+        assert rig.take_events() == [("stored", "b"), ("deliver", "1:b"), ("fan-out", "b"), ("ack", "b")]
 
 
 class TestOutcomes:
-    def test_a_redelivery_is_done_and_only_its_rooms_head_is_announced(self, rig: Rig) -> None:
+    def test_a_redelivery_is_done_and_only_its_rooms_head_is_announced(self, rig: ConsumerRig) -> None:
         (published,) = rig.begin("a")
         rig.take_events()
         rig.writer.answer([Duplicate(1, 7)])
-        assert rig.take_events() == [("stored", "a"), ("read", 1, 0), ("done", "a")]
+        assert rig.take_events() == [("stored", "a"), ("read", 1, 0), ("ack", "a")]
         assert published.called
         assert (rig.consumer.redelivered, rig.consumer.processed) == (1, 0)
 
-    def test_what_is_set_aside_is_refused_and_the_others_go_their_way(self, rig: Rig) -> None:
+    def test_what_is_set_aside_is_refused_and_the_others_go_their_way(self, rig: ConsumerRig) -> None:
         first, second, third = rig.begin("a", "b", "c")
         rig.take_events()
         (a, _b, c), _ = rig.writer.under_way[0]
         reason = NotStored("a check failed")
         rig.writer.answer([rig.writer.stored(a), DeadLettered(reason), rig.writer.stored(c)])
         events = rig.take_events()
-        assert ("refused", "b") in events
+        assert ("reject", "b") in events
         assert [event for event in events if event[0] != "refused"] == [
             ("stored", "a", "b", "c"),
             ("deliver", "1:a"),
             ("deliver", "2:c"),
             ("fan-out", "a", "c"),
-            ("done", "a", "c"),
+            ("ack", "a", "c"),
         ]
         assert value(second) is reason
         assert first.called
@@ -304,7 +304,7 @@ class TestOutcomes:
         rig.publish("d")
         assert rig.take_events() == [("write", "d")]
 
-    def test_after_one_that_is_set_aside_alone_its_room_goes_on(self, rig: Rig) -> None:
+    def test_after_one_that_is_set_aside_alone_its_room_goes_on(self, rig: ConsumerRig) -> None:
         (published,) = rig.begin("a")
         rig.writer.answer([DeadLettered(NotStored("refused"))])
         value(published)
@@ -313,15 +313,15 @@ class TestOutcomes:
         assert rig.take_events() == [("write", "b")]
         assert rig.fanout.news == []
 
-    def test_what_may_belong_to_another_is_neither_delivered_nor_done_and_given_back(self, rig: Rig) -> None:
+    def test_what_may_belong_to_another_is_neither_delivered_nor_done_and_given_back(self, rig: ConsumerRig) -> None:
         (published,) = rig.begin("a")
         rig.take_events()
         rig.writer.answer([LeaseLost()])
-        assert rig.take_events() == [("stored", "a"), ("done",), ("again", "a"), ("write", "a")]
+        assert rig.take_events() == [("stored", "a"), ("done",), ("nack", "a"), ("write", "a")]
         assert not published.called
         assert rig.consumer.too_late == 1
 
-    def test_the_writer_can_ask_the_queue_whether_they_are_held(self, rig: Rig) -> None:
+    def test_the_writer_can_ask_the_queue_whether_they_are_held(self, rig: ConsumerRig) -> None:
         asked: list[list[str]] = []
         rig.queue.are_leased = lambda deliveries: asked.append(texts(deliveries)) or False  # type: ignore[method-assign, func-returns-value]
         rig.begin("a", "b")
@@ -331,7 +331,7 @@ class TestOutcomes:
 
 
 class TestFailures:
-    def test_while_the_database_is_away_nothing_is_received(self, rig: Rig) -> None:
+    def test_while_the_database_is_away_nothing_is_received(self, rig: ConsumerRig) -> None:
         rig.writer.available = False
         published = rig.begin("a")
         rig.clock.pump([0.5] * 10)
@@ -342,29 +342,29 @@ class TestFailures:
         rig.writer.store()
         assert published[0].called
 
-    def test_a_stop_does_not_wait_for_the_database(self, rig: Rig) -> None:
+    def test_a_stop_does_not_wait_for_the_database(self, rig: ConsumerRig) -> None:
         rig.writer.available = False
         rig.begin("a")
         assert rig.consumer.stop().called
 
-    def test_when_the_writer_fails_all_is_given_back_and_comes_again_after_a_pause(self, rig: Rig) -> None:
+    def test_when_the_writer_fails_all_is_given_back_and_comes_again_after_a_pause(self, rig: ConsumerRig) -> None:
         published = rig.begin("a", "b")
         rig.publish("c", room=2)
         rig.take_events()
         rig.writer.answer(Unavailable("stopped"))
-        assert rig.take_events() == [("failed", "a", "b"), ("again", "a", "b")]
+        assert rig.take_events() == [("failed", "a", "b"), ("nack", "a", "b")]
         rig.writer.store()
-        assert ("done", "c") in rig.take_events(), "the other shard goes on"
+        assert ("ack", "c") in rig.take_events(), "the other shard goes on"
 
         rig.clock.advance(0.5)
         assert rig.take_events() == []
         rig.clock.advance(0.5)
         assert rig.take_events() == [("write", "a", "b")]
         rig.writer.store()
-        assert rig.take_events()[-1] == ("done", "a", "b")
+        assert rig.take_events()[-1] == ("ack", "a", "b")
         assert all(one.called for one in published)
 
-    def test_pauses_grow_while_it_fails_and_begin_anew_when_it_does_not(self, rig: Rig) -> None:
+    def test_pauses_grow_while_it_fails_and_begin_anew_when_it_does_not(self, rig: ConsumerRig) -> None:
         rig.begin("a")
         for pause_seconds in (1, 2, 4, 8, 8):
             rig.writer.answer(Unavailable("away"))
@@ -378,7 +378,7 @@ class TestFailures:
         assert len(rig.writer.under_way) == 1
 
     def test_a_defect_of_the_writer_is_logged_and_all_comes_again(
-        self, rig: Rig, logged_failures: LoggedFailures
+        self, rig: ConsumerRig, logged_failures: LoggedFailures
     ) -> None:
         (published,) = rig.begin("a")
         rig.writer.answer(RuntimeError("a defect"))
@@ -389,22 +389,22 @@ class TestFailures:
         assert published.called
 
     def test_after_a_defect_in_the_delivery_its_room_is_not_held_for_ever(
-        self, rig: Rig, logged_failures: LoggedFailures
+        self, rig: ConsumerRig, logged_failures: LoggedFailures
     ) -> None:
         rig.encode_error = RuntimeError("a defect")
         (published,) = rig.begin("a")
         rig.take_events()
         rig.writer.store()
-        assert rig.take_events() == [("stored", "a"), ("again", "a")]
+        assert rig.take_events() == [("stored", "a"), ("nack", "a")]
         assert len(logged_failures.events) == 1
         logged_failures.events.clear()
         rig.encode_error = None
         rig.clock.advance(1.0)
         rig.writer.answer([Duplicate(1, 1)])
-        assert rig.take_events()[-1] == ("done", "a")
+        assert rig.take_events()[-1] == ("ack", "a")
         assert published.called
 
-    def test_when_the_queue_does_not_answer_it_is_asked_again_after_a_pause(self, rig: Rig) -> None:
+    def test_when_the_queue_does_not_answer_it_is_asked_again_after_a_pause(self, rig: ConsumerRig) -> None:
         rig.queue.receive_error = Unavailable("throttled")
         rig.begin("a")
         rig.clock.advance(1.0)
@@ -416,7 +416,7 @@ class TestFailures:
 
 
 class TestStop:
-    def test_at_rest_it_stops_at_once_and_receives_nothing_more(self, rig: Rig) -> None:
+    def test_at_rest_it_stops_at_once_and_receives_nothing_more(self, rig: ConsumerRig) -> None:
         rig.begin()
         assert rig.consumer.stop().called
         assert not rig.consumer.running
@@ -425,7 +425,7 @@ class TestStop:
         rig.consumer.start()
         assert rig.take_events() == [("write", "a")]
 
-    def test_what_is_in_hand_is_stored_delivered_and_done_first(self, rig: Rig) -> None:
+    def test_what_is_in_hand_is_stored_delivered_and_done_first(self, rig: ConsumerRig) -> None:
         rig.fanout.slow = True
         (published,) = rig.begin("a")
         rig.publish("b")
@@ -437,23 +437,23 @@ class TestStop:
         assert stopped.called
         assert published.called
         assert rig.take_events() == [
-            *[("write", "a"), ("stored", "a"), ("deliver", "1:a"), ("fan-out", "a"), ("done", "a")],
+            *[("write", "a"), ("stored", "a"), ("deliver", "1:a"), ("fan-out", "a"), ("ack", "a")],
         ]
 
-    def test_what_cannot_be_stored_is_given_back(self, rig: Rig) -> None:
+    def test_what_cannot_be_stored_is_given_back(self, rig: ConsumerRig) -> None:
         rig.begin("a")
         stopped = rig.consumer.stop()
         rig.writer.answer(Unavailable("the batch writer has stopped"))
-        assert rig.take_events()[-1] == ("again", "a")
+        assert rig.take_events()[-1] == ("nack", "a")
         assert stopped.called, "it does not pause first"
 
-    def test_a_pause_ends(self, rig: Rig) -> None:
+    def test_a_stop_ends_a_pause_at_once(self, rig: ConsumerRig) -> None:
         rig.begin("a")
         rig.writer.answer(Unavailable("away"))
         assert rig.consumer.stop().called
         assert rig.clock.getDelayedCalls() == []
 
-    def test_every_lane_is_waited_for(self, rig: Rig) -> None:
+    def test_a_stop_waits_for_every_shard(self, rig: ConsumerRig) -> None:
         rig.begin("a")
         rig.publish("b", room=2)
         stopped = rig.consumer.stop()

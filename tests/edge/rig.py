@@ -94,7 +94,7 @@ class Peer:
         ]
 
 
-class Rig:
+class EdgeRig:
     """An instance with everything behind its connections; room 1 is what tests talk in."""
 
     def __init__(self, *, max_client_buffer_bytes: int = 1_000_000) -> None:
@@ -151,9 +151,9 @@ class Rig:
 
 
 @contextmanager
-def rigged(**options: Any) -> Iterator[Rig]:
+def rigged(**options: Any) -> Iterator[EdgeRig]:
     """A rig whose clock Autobahn's timers follow meanwhile."""
-    rig = Rig(**options)
+    rig = EdgeRig(**options)
     config: Any = txaio.config  # type: ignore[attr-defined]
     before, config.loop = config.loop, rig.clock
     try:

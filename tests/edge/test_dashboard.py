@@ -65,7 +65,7 @@ class Request:
         return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
 
 
-class Rig:
+class DashboardRig:
     def __init__(self) -> None:
         self.clock = Clock()
         self.snapshots = 0
@@ -108,8 +108,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig()
+def rig() -> DashboardRig:
+    return DashboardRig()
 
 
 def leave(request: Request) -> None:
@@ -118,7 +118,7 @@ def leave(request: Request) -> None:
     request.answer.cancel()
 
 
-def test_while_nobody_looks_nothing_runs(rig: Rig) -> None:
+def test_while_nobody_looks_nothing_runs(rig: DashboardRig) -> None:
     assert not rig.clock.getDelayedCalls()
     one, other = rig.listen(), rig.listen()
     rig.advance(3)
@@ -133,14 +133,14 @@ def test_while_nobody_looks_nothing_runs(rig: Rig) -> None:
     assert rig.snapshots == done
 
 
-def test_one_sample_serves_all(rig: Rig) -> None:
+def test_one_sample_serves_all(rig: DashboardRig) -> None:
     requests = [rig.listen() for _ in range(10)]
     rig.advance(5)
     assert rig.snapshots == 1 + 5
     assert len({request.written for request in requests}) == 1
 
 
-def test_a_database_that_does_not_answer_is_asked_once_and_told(rig: Rig) -> None:
+def test_a_database_that_does_not_answer_is_asked_once_and_told(rig: DashboardRig) -> None:
     request = rig.listen()
     rig.advance(8)
     assert rig.asked == 1, "it is still asked"
@@ -156,14 +156,14 @@ def test_a_database_that_does_not_answer_is_asked_once_and_told(rig: Rig) -> Non
     assert [server["id"] for server in request.samples()[-1]["servers"]] == ["s1"]
 
 
-def test_an_instance_that_falls_silent_is_told(rig: Rig) -> None:
+def test_an_instance_that_falls_silent_is_told(rig: DashboardRig) -> None:
     request = rig.listen()
     rig.answer(InstanceState("s1", 50.0, 1.0), InstanceState("s2", 50.0, 12.0))
     rig.advance(1)
     assert [alarm["key"] for alarm in request.samples()[-1]["alarms"]] == ["instance s2"]
 
 
-def test_who_does_not_read_is_given_nothing_more_and_then_ended_and_holds_up_nobody(rig: Rig) -> None:
+def test_who_does_not_read_is_given_nothing_more_and_then_ended_and_holds_up_nobody(rig: DashboardRig) -> None:
     slow, other = rig.listen(), rig.listen()
     rig.advance(2)
     slow.producer.pauseProducing()
@@ -175,7 +175,7 @@ def test_who_does_not_read_is_given_nothing_more_and_then_ended_and_holds_up_nob
     assert len(other.samples()) == 2 + MAX_UNREAD_SECONDS
 
 
-def test_who_reads_again_in_time_goes_on(rig: Rig) -> None:
+def test_who_reads_again_in_time_goes_on(rig: DashboardRig) -> None:
     request = rig.listen()
     rig.advance(2)
     request.producer.pauseProducing()
@@ -186,7 +186,7 @@ def test_who_reads_again_in_time_goes_on(rig: Rig) -> None:
     assert len(request.samples()) == 22
 
 
-def test_a_sample_that_fails_ends_no_stream(rig: Rig) -> None:
+def test_a_sample_that_fails_ends_no_stream(rig: DashboardRig) -> None:
     request = rig.listen()
     rig.advance(1)
     rig.metrics, kept = None, rig.metrics  # type: ignore[assignment]
@@ -196,7 +196,7 @@ def test_a_sample_that_fails_ends_no_stream(rig: Rig) -> None:
     assert len(request.samples()) == 2
 
 
-def test_after_the_close_nobody_is_let_in(rig: Rig) -> None:
+def test_after_the_close_nobody_is_let_in(rig: DashboardRig) -> None:
     request = rig.listen()
     rig.advance(1)
     rig.dashboard.close()

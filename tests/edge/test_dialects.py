@@ -15,11 +15,11 @@ from chatflow.edge.dialects import PLAIN, V2, IDialect, Plain, choose_dialect
 from chatflow.edge.room_session import ISessionMember
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Refused
-from tests.edge.rig import Rig, rigged
+from tests.edge.rig import EdgeRig, rigged
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig() -> Iterator[EdgeRig]:
     with rigged() as rig:
         yield rig
 
@@ -49,7 +49,7 @@ def test_the_best_that_is_offered_is_chosen(offered: list[str]) -> None:
     assert choose_dialect(offered).subprotocol == "chatflow.v2"
 
 
-def test_a_plain_client_is_told_nothing_that_it_did_not_ask_for(rig: Rig) -> None:
+def test_a_plain_client_is_told_nothing_that_it_did_not_ask_for(rig: EdgeRig) -> None:
     assert PLAIN.welcome(rig.edge, 1) is None
     assert PLAIN.heartbeat(7) is None
     assert PLAIN.goodbye(100) is None
@@ -64,7 +64,7 @@ def test_a_plain_client_is_told_in_an_error_that_its_history_is_not_there(reason
     assert "seq 42" in told["errorMessage"]
 
 
-def test_v2_has_a_frame_for_everything(rig: Rig) -> None:
+def test_v2_has_a_frame_for_everything(rig: EdgeRig) -> None:
     dialect = V2()
     welcome = dialect.welcome(rig.edge, 1)
     assert welcome is not None

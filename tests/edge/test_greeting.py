@@ -9,16 +9,16 @@ from twisted.internet.defer import Deferred
 
 from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
-from tests.edge.rig import Peer, Rig, rigged
+from tests.edge.rig import Peer, EdgeRig, rigged
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig() -> Iterator[EdgeRig]:
     with rigged() as rig:
         yield rig
 
 
-def slow_welcome(rig: Rig, query: str = "") -> Peer:
+def slow_welcome(rig: EdgeRig, query: str = "") -> Peer:
     """Somebody whose welcome waits for the database."""
     rig.store.holding = True
     peer = rig.peer(query)
@@ -26,7 +26,7 @@ def slow_welcome(rig: Rig, query: str = "") -> Peer:
     return peer
 
 
-def test_what_is_delivered_while_the_welcome_waits_follows_it(rig: Rig) -> None:
+def test_what_is_delivered_while_the_welcome_waits_follows_it(rig: EdgeRig) -> None:
     rig.deliver(1, 5)
     peer = slow_welcome(rig)
     rig.deliver(6, 7)
@@ -37,7 +37,7 @@ def test_what_is_delivered_while_the_welcome_waits_follows_it(rig: Rig) -> None:
     assert [frame["seq"] for frame in others] == [6, 7, 8]
 
 
-def test_what_a_client_says_while_its_welcome_waits_it_hears_too(rig: Rig) -> None:
+def test_what_a_client_says_while_its_welcome_waits_it_hears_too(rig: EdgeRig) -> None:
     peer = slow_welcome(rig)
     peer.say("mine", clientMessageId="own")
     rig.store_published(1)
@@ -49,7 +49,7 @@ def test_what_a_client_says_while_its_welcome_waits_it_hears_too(rig: Rig) -> No
     assert sorted(frame.get("type", "broadcast") for frame in rest) == ["broadcast", "stored"]
 
 
-def test_what_is_known_to_be_stored_and_not_here_yet_is_not_live(rig: Rig) -> None:
+def test_what_is_known_to_be_stored_and_not_here_yet_is_not_live(rig: EdgeRig) -> None:
     rig.deliver(1, 5)
     rig.store.commit(7)
     rig.store.holding = True
@@ -62,7 +62,7 @@ def test_what_is_known_to_be_stored_and_not_here_yet_is_not_live(rig: Rig) -> No
     assert (welcome["head"], [frame["seq"] for frame in others]) == (7, [8])
 
 
-def test_a_room_that_is_set_back_while_the_welcome_waits_has_its_new_head_in_it(rig: Rig) -> None:
+def test_a_room_that_is_set_back_while_the_welcome_waits_has_its_new_head_in_it(rig: EdgeRig) -> None:
     rig.deliver(1, 5)
     peer = slow_welcome(rig)
     rig.edge.connections.set_back(1, 3)
@@ -95,7 +95,7 @@ def test_what_waited_behind_a_welcome_does_not_count_later() -> None:
         assert peer.kinds() == ["welcome", *range(1, 11)]
 
 
-def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(rig: Rig) -> None:
+def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(rig: EdgeRig) -> None:
     peer = slow_welcome(rig)
     peer.say("mine")
     rig.store_published(1)
@@ -108,7 +108,7 @@ def test_a_drain_while_the_welcome_waits_loses_neither_answers_nor_the_goodbye(r
 
 class TestHeartbeats:
     @pytest.fixture
-    def sweep(self, rig: Rig) -> Iterator[Sweep]:
+    def sweep(self, rig: EdgeRig) -> Iterator[Sweep]:
         sweep = Sweep(
             clock=rig.clock,
             connections=rig.edge.connections,
@@ -119,12 +119,12 @@ class TestHeartbeats:
         yield sweep
         sweep.stop()
 
-    def turn(self, rig: Rig) -> None:
+    def turn(self, rig: EdgeRig) -> None:
         """Everybody has had a turn, and a half."""
         rig.clock.pump([0.5] * round(HEARTBEAT_SECONDS * 3))
 
     @pytest.mark.usefixtures("sweep")
-    def test_they_tell_what_was_delivered(self, rig: Rig) -> None:
+    def test_they_tell_what_was_delivered(self, rig: EdgeRig) -> None:
         peer, plain = rig.peer(), rig.peer(v2=False)
         rig.deliver(1, 3)
         self.turn(rig)
@@ -133,7 +133,7 @@ class TestHeartbeats:
         assert plain.kinds() == [1, 2, 3]
 
     @pytest.mark.usefixtures("sweep")
-    def test_none_comes_ahead_of_the_welcome(self, rig: Rig) -> None:
+    def test_none_comes_ahead_of_the_welcome(self, rig: EdgeRig) -> None:
         peer = slow_welcome(rig)
         peer.protocol.tell_head()
         rig.store.let_go()
@@ -141,7 +141,7 @@ class TestHeartbeats:
         self.turn(rig)
         assert set(peer.kinds()) == {"heartbeat"}
 
-    def test_none_comes_while_history_does(self, rig: Rig) -> None:
+    def test_none_comes_while_history_does(self, rig: EdgeRig) -> None:
         rig.deliver(1, 3)
         peer = slow_welcome(rig, "?since=1")
         peer.protocol.tell_head()
@@ -173,7 +173,7 @@ class TestLeavingWhileResuming:
             assert peer.kinds() == ["welcome", "resumed", 1013]
             assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
 
-    def test_whose_room_is_set_back_in_the_midst_of_it_has_to_come_back(self, rig: Rig) -> None:
+    def test_whose_room_is_set_back_in_the_midst_of_it_has_to_come_back(self, rig: EdgeRig) -> None:
         rig.deliver(1, 3)
         peer = rig.peer("?since=1")
         rig.edge.connections.set_back(1, 2)
@@ -181,7 +181,7 @@ class TestLeavingWhileResuming:
         assert peer.kinds() == ["welcome", 1012]
         assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
 
-    def test_who_leaves_in_the_midst_of_it_is_a_member_no_more(self, rig: Rig) -> None:
+    def test_who_leaves_in_the_midst_of_it_is_a_member_no_more(self, rig: EdgeRig) -> None:
         rig.deliver(1, 3)
         peer = rig.peer("?since=1")
         peer.protocol.leave(1012, "so")

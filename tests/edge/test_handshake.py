@@ -161,10 +161,10 @@ class TestOrigin:
             *(("chat.example", "https://u@chat.example"), ("chat.example", "//chat.example"), ("x", "http://x\ty")),
         ],
     )
-    def test_another_may_not(self, host: str, origin: str) -> None:
+    def test_a_page_of_another_origin_may_not_connect(self, host: str, origin: str) -> None:
         assert refusal({"Origin": [origin]}, host=parse_authority(host)).status == 403
 
-    def test_two_are_none(self) -> None:
+    def test_two_origins_are_as_bad_as_a_foreign_one(self) -> None:
         assert refusal({"Origin": ["https://chat.example", "https://chat.example"]}).status == 403
 
     @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from chatflow.edge.inflight import InFlight
-from tests.edge.rig import Rig, rigged
+from tests.edge.rig import EdgeRig, rigged
 from tests.support.transport import Transport
 
 _LIMIT = 100  # of the rig
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig() -> Iterator[EdgeRig]:
     with rigged() as rig:
         yield rig
 
@@ -25,7 +25,7 @@ def transport() -> Transport:
 
 
 @pytest.fixture
-def in_flight(rig: Rig, transport: Transport) -> InFlight:
+def in_flight(rig: EdgeRig, transport: Transport) -> InFlight:
     return InFlight(rig.edge, transport)
 
 
@@ -42,7 +42,7 @@ def test_up_to_the_limit_all_is_read(in_flight: InFlight, transport: Transport) 
 
 
 def test_at_the_limit_reading_pauses_once_until_half_is_answered(
-    rig: Rig, in_flight: InFlight, transport: Transport
+    rig: EdgeRig, in_flight: InFlight, transport: Transport
 ) -> None:
     accept(in_flight, _LIMIT + 5)  # what had been read already
     assert (in_flight.paused, transport.producerState) == (True, "paused")
@@ -53,7 +53,9 @@ def test_at_the_limit_reading_pauses_once_until_half_is_answered(
     assert (in_flight.paused, transport.producerState, in_flight.messages) == (False, "producing", _LIMIT // 2)
 
 
-def test_while_the_instance_drains_it_is_not_read_again(rig: Rig, in_flight: InFlight, transport: Transport) -> None:
+def test_while_the_instance_drains_it_is_not_read_again(
+    rig: EdgeRig, in_flight: InFlight, transport: Transport
+) -> None:
     accept(in_flight, _LIMIT)
     rig.edge.connections.begin_drain()
     in_flight.answered(_LIMIT)

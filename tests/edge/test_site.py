@@ -10,7 +10,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from chatflow.edge.site import MAX_UNREAD_BYTES, ChatSite
-from tests.edge.rig import Rig, rigged
+from tests.edge.rig import EdgeRig, rigged
 from tests.support.transport import Transport
 
 
@@ -39,20 +39,20 @@ class Client(Transport):
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig() -> Iterator[EdgeRig]:
     with rigged() as rig:
         yield rig
 
 
 @pytest.fixture
-def site(rig: Rig) -> ChatSite:
+def site(rig: EdgeRig) -> ChatSite:
     return ChatSite(Large(), rig.edge, rig.clock)
 
 
 _MUCH = MAX_UNREAD_BYTES * 2 // 5  # of which three are too much
 
 
-def test_of_too_much_for_all_who_took_nothing_for_the_longest_time_is_ended(rig: Rig, site: ChatSite) -> None:
+def test_of_too_much_for_all_who_took_nothing_for_the_longest_time_is_ended(rig: EdgeRig, site: ChatSite) -> None:
     oldest, still = Client(site, _MUCH), Client(site, _MUCH)
     for _ in range(10):
         rig.clock.advance(1)
@@ -63,14 +63,14 @@ def test_of_too_much_for_all_who_took_nothing_for_the_longest_time_is_ended(rig:
     assert rig.edge.counters.slow_clients_closed == 1
 
 
-def test_however_many_there_are_little_enough_is_kept(rig: Rig, site: ChatSite) -> None:
+def test_however_many_there_are_little_enough_is_kept(rig: EdgeRig, site: ChatSite) -> None:
     clients = [Client(site, 100_000) for _ in range(200)]
     rig.clock.advance(30)
     site.end_stalled()
     assert not any(client.aborted for client in clients)
 
 
-def test_who_takes_something_at_times_may_take_as_long_as_it_needs(rig: Rig, site: ChatSite) -> None:
+def test_who_takes_something_at_times_may_take_as_long_as_it_needs(rig: EdgeRig, site: ChatSite) -> None:
     slow, still = Client(site, 1_000_000), Client(site, 1_000_000)
     for _ in range(20):  # 15 minutes, far more than an idle connection has
         rig.clock.pump([9] * 5)
@@ -82,7 +82,7 @@ def test_who_takes_something_at_times_may_take_as_long_as_it_needs(rig: Rig, sit
     assert slow.disconnecting, "then it is idle"
 
 
-def test_an_answer_that_was_taken_is_not_waited_for(rig: Rig, site: ChatSite) -> None:
+def test_an_answer_that_was_taken_is_not_waited_for(rig: EdgeRig, site: ChatSite) -> None:
     client = Client(site, 100_000)
     client.takes(client._tempDataLen)
     rig.clock.advance(25)

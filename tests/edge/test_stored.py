@@ -36,7 +36,7 @@ class Sender:
         self.told[frame["messageId"]] = frame["seq"]
 
 
-class Rig:
+class StoredTrackerRig:
     """A tracker, and what the database says when it is asked."""
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig()
+def rig() -> StoredTrackerRig:
+    return StoredTrackerRig()
 
 
-def test_of_one_sender_the_oldest_is_forgotten_beyond_the_limit_and_of_others_nothing(rig: Rig) -> None:
+def test_of_one_sender_the_oldest_is_forgotten_beyond_the_limit_and_of_others_nothing(rig: StoredTrackerRig) -> None:
     talker, other = Sender(), Sender()
     others = rig.send(other)
     sent = [rig.send(talker) for _ in range(_MAX_PER_SENDER + 2)]
@@ -82,7 +82,7 @@ def test_of_one_sender_the_oldest_is_forgotten_beyond_the_limit_and_of_others_no
     assert list(other.told) == [others.message_id]
 
 
-def test_after_five_minutes_it_is_not_told_any_more(rig: Rig) -> None:
+def test_after_five_minutes_it_is_not_told_any_more(rig: StoredTrackerRig) -> None:
     sender = Sender()
     old = rig.send(sender, own_id="old")
     rig.clock.advance(_FORGET_SECONDS - 10)
@@ -94,7 +94,7 @@ def test_after_five_minutes_it_is_not_told_any_more(rig: Rig) -> None:
     assert rig.hub.on_delivered is None, "nobody waits any more"
 
 
-def test_what_was_stored_before_is_looked_up(rig: Rig) -> None:
+def test_what_was_stored_before_is_looked_up(rig: StoredTrackerRig) -> None:
     sender = Sender()
     repeated, unnamed = rig.send(sender, own_id="mine"), rig.send(sender)
     rig.known[repeated.message_id] = 7
@@ -106,7 +106,7 @@ def test_what_was_stored_before_is_looked_up(rig: Rig) -> None:
     assert len(sender.told) == 1
 
 
-def test_what_is_never_stored_does_not_keep_others_from_being_looked_up(rig: Rig) -> None:
+def test_what_is_never_stored_does_not_keep_others_from_being_looked_up(rig: StoredTrackerRig) -> None:
     first, last = Sender(), Sender()
     for number in range(_MAX_LOOKED_UP + 100):
         rig.send(first, own_id=f"{number}")
@@ -117,7 +117,7 @@ def test_what_is_never_stored_does_not_keep_others_from_being_looked_up(rig: Rig
     assert last.told == {stored.message_id: 7}
 
 
-def test_two_who_sent_the_same_message_are_both_told_and_it_is_looked_up_once(rig: Rig) -> None:
+def test_two_who_sent_the_same_message_are_both_told_and_it_is_looked_up_once(rig: StoredTrackerRig) -> None:
     both = Sender(), Sender()
     message = make_message(client_message_id="same")
     for sender in both:

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from chatflow.edge.connections import Connections, IConnection
 from chatflow.edge.sweep import Sweep
 from testbed.client import client_frame
-from tests.edge.rig import Peer, Rig, rigged
+from tests.edge.rig import Peer, EdgeRig, rigged
 
 _PING, _PONG = 0x89, 0xA
 
@@ -100,7 +100,7 @@ class TestTurns:
 
 class TestPings:
     @pytest.fixture
-    def rig(self) -> Iterator[Rig]:
+    def rig(self) -> Iterator[EdgeRig]:
         with rigged() as rig:
             yield rig
 
@@ -110,14 +110,14 @@ class TestPings:
         peer.transport.clear()
         return count
 
-    def test_who_says_something_in_each_interval_is_never_pinged(self, rig: Rig) -> None:
+    def test_who_says_something_in_each_interval_is_never_pinged(self, rig: EdgeRig) -> None:
         peer = rig.peer(v2=False)
         for _ in range(5):
             peer.protocol.ping_or_drop()
             peer.protocol.dataReceived(client_frame(_PONG, b""))
         assert self.pings(peer) == 0
 
-    def test_who_says_nothing_is_pinged_once_and_then_dropped(self, rig: Rig) -> None:
+    def test_who_says_nothing_is_pinged_once_and_then_dropped(self, rig: EdgeRig) -> None:
         peer = rig.peer(v2=False)
         peer.protocol.ping_or_drop()  # it has just come
         peer.protocol.ping_or_drop()
@@ -127,7 +127,7 @@ class TestPings:
         assert (peer.protocol.is_live, peer.transport.aborted) == (False, True)
         assert rig.edge.counters.silent_clients_dropped == 1
 
-    def test_who_answers_the_ping_is_left_alone_until_it_is_silent_again(self, rig: Rig) -> None:
+    def test_who_answers_the_ping_is_left_alone_until_it_is_silent_again(self, rig: EdgeRig) -> None:
         peer = rig.peer(v2=False)
         for _ in range(3):
             peer.protocol.ping_or_drop()
@@ -136,7 +136,7 @@ class TestPings:
             peer.protocol.dataReceived(client_frame(_PONG, b""))
         assert peer.protocol.is_live
 
-    def test_who_is_not_read_cannot_be_heard(self, rig: Rig) -> None:
+    def test_who_is_not_read_cannot_be_heard(self, rig: EdgeRig) -> None:
         peer = rig.peer(v2=False)
         peer.protocol.stop_reading()
         for _ in range(5):

@@ -104,7 +104,7 @@ def test_an_empty_one_names_the_next_message_that_is_held(connection: Any, datab
 
 
 @on_reactor
-async def test_on_the_reactor(database_url: str) -> None:
+async def test_a_page_is_read_in_the_pool_and_the_reactor_gets_it(database_url: str) -> None:
     with closing(psycopg2.connect(database_url)) as connection:
         commit(connection, make_envelope(1, "a", "b"))
     execute(database_url, "DELETE FROM messages WHERE seq = 1")

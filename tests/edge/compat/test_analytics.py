@@ -74,7 +74,7 @@ def test_an_empty_sample_is_null_in_the_first_two_and_a_list_in_the_last() -> No
     assert list(answer) == ["query1_room_messages", "query2_user_history", "query3_active_users", "query4_user_rooms"]
 
 
-def test_analytics() -> None:
+def test_analytics_are_told_as_the_reference_tells_them() -> None:
     answer = shown(
         analytics.analytics(
             found.Analytics(
@@ -118,7 +118,7 @@ def test_without_time_between_messages_there_is_no_average(rate: found.Rate) -> 
     assert (answer["avg_msgs_per_second"], answer["duration_seconds"]) == (None, rate.seconds)
 
 
-def test_stats_and_throughput() -> None:
+def test_stats_and_throughput_are_told_as_the_reference_tells_them() -> None:
     assert shown(analytics.stats(found.Totals(1, 2, 3, 4))) == {
         "total_messages": 1,
         "total_users": 2,

@@ -32,7 +32,7 @@ _FIGURES = InstanceFigures(
 _WHO = {"serverId": "s1", "timestamp": 1_764_000_000_123}
 
 
-def test_health() -> None:
+def test_health_has_the_references_fields_in_its_order() -> None:
     assert list(health(_FIGURES).items()) == list(
         {
             **_WHO,
@@ -54,7 +54,7 @@ def test_an_instance_is_down_without_its_consumer_and_while_it_drains_and_up_wit
     assert (away["status"], away["databaseHealthy"]) == ("UP", False)
 
 
-def test_metrics() -> None:
+def test_metrics_have_the_references_fields_in_their_order() -> None:
     assert metrics(_FIGURES) == {
         **_WHO,
         "handler": {
@@ -89,7 +89,7 @@ def test_metrics() -> None:
     }
 
 
-def test_database_metrics() -> None:
+def test_database_metrics_have_the_references_fields_in_their_order() -> None:
     assert database_metrics(_FIGURES) == {
         **_WHO,
         "persistence": {"messages_inserted": 870, "insert_errors": 5, "user_activity_updates": 870},

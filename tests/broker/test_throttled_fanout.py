@@ -63,7 +63,7 @@ class Sns:
         raise NotImplementedError
 
 
-class Rig:
+class FanoutRig:
     def __init__(self, error: Any = None) -> None:
         self.clock = Clock()
         self.sns = Sns(error)
@@ -86,7 +86,7 @@ def kind(error: Any) -> str:
 
 @pytest.mark.parametrize("error", _THROTTLED, ids=kind)
 def test_throttled_news_go_out_once_sns_takes_them_and_nobody_waits_meanwhile(error: Any) -> None:
-    rig = Rig(error)
+    rig = FanoutRig(error)
     assert rig.publish(1)
     assert rig.publish(2)
     assert rig.publish(1, room=2)
@@ -101,7 +101,7 @@ def test_throttled_news_go_out_once_sns_takes_them_and_nobody_waits_meanwhile(er
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "KMSThrottling"])
 def test_entries_that_are_throttled_within_a_call_are_sent_again(code: str) -> None:
-    rig = Rig()
+    rig = FanoutRig()
     rig.sns.failed = code
     assert rig.publish(1)
     rig.pass_seconds(1)
@@ -112,7 +112,7 @@ def test_entries_that_are_throttled_within_a_call_are_sent_again(code: str) -> N
 
 
 def test_news_that_are_throttled_for_long_are_given_up_and_later_ones_are_not() -> None:
-    rig = Rig(_THROTTLED[0])
+    rig = FanoutRig(_THROTTLED[0])
     rig.publish(1)
     rig.pass_seconds(5)
     rig.publish(2)
@@ -127,7 +127,7 @@ def test_news_that_are_throttled_for_long_are_given_up_and_later_ones_are_not() 
 
 
 def test_what_gathers_while_sns_throttles_is_bounded() -> None:
-    rig = Rig(_THROTTLED[0])
+    rig = FanoutRig(_THROTTLED[0])
     rig.publish(1)
     for seq in range(2, 30_000):
         rig.publisher.publish([make_stored(seq)])
@@ -136,7 +136,7 @@ def test_what_gathers_while_sns_throttles_is_bounded() -> None:
 
 @pytest.mark.parametrize("error", _SILENT, ids=kind)
 def test_an_sns_that_does_not_take_news_at_all_is_left_alone_for_a_while(error: Any) -> None:
-    rig = Rig(error)
+    rig = FanoutRig(error)
     rig.publish(1)
     assert len(rig.sns.calls) == 2
     rig.publish(2)
@@ -146,7 +146,7 @@ def test_an_sns_that_does_not_take_news_at_all_is_left_alone_for_a_while(error: 
 
 
 def test_news_that_sns_finds_faulty_are_lost_alone() -> None:
-    rig = Rig(answered("InvalidParameter"))
+    rig = FanoutRig(answered("InvalidParameter"))
     rig.publish(1)
     assert len(rig.sns.calls) == 1
     rig.sns.error = None
