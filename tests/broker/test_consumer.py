@@ -229,7 +229,7 @@ class TestOrder:
         assert rig.take_events() == [("ack", "a")]
         assert published.called
 
-    def test_a_lane_takes_the_next_only_when_the_last_is_done(self, rig: ConsumerRig) -> None:
+    def test_a_shard_takes_the_next_only_when_the_last_is_done(self, rig: ConsumerRig) -> None:
         rig.fanout.slow = True
         rig.begin("a")
         rig.publish("b")
@@ -264,7 +264,7 @@ class TestOrder:
             (1, 43, "s1", "b"),
         ]
 
-    def test_lanes_do_not_wait_for_each_other(self, rig: ConsumerRig) -> None:
+    def test_shards_do_not_wait_for_each_other(self, rig: ConsumerRig) -> None:
         rig.begin("a")
         rig.publish("b", room=2)
         assert rig.take_events() == [("write", "a"), ("write", "b")]
@@ -290,7 +290,7 @@ class TestOutcomes:
         rig.writer.answer([rig.writer.stored(a), DeadLettered(reason), rig.writer.stored(c)])
         events = rig.take_events()
         assert ("reject", "b") in events
-        assert [event for event in events if event[0] != "refused"] == [
+        assert [event for event in events if event[0] != "reject"] == [
             ("stored", "a", "b", "c"),
             ("deliver", "1:a"),
             ("deliver", "2:c"),
@@ -317,7 +317,7 @@ class TestOutcomes:
         (published,) = rig.begin("a")
         rig.take_events()
         rig.writer.answer([LeaseLost()])
-        assert rig.take_events() == [("stored", "a"), ("done",), ("nack", "a"), ("write", "a")]
+        assert rig.take_events() == [("stored", "a"), ("ack",), ("nack", "a"), ("write", "a")]
         assert not published.called
         assert rig.consumer.too_late == 1
 

@@ -35,7 +35,7 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         deliveries: Sequence[Delivery] = self.successResultOf(self.queue.receive(room))
         return list(deliveries)
 
-    def test_every_room_has_a_lane(self) -> None:
+    def test_every_room_has_a_shard(self) -> None:
         self.assertEqual(list(self.queue.shards), [1, 2, 3])
 
     def test_a_publish_fires_when_its_envelope_is_done_and_not_before(self) -> None:
@@ -60,7 +60,7 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         for one in published:
             self.successResultOf(one)
 
-    def test_a_lane_has_one_receiver(self) -> None:
+    def test_a_shard_has_one_receiver(self) -> None:
         waiting = self.queue.receive(1)
         self.assertRaises(RuntimeError, self.queue.receive, 1)
         waiting.cancel()

@@ -23,7 +23,7 @@ class TestOneQueuePerRoom:
         assert self.names.dead_letters == "chatflow-db-dlq.fifo"
         assert self.names.fanout_queue("a1", "18f-1") == "chatflow-fanout-a1-18f-1.fifo"
 
-    def test_a_rooms_lane_bears_its_number(self) -> None:
+    def test_a_rooms_shard_bears_its_number(self) -> None:
         assert [self.names.shard(room) for room in range(1, 21)] == list(self.names.shards) == list(range(1, 21))
         assert self.names.shard_rooms(7) == [7]
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
-from tests.edge.rig import Peer, EdgeRig, rigged
+from tests.edge.rig import EdgeRig, Peer, rigged
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from zope.interface import implementer
 from chatflow.edge.connections import Connections, IConnection
 from chatflow.edge.sweep import Sweep
 from testbed.client import client_frame
-from tests.edge.rig import Peer, EdgeRig, rigged
+from tests.edge.rig import EdgeRig, Peer, rigged
 
 _PING, _PONG = 0x89, 0xA
 
