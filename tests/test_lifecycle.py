@@ -1,4 +1,4 @@
-"""Start and stop in order, background work, threads; what becomes of the process is in ``test_top_service.py``."""
+"""Start and stop in order, background work, threads; what becomes of the process is in ``test_root_service.py``."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ class TestInstances:
         self, stack: Stack, settings: dict[str, str]
     ) -> None:
         made = config({**daemon_environment(settings), "CHATFLOW_SERVER_ID": "i-0123456789abcdef0"})
-        assert (made.broker, made.rooms, made.room_queues, made.queue_prefix) == ("sqs", ROOMS, 0, "chatflow")
+        assert (made.broker, made.rooms, made.room_queues, made.queue_prefix) == ("sqs", ROOMS, None, "chatflow")
         assert made.server_id == "i-0123456789abcdef0"
         assert f"@{stack.outputs['DatabaseEndpoint']}:5432/chatflow?" in made.database
 

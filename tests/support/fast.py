@@ -1,4 +1,4 @@
-"""Which tests ``--fast`` leaves out: those that start a process other than PostgreSQL. Nobody marks them.
+"""Which tests ``--fast`` leaves out: those that start a process. Nobody marks them.
 
 A test does if its file imports, itself or through other modules of ``tests``, ``testbed`` and ``benchmarks``, what
 starts one; or if one of its fixtures uses something from there.
@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-#: What starts processes; by importing ``testbed.postgres`` alone a test starts none but PostgreSQL.
+#: What starts processes.
 _STARTERS = frozenset(
     {"subprocess", "playwright", "testbed.daemon", "testbed.emulator", "testbed.haproxy", "testbed.load"}
+    | {"testbed.postgres"}
 )
 _OURS = ("tests.", "testbed.", "benchmarks.")
-_HARMLESS = frozenset({"testbed.leftovers", "testbed.postgres", "tests.support.run"})
+_HARMLESS = frozenset({"testbed.leftovers", "tests.support.run"})
 
 
 def starts_processes(item: pytest.Item) -> bool:

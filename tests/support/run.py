@@ -10,17 +10,18 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from testbed import emulator, forkserver, postgres
 from testbed.leftovers import Guard, end, guard, marked_processes
 from testbed.shared import share
-from tests.support.fast import starts_processes
+from tests.support.fast import module_starts_processes, starts_processes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fast", action="store_true", help="only tests that start no process but PostgreSQL")
+    parser.addoption("--fast", action="store_true", help="only tests that start no process")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,6 +85,14 @@ class Leftovers:
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             self._guard.run_is_complete()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``--fast`` need not even import what starts processes."""
+    if not config.option.fast or collection_path.suffix != ".py":
+        return None
+    name = ".".join(collection_path.relative_to(config.rootpath).with_suffix("").parts)
+    return module_starts_processes(collection_path, name) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
