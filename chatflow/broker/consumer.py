@@ -28,9 +28,6 @@ from chatflow.rooms.hub import Hub
 
 T = TypeVar("T")
 
-#: How often to look whether the database is back.
-_AWAY_SECONDS = 0.5
-
 
 class Consumer:
     """One worker per shard of the queue. Runs on the reactor thread.
@@ -87,9 +84,7 @@ class Consumer:
         backoff = self._backoff()
         while self.running:
             try:
-                while not self._writer.available:
-                    # What is received now would only wait here, and others may have a database.
-                    await self._until_stop(deferLater(self._clock, _AWAY_SECONDS))
+                await self._until_stop(self._writer.when_available())
                 deliveries = await self._until_stop(self._queue.receive(shard))
                 if deliveries:
                     await self._process(deliveries)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from zope.interface import Attribute, Interface
+from zope.interface import Interface
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import StoredMessage
@@ -70,7 +70,11 @@ def always() -> bool:
 class IBatchWriter(Interface):
     """Commits envelopes of all rooms in large transactions."""
 
-    available = Attribute("Whether the database answered last time. If not, what is received now only waits here.")
+    def when_available() -> Deferred[None]:
+        """Fires while the database answers: at once, or as soon as it does again. Never fails, may be cancelled.
+
+        What is received before only waits here, and others may have a database.
+        """
 
     def write(envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always) -> Deferred[Sequence[Outcome]]:
         """Fires with an outcome per envelope once all are settled. Envelopes of a room keep their order.

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psycopg2
 from psycopg2 import errorcodes
 from twisted.enterprise.adbapi import ConnectionPool
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -74,6 +74,7 @@ class Database:
         self._away_since: float | None = None
         #: What somebody has to do before transactions succeed, as it was said in the log.
         self._waits_for: str | None = None
+        self._await_answer: dict[Deferred[None], None] = {}
 
     @property
     def available(self) -> bool:
@@ -83,6 +84,14 @@ class Database:
         :meth:`run_once` only the next call does.
         """
         return self._away_since is None
+
+    def when_available(self) -> Deferred[None]:
+        """Fires once the database is :attr:`available`; at once, if it is. Never fails, may be cancelled."""
+        if self.available:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._await_answer.pop)
+        self._await_answer[waiting] = None
+        return waiting
 
     @property
     def away_seconds(self) -> float:
@@ -181,6 +190,9 @@ class Database:
     def _note_answer(self, answered: bool) -> None:
         if answered:
             self._away_since = self._waits_for = None
+            while self._await_answer:
+                waiting, _ = self._await_answer.popitem()
+                waiting.callback(None)
         elif self._away_since is None:
             self._away_since = self._clock.seconds()
 

@@ -74,10 +74,9 @@ class BatchWriter:
         self.batches = 0
         self.set_aside = 0
 
-    @property
-    def available(self) -> bool:
+    def when_available(self) -> Deferred[None]:
         """See :class:`IBatchWriter`."""
-        return self._database.available
+        return self._database.when_available()
 
     def write(
         self, envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always

@@ -62,10 +62,22 @@ class Writer:
 
     def __init__(self, events: Events) -> None:
         self.events = events
-        self.available = True
+        self.away: list[Deferred[None]] | None = None
         self.under_way: list[tuple[list[Envelope], Deferred[Sequence[Outcome]]]] = []
         self.heads: dict[int, int] = {}
         self.are_held: list[Callable[[], bool]] = []
+
+    def when_available(self) -> Deferred[None]:
+        if self.away is None:
+            return succeed(None)
+        self.away.append(Deferred())
+        return self.away[-1]
+
+    def answers_again(self) -> None:
+        """The database is back."""
+        waiting, self.away = self.away or [], None
+        for one in waiting:
+            one.callback(None)
 
     def write(
         self, envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always
@@ -332,18 +344,17 @@ class TestOutcomes:
 
 class TestFailures:
     def test_while_the_database_is_away_nothing_is_received(self, rig: ConsumerRig) -> None:
-        rig.writer.available = False
+        rig.writer.away = []
         published = rig.begin("a")
         rig.clock.pump([0.5] * 10)
         assert rig.take_events() == []
-        rig.writer.available = True
-        rig.clock.advance(0.5)
+        rig.writer.answers_again()
         assert rig.take_events() == [("write", "a")]
         rig.writer.store()
         assert published[0].called
 
     def test_a_stop_does_not_wait_for_the_database(self, rig: ConsumerRig) -> None:
-        rig.writer.available = False
+        rig.writer.away = []
         rig.begin("a")
         assert rig.consumer.stop().called
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 
 from chatflow.errors import Unavailable
 from chatflow.persistence.database import Database, SessionLimits, is_refusal, is_transient
@@ -195,6 +195,23 @@ class TestRetries:
         assert execute(database_url, "SELECT room_id FROM rooms") == [(2,)]
         assert (database.transactions, database.retries, database.available) == (1, 1, True)
         assert len(execute(database_url, _CONNECTIONS, (_NAME,))) == 1
+
+    @on_reactor
+    async def test_who_waits_for_the_database_is_told_when_it_answers_again(self, make_database: MakeDatabase) -> None:
+        def die_in_thread(cursor: Any) -> None:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+        database = make_database()
+        assert database.when_available().called
+        with pytest.raises(Unavailable):
+            await database.run_once("die", die_in_thread)
+        waiting, given_up = database.when_available(), database.when_available()
+        given_up.addErrback(lambda failure: failure.trap(CancelledError))
+        given_up.cancel()
+        assert not waiting.called
+        await database.run_once("read", select_in_thread, "SELECT 1")
+        assert waiting.called
+        assert database.when_available().called
 
     @on_reactor
     async def test_so_is_one_killed_at_rest(self, make_database: MakeDatabase, database_url: str) -> None:
