@@ -176,7 +176,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         cluster=config.broker == "sqs",
         snapshot=metrics.snapshot,
         census=lambda: read_census(reads),
-        silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # more than two heartbeats
+        silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # long before it is taken for dead
         away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
         ready=status.ready,
     )

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from zope.interface import implementedBy
 from zope.interface.interface import InterfaceClass
 from zope.interface.verify import verifyClass
 
@@ -33,6 +32,7 @@ IMPLEMENTERS = {
     "membership.IPresenceTable": {"broker.membership.Membership", "rooms.presence.NoOthers"},
     "room_queue.IPublish": {"broker.embedded.EmbeddedRoomQueue", "broker.sqs.SqsRoomQueue"},
     "room_queue.IRoomQueue": {"broker.embedded.EmbeddedRoomQueue", "broker.sqs.SqsRoomQueue"},
+    "room_queue.IDepths": {"broker.depth.EmbeddedDepths", "broker.depth.SqsDepths"},
     "writer.IBatchWriter": {"persistence.writer.BatchWriter"},
 }
 
@@ -71,5 +71,4 @@ def test_a_contract_is_kept_by_those_who_say_so(name: str) -> None:
     found = _implementers(contract)
     assert found.keys() == IMPLEMENTERS[name]
     for implementer in found.values():
-        assert implementedBy(implementer).isOrExtends(contract)
         verifyClass(contract, implementer)

@@ -28,7 +28,7 @@ class Attachment:
 
 
 async def attach(calls: Calls, names: Names, queue_name: str) -> Attachment:
-    """Make the queue with its policy, then subscribe it to what others publish. PeriodicService it is harmless.
+    """Make the queue with its policy, then subscribe it to what others publish. Repeating it is harmless.
 
     A policy set later would take up to a minute to count, and messages sent meanwhile would be dropped. What is
     published under the queue's own name is filtered out: the hub had it before.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
 from chatflow.broker.embedded import EmbeddedRoomQueue
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.lookup import queue_attributes
 from chatflow.broker.names import Names
-from chatflow.contracts.room_queue import Depth
+from chatflow.contracts.room_queue import Depth, IDepths
 from chatflow.errors import Unavailable
 
 _ATTRIBUTES = {
@@ -21,16 +21,6 @@ _ATTRIBUTES = {
     "ApproximateNumberOfMessagesNotVisible": "in_flight",
     "ApproximateNumberOfMessagesDelayed": "delayed",
 }
-
-
-class Depths(Protocol):
-    """The depth of each room's queue."""
-
-    async def of(self, room: int) -> Depth:
-        """Rooms that share a queue have its depth in common.
-
-        :raises Unavailable: it cannot be told now.
-        """
 
 
 async def ask_depth(calls: Calls, url: str) -> Depth:
@@ -42,6 +32,7 @@ async def ask_depth(calls: Calls, url: str) -> Depth:
     return Depth(url, **{name: int(attributes.get(key, 0)) for key, name in _ATTRIBUTES.items()})
 
 
+@implementer(IDepths)
 class EmbeddedDepths:
     """The depth of the queue in this process: envelopes that are not settled."""
 
@@ -49,7 +40,7 @@ class EmbeddedDepths:
         self._queue = queue
 
     async def of(self, room: int) -> Depth:
-        """See :class:`Depths`."""
+        """See :class:`IDepths`."""
         return Depth(waiting=self._queue.backlog(room))
 
 
@@ -60,6 +51,7 @@ class _Answer:
     reason: str = ""
 
 
+@implementer(IDepths)
 class SqsDepths:
     """Of queues on SQS. Runs on the reactor thread.
 
@@ -87,7 +79,7 @@ class SqsDepths:
         self._lock = DeferredLock()
 
     async def of(self, room: int) -> Depth:
-        """See :class:`Depths`."""
+        """See :class:`IDepths`."""
         shard = self._names.shard(room)
         answer = self._answers.get(shard)
         if answer is None or self._is_old(answer):

@@ -84,7 +84,7 @@ class Prober:
         self._lost_seconds = self._times.lost_seconds
 
     def stop(self) -> None:
-        """Forget the probes that are under way: none that comes back counts."""
+        """Wait for none any more of the probes that are under way."""
         present, self._present = self._present, None
         for timer in (present.timeout, present.repeat) if present else ():
             if timer is not None and timer.active():

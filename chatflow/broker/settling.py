@@ -18,13 +18,15 @@ MAX_ENTRIES = 10  # of any batch call
 
 _DELETE_TRIES = 3
 
+_log = Logger()
+
 
 @frozen
 class Unsettled:
     """Receipt handles of what a batch did not settle.
 
-    :ivar retryable: no answer came, or SQS put them off: the same call may settle them yet.
-    :ivar lost: SQS refused them for good: somebody else may have been given these messages.
+    :ivar retryable: the call failed, or SQS put them off: the same call may settle them yet.
+    :ivar lost: SQS refused them for good, so somebody else may have been given these messages; or their queue is gone.
     :ivar reason: of one of them, for people.
     """
 
@@ -49,7 +51,7 @@ async def settle(calls: Calls, operation: str, queue_url: str, handles: Sequence
             answer = await calls.sqs(operation, QueueUrl=queue_url, Entries=entries)
         except AwsError as error:
             reason = str(error)
-            retryable += part
+            (lost if error.is_missing else retryable).extend(part)
             continue
         for entry in answer.get("Failed", ()):
             reason = f"{operation}: {entry.get('Code')}: {entry.get('Message', '')}"
@@ -71,7 +73,7 @@ async def delete(
         lost += unsettled.lost
         if not left:
             break
-        _log.warn("{count} messages are not deleted yet: {reason}", count=len(left), reason=reason)
+        _log.warn("{count} messages are not deleted: {reason}", count=len(left), reason=reason)
         if tries_left:
             await deferLater(clock, backoff.next_delay_seconds())
     return Unsettled(left, lost, reason)
@@ -80,6 +82,3 @@ async def delete(
 def is_final(failed: dict[str, Any]) -> bool:
     """Whether an entry of a batch call that failed would fail again. Throttling is called the sender's fault, too."""
     return bool(failed.get("SenderFault")) and not is_busy_code(str(failed.get("Code")))
-
-
-_log = Logger()

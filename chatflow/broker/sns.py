@@ -154,7 +154,6 @@ class SnsFanout:
         """
         self._gaps += 1
         if self._gaps >= _GAPS_IN_A_ROW and self.state is State.LIVE:
-            self._gaps = 0
             self._handle(Event.GAPS_OBSERVED)
 
     def _attached(self, attachment: Attachment) -> None:
@@ -175,6 +174,7 @@ class SnsFanout:
         state, action = transition(self.state, event)
         if state is not self.state:
             self.state = state
+            self._gaps = 0  # what was observed before says nothing of this state
             self._prober.stop()
         self._actions[action]()
 
@@ -182,7 +182,6 @@ class SnsFanout:
 
     def _probe(self) -> None:
         assert self._attachment is not None
-        self._gaps = 0
         self.counters.attachments += 1
         self._publisher.sender = self._attachment.queue_name
         self._listener.listen(self._attachment.queue_url)

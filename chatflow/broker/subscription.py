@@ -54,10 +54,10 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, Action]] = {
     (_S.DETACHED, _E.START): (_S.ATTACHING, _A.NOTHING),
     (_S.DETACHED, _E.ATTACHED): (_S.DETACHED, _A.REMOVE),  # it was being made when this instance stopped
     (_S.DETACHED, _E.DETACH): (_S.DETACHED, _A.REMOVE),
-    # A queue is being made. Whoever finds out meanwhile that the former one is lost comes late.
+    # A queue is being made. That the former one is lost is known already.
     (_S.ATTACHING, _E.ATTACHED): (_S.PROBING, _A.PROBE),
     (_S.ATTACHING, _E.DETACH): (_S.DETACHED, _A.REMOVE),
-    # No probe has come back yet. Others may be sent, so that one is not is no event.
+    # No probe has come back yet. They are repeated here, so one that SNS refuses is no event.
     (_S.PROBING, _E.PROBE_RETURNED): (_S.LIVE, _A.NOTHING),
     (_S.PROBING, _E.PROBE_LOST): (_S.ATTACHING, _A.REPLACE),
     (_S.PROBING, _E.SUBSCRIPTION_LOST): (_S.ATTACHING, _A.REPLACE),

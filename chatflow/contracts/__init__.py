@@ -7,5 +7,6 @@ Every interface is one of ``zope.interface``; ``tests/test_contracts.py`` names 
 - ``room_queue``, ``fanout``: what carries envelopes to one consumer and stored messages to every instance.
 - ``writer``, ``deadletters``: what numbers and stores, and where those go that cannot be stored.
 - ``history``, ``archive``, ``analytics``: what is read of what was stored.
+- ``broker``: room queue, fan-out and dead letters of one instance as a whole, alone or as one of many.
 - ``membership``: which instances live, and who is in their rooms.
 """

@@ -18,7 +18,7 @@ class IBroker(Interface):
     dead_letters = Attribute("An IDeadLetters.")
     presence = Attribute("An IPresenceTable; its beat is the instance's sign of life.")
     beat_seconds = Attribute("How often to beat.")
-    depths = Attribute("How much waits in each room's queue, see chatflow.broker.depth.")
+    depths = Attribute("An IDepths: how much waits in each room's queue.")
     transport = Attribute("Services by name, to be started in this order before the consumer and stopped after it.")
     subscription = Attribute("Services by name, to be started after the consumer and stopped before it.")
 

@@ -58,7 +58,8 @@ class Reset:
     """What a member asked for is not there. ``first``: the seq that it gets next instead.
 
     ``beyond_head``: the room never had that many messages; what is live follows. ``expired``: retention dropped those
-    before ``first``; a :class:`Resumed` from there on follows.
+    before ``first``; a :class:`Resumed` from there on follows. ``restored``: the database was set back, and the
+    room has other messages from ``first`` on.
     """
 
     reason: Literal["beyond_head", "expired", "restored"]

@@ -10,7 +10,7 @@ from zope.interface import Interface
 
 @frozen
 class Run:
-    """A run of an instance: what it must have removed once it is dead, and who is in its rooms, belong to it.
+    """An instance from one attachment of its fan-out queue to the next. That queue and its rooms' members belong to it.
 
     :ivar run_id: tells the runs of one server apart; a new one for each new fan-out queue.
     :ivar fanout_queue: the name of its queue.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -14,7 +14,7 @@ from chatflow.errors import NotStored
 
 
 class IPublish(Interface):
-    """Where ingress puts its envelopes; a part of :class:`chatflow.broker.interfaces.IRoomQueue`."""
+    """Where ingress puts its envelopes; a part of :class:`IRoomQueue`."""
 
     def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
         """Fires when the envelope is durable, with the positions of messages that were refused. See ``IRoomQueue``."""
@@ -51,6 +51,13 @@ class Depth:
     delayed: int = 0
 
 
+class IDepths(Interface):
+    """How much waits in each room's queue."""
+
+    def of(room: int) -> Awaitable[Depth]:
+        """Rooms that share a queue have its depth in common. Fails with :class:`chatflow.errors.Unavailable`."""
+
+
 class IRoomQueue(IPublish):
     """Each room's ordered log of envelopes.
 
@@ -81,7 +88,7 @@ class IRoomQueue(IPublish):
         """Whether certainly nobody else has been given any of these. May be called in any thread."""
 
     def ack(deliveries: Sequence[Delivery]) -> Deferred[None]:
-        """These are stored and announced: forget them and release their rooms. PeriodicService it is harmless."""
+        """These are stored and announced: forget them and release their rooms. Repeating it is harmless."""
 
     def reject(delivery: Delivery, reason: NotStored) -> Deferred[None]:
         """This one will never be stored and lies among the dead letters: forget it and release its room."""

@@ -178,7 +178,7 @@ class V2(Plain):
 PLAIN = Plain()
 
 # The most preferred one first.
-_DIALECTS: Sequence[V2] = (V2(),)
+_DIALECTS: Sequence[IDialect] = (V2(),)
 
 
 def choose_dialect(offered: Collection[str]) -> IDialect:

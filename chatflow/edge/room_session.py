@@ -145,7 +145,7 @@ class RoomSession:
     def _greeting_failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("a welcome to room {room} failed", failure, room=self._room)
-            self._member.drop("dropped")
+            self._member.drop("its welcome failed")
 
     def _enter(self) -> None:
         parameters = self._parameters

@@ -95,7 +95,6 @@ class ChatProtocol(MessageReader):
 
     def leave(self, code: int, reason: str) -> None:
         """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
-        self._tally.ended_by_us(f"{code}, {reason}")
         self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
 
     def drop(self, why: str) -> None:
@@ -107,6 +106,8 @@ class ChatProtocol(MessageReader):
         # Whoever closes, it comes through here; and no data frame may follow a close frame (RFC 6455 5.5.1).
         if self.state != self.STATE_OPEN:
             return
+        if not isReply:
+            self._tally.ended_by_us(f"{code}, {(reasonUtf8 or b'').decode(errors='replace')}")
         self._session.release()
         self._session.close()
         # A producer that is paused would keep the connection from closing.

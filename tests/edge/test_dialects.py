@@ -39,7 +39,7 @@ def test_who_says_that_it_is_one_is_one(interface: Any, implementer: Any) -> Non
     assert verifyClass(interface, implementer)
 
 
-@pytest.mark.parametrize("offered", [[], ["chatflow.v3"], ["mqtt", ""], ["CHATFLOW.V2"]], ids=str)
+@pytest.mark.parametrize("offered", [[], ["chatflow.v999"], ["mqtt", ""], ["CHATFLOW.V2"]], ids=str)
 def test_who_offers_nothing_that_is_spoken_here_is_spoken_to_plainly(offered: list[str]) -> None:
     assert choose_dialect(offered) is PLAIN
 
