@@ -13,12 +13,12 @@ from typing import Any
 from benchmarks.one_node import RUN_SECONDS, add_latencies, main_phase
 from benchmarks.results import Result
 from chatflow.postgres.embedded import EmbeddedPostgres
-from testbed.clock import HOW_TO_INSTALL, SteppedClock, find_libfaketime
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon, running_daemon
-from testbed.load import LoadClient
+from testbed.load_client import LoadClient
 from testbed.postgres import migrate
-from testbed.recount import recount
+from testbed.recounting import recount
+from testbed.set_clock import HOW_TO_INSTALL, SteppedClock, find_libfaketime
 
 HOUR, DAY = 3600.0, 86_400.0
 #: Ahead of the true time, one after the other.

@@ -17,8 +17,8 @@ from benchmarks.results import Goal, Result
 from testbed.cluster import Cluster, check_left_behind
 from testbed.crowd import Crowd
 from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
-from testbed.load import LoadClient
-from testbed.recount import recount
+from testbed.load_client import LoadClient
+from testbed.recounting import recount
 from testbed.waiting import eventually
 
 _DEADLINE_SECONDS = 120.0

@@ -17,7 +17,7 @@ from benchmarks import load_ceiling
 from benchmarks.results import Result
 from testbed.client import PING, PONG, RawClient, client_frame
 from testbed.daemon import Daemon
-from testbed.load import LoadClient
+from testbed.load_client import LoadClient
 
 RUN_SECONDS = 900.0
 _ROOMS = 20

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from chatflow.broker.single import EmbeddedBroker
+from chatflow.broker.embedded_broker import EmbeddedBroker
 from chatflow.config import Config
 from chatflow.contracts.broker import IBroker
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.metrics import Metrics
-from chatflow.persistence.clock import ClockWatch
+from chatflow.persistence.clock_watch import ClockWatch
 from chatflow.persistence.database import Database
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.membership import MembershipTable, open_membership
@@ -35,7 +35,7 @@ def make_broker(
     if config.broker == "embedded":
         return EmbeddedBroker(rooms=config.rooms, dead_letters=DeadLetterTable(commits))
     # Imported only here, because boto3 takes its time and memory.
-    from chatflow.broker.cluster import SqsBroker
+    from chatflow.broker.sqs_broker import SqsBroker
 
     beats = database("beats", 1)  # of its own, so that no slow query makes the others take this instance for dead
     return SqsBroker(

@@ -18,7 +18,7 @@ from chatflow.authority import parse_origin
 from chatflow.dualstack import parse_both
 from chatflow.errors import ConfigError
 from chatflow.logs import LogSettings
-from chatflow.logs.options import LOG_OPTIONS
+from chatflow.logs.log_options import LOG_OPTIONS
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
 from chatflow.options.kinds import Plain
 
@@ -439,7 +439,7 @@ class Config:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> Config:
         """
-        :param settings: what :func:`chatflow.options.load` returned for :data:`TABLE`.
+        :param settings: what :func:`chatflow.options.sources` returned for :data:`TABLE`.
         :raises ConfigError: settings that are right by themselves contradict each other.
         """
         _check(settings)

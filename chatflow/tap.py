@@ -33,7 +33,7 @@ from chatflow.metrics import Latest, Metrics
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
-from chatflow.persistence.clock import COMPARE_SECONDS, ClockWatch
+from chatflow.persistence.clock_watch import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History
 from chatflow.persistence.membership import read_census

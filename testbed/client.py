@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from testbed.http import Answer, parse_head
+from testbed.http_client import Answer, parse_head
 
 _SECONDS = 20.0
 

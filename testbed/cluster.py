@@ -28,7 +28,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from chatflow.postgres.embedded import EmbeddedPostgres
-from testbed.clock import SteppedClock
 from testbed.crowd import Crowd
 from testbed.daemon import Daemon, clean_environment
 from testbed.emulator import Emulator, aws_environment
@@ -36,6 +35,7 @@ from testbed.fault_proxy import FaultProxy
 from testbed.forkserver import run
 from testbed.haproxy import HAProxy
 from testbed.postgres import copy_cluster, execute
+from testbed.set_clock import SteppedClock
 from testbed.threads import run_together
 from testbed.waiting import eventually
 

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from testbed.client import ChatClient, kind
 from testbed.daemon import Daemon
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.waiting import eventually
 
 _SECONDS = 60.0

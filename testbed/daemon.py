@@ -26,7 +26,7 @@ import psycopg2
 
 from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
 from testbed.forkserver import Started, start
-from testbed.http import Answer, request
+from testbed.http_client import Answer, request
 from testbed.postgres import copy_cluster, execute
 from testbed.waiting import eventually
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chatflow.dualstack import Both, bind_both
-from testbed.http import request
+from testbed.http_client import request
 from testbed.waiting import eventually
 
 HOW_TO_INSTALL = "HAProxy is not installed: apt install haproxy"

@@ -16,7 +16,7 @@ from chatflow.contracts.membership import IPresenceTable
 from chatflow.contracts.room_queue import IDepths, IRoomQueue
 from chatflow.lifecycle.clocks import StampClock
 from chatflow.metrics import Metrics
-from chatflow.persistence.clock import ClockWatch
+from chatflow.persistence.clock_watch import ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from tests.test_config import config
 
@@ -26,7 +26,7 @@ _URL = "postgresql://chat@db.example/chat"
 @pytest.mark.parametrize("kind", ["embedded", "sqs"])
 def test_a_broker_has_every_part_and_each_keeps_its_contract(kind: str) -> None:
     def database(name: str, connections: int) -> Database:
-        return Database(reactor=reactor, url=_URL, connections=connections, limits=SessionLimits(name))
+        return Database(reactor=reactor, url=_URL, connections=connections, limits=SessionLimits(application_name=name))
 
     now = StampClock(reactor, time.time)
     commits = database("writer", 1)

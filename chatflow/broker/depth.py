@@ -9,7 +9,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from chatflow.broker.embedded import EmbeddedRoomQueue
+from chatflow.broker.embedded_queue import EmbeddedRoomQueue
 from chatflow.broker.interfaces import Calls
 from chatflow.broker.lookup import queue_attributes
 from chatflow.broker.names import Names

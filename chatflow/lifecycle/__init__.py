@@ -1,6 +1,6 @@
 """How parts of ChatFlow start, work in the background and stop.
 
-- :mod:`~chatflow.lifecycle.services`: services that start in order and stop in reverse order, one by one
+- :mod:`~chatflow.lifecycle.ordered_services`: services that start in order and stop in reverse order, one by one
 - :mod:`~chatflow.lifecycle.process`: the service that twistd runs: signals, exit status, failures in one line
 - :mod:`~chatflow.lifecycle.manager`, :mod:`~chatflow.lifecycle.supervision`: what systemd is told meanwhile
 - :mod:`~chatflow.lifecycle.reload`: what can change without a restart
@@ -11,9 +11,9 @@
 """
 
 from chatflow.lifecycle.manager import ServiceManager
+from chatflow.lifecycle.ordered_services import OrderedServices
 from chatflow.lifecycle.process import RootService
 from chatflow.lifecycle.reload import Reloads
-from chatflow.lifecycle.services import OrderedServices
 from chatflow.lifecycle.sharing import SharedCall
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.threads import NamedThreadPool, run_in_own_thread

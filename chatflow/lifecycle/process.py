@@ -38,10 +38,10 @@ from twisted.python.components import Componentized
 
 from chatflow.errors import ChatFlowError, StartupError
 from chatflow.lifecycle.manager import ServiceManager
+from chatflow.lifecycle.ordered_services import OrderedServices
 from chatflow.lifecycle.reload import Reloads
-from chatflow.lifecycle.services import OrderedServices
 from chatflow.lifecycle.supervision import Supervision
-from chatflow.lifecycle.terminal import has_terminal
+from chatflow.lifecycle.tty import has_terminal
 from chatflow.logs import Log
 from chatflow.passwords import without_passwords
 from chatflow.text import visible

@@ -10,9 +10,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatflow.load import wire
+from chatflow.load.client_session import Session
 from chatflow.load.connection import LoadConnection
 from chatflow.load.interfaces import IConnectionOwner, ILoadClient
-from chatflow.load.session import Session
 
 Connect = Callable[[LoadConnection], Deferred[Any]]
 """Connects it to its ``address``. Fires once that is done, before the handshake, or fails."""

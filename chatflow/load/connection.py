@@ -12,10 +12,10 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from chatflow.load import wire
+from chatflow.load.client_session import Session
 from chatflow.load.interfaces import IConnectionOwner
+from chatflow.load.proof import SeqJump
 from chatflow.load.roomlog import ACK_HEADER_BYTES, ACK_START, TICK_US
-from chatflow.load.session import Session
-from chatflow.load.verify import SeqJump
 from chatflow.load.wire import ServerFrame, WireError
 
 _MAX_HANDSHAKE_BYTES = 16_384

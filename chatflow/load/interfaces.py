@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from chatflow.errors import ChatFlowError
-from chatflow.load.session import Session
+from chatflow.load.client_session import Session
 from chatflow.load.tally import PhaseTally
 from chatflow.load.wire import WireError
 

@@ -228,7 +228,7 @@ class LoadConfig:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> LoadConfig:
         """
-        :param settings: what :func:`chatflow.options.load` returned for :data:`TABLE`.
+        :param settings: what :func:`chatflow.options.sources` returned for :data:`TABLE`.
         :raises ConfigError: settings that are right by themselves contradict each other.
         """
         _check(settings)

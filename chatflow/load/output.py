@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from chatflow.errors import ChatFlowError
-from chatflow.load.clock import Clock
 from chatflow.load.roomlog import TICK_US
 from chatflow.load.scenario import Kind
+from chatflow.load.wall_clock import Clock
 
 MESSAGES_HEADER = "timestamp,messageType,latency_ms,status,room\n"
 _NO_ID = bytes(16)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from chatflow.load.clock import processor_seconds
+from chatflow.load.client_session import Session
 from chatflow.load.interfaces import Bounds, ILoadClient
 from chatflow.load.recorder import Recorder
 from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import Phase
-from chatflow.load.session import Session
 from chatflow.load.tally import PhaseTally
+from chatflow.load.wall_clock import processor_seconds
 
 
 class RunningPhase:

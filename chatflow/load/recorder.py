@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatflow.load.clock import Clock
 from chatflow.load.latency import TicksOverTime
 from chatflow.load.output import KeptAcks
 from chatflow.load.roomlog import TICK_US
 from chatflow.load.scenario import Kind
 from chatflow.load.tally import PhaseTally
+from chatflow.load.wall_clock import Clock
 from chatflow.load.wire import ServerFrame
 
 # Connections that were lost and are told one by one; the others are only counted.

@@ -13,10 +13,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatflow.errors import ChatFlowError
-from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Bounds, ILoadWorker, Progress
 from chatflow.load.scenario import Settings
 from chatflow.load.tally import PhaseTally
+from chatflow.load.wall_clock import Clock
 from chatflow.load.worker_process import (
     Done,
     Failed,

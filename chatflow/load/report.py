@@ -12,10 +12,10 @@ import attrs
 from chatflow.load.latency import curve_ms, percentiles_by_second, percentiles_ms
 from chatflow.load.output import CannotWrite
 from chatflow.load.page import as_page
+from chatflow.load.proof import Stored
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import MAIN, Settings
 from chatflow.load.tally import PhaseTally, merge
-from chatflow.load.verify import Stored
 from chatflow.passwords import mask_password
 
 _INTERVAL_SECONDS = 10  # as the reference's throughput_over_time.csv

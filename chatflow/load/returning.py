@@ -18,11 +18,11 @@ from zope.interface import implementer
 
 from chatflow.load import wire
 from chatflow.load.client import Connect, ended_in_handshake, refuse_opening
+from chatflow.load.client_session import Session
 from chatflow.load.connection import LoadConnection
 from chatflow.load.interfaces import IConnectionOwner, ILoadClient
+from chatflow.load.proof import NO_CLOSE_FRAME
 from chatflow.load.scenario import Settings
-from chatflow.load.session import Session
-from chatflow.load.verify import NO_CLOSE_FRAME
 
 # Between two tries to come back.
 _SHORTEST_PAUSE_SECONDS = 0.02

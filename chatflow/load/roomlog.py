@@ -15,9 +15,9 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
+from chatflow.load.proof import MAX_SEQ_JUMP, Arrivals, Ledger, SeqJump
 from chatflow.load.scenario import Kind, VirtualClient
 from chatflow.load.tally import PhaseTally, RoomTally
-from chatflow.load.verify import MAX_SEQ_JUMP, Arrivals, Ledger, SeqJump
 from chatflow.load.wire import ServerFrame
 
 TICK_US = 100  # resolution of latencies: 0.1 ms
@@ -119,7 +119,7 @@ class RoomLog:
         """A connection decoded a broadcast, whose frame is *raw*.
 
         :return: its intended send time in µs, or 0 if it is not of this run.
-        :raises SeqJump: see :class:`chatflow.load.verify.Arrivals`.
+        :raises SeqJump: see :class:`chatflow.load.proof.Arrivals`.
         """
         seq = frame.seq
         words = frame.message.rsplit(".", 5)

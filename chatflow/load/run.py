@@ -8,12 +8,12 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
-from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Bounds, ILoadWorker, Progress
 from chatflow.load.output import CannotWrite, join_parts
+from chatflow.load.proof import Stored, causes_to_fail
 from chatflow.load.scenario import Settings, phases
 from chatflow.load.tally import PhaseTally, merge_processes
-from chatflow.load.verify import Stored, causes_to_fail
+from chatflow.load.wall_clock import Clock
 
 # All processes begin a phase at the same moment; this is enough for the order to reach them.
 _HEADSTART_US = 50_000

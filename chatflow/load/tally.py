@@ -44,7 +44,7 @@ class PhaseTally(msgspec.Struct):
     :ivar returns: how often connections that were cut came back. :ivar resent: messages that were sent again.
     :ivar returns_refused: tries to come back that failed, for whichever reason; ``away_ticks``: how long each took.
     :ivar losses: of connections that come back, those that the client did not cut: how often, by close code or
-        :data:`chatflow.load.verify.NO_CLOSE_FRAME`.
+        :data:`chatflow.load.proof.NO_CLOSE_FRAME`.
     :ivar unexpected_acks: acks of something that was not in flight: never sent, or acknowledged before.
     :ivar changed_ids: messages whose broadcast carried another messageId than their ack.
     :ivar expected, received: over connections, the messages of their room since they joined.

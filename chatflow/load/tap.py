@@ -20,16 +20,16 @@ from chatflow import tuning
 from chatflow.lifecycle import RootService
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import make_monotonic
-from chatflow.load.clock import Clock, system_clock
 from chatflow.load.interfaces import ILoadWorker
 from chatflow.load.options import TABLE, LoadConfig
 from chatflow.load.output import CannotWrite
 from chatflow.load.progress import ProgressLine
+from chatflow.load.proof import Stored
 from chatflow.load.remote import RemoteWorker
 from chatflow.load.report import as_summary, write_files
 from chatflow.load.run import LoadRun, Outcome
 from chatflow.load.tally import PhaseTally, acknowledged
-from chatflow.load.verify import Stored
+from chatflow.load.wall_clock import Clock, system_clock
 from chatflow.load.worker import LoadWorker
 from chatflow.options import CommandLine, Setting
 

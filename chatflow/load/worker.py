@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from chatflow.load import wire
 from chatflow.load.client import LoadClient
-from chatflow.load.clock import Clock
+from chatflow.load.client_session import Session
 from chatflow.load.connection import LoadConnection
 from chatflow.load.interfaces import Bounds, CannotOpen, ILoadClient, ILoadWorker, Progress
 from chatflow.load.output import CannotWrite, KeptAcks, write_part
@@ -24,8 +24,8 @@ from chatflow.load.recorder import Recorder
 from chatflow.load.returning import ReturningClient
 from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import MAIN, Phase, Schedule, Settings, VirtualClient, kinds, phases
-from chatflow.load.session import Session
 from chatflow.load.tally import PhaseTally
+from chatflow.load.wall_clock import Clock
 from chatflow.passwords import mask_password, without_passwords
 
 # How many handshakes at once: a listener's backlog is often 50, and a SYN that finds it full is repeated 1 s later.

@@ -18,17 +18,17 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from chatflow.lifecycle.clocks import make_monotonic
-from chatflow.load.clock import Clock, system_clock
 from chatflow.load.interfaces import Bounds, Progress
 from chatflow.load.scenario import Settings
 from chatflow.load.tally import PhaseTally, decode_counter
+from chatflow.load.wall_clock import Clock, system_clock
 from chatflow.load.worker import LoadWorker
 
 _PROGRESS_SECONDS = 0.5
 
 
 class Start(msgspec.Struct, tag=True):
-    """:ivar index: the worker's, from 0. :ivar wall_offset_us: see :class:`chatflow.load.clock.Clock`."""
+    """:ivar index: the worker's, from 0. :ivar wall_offset_us: see :class:`chatflow.load.wall_clock.Clock`."""
 
     settings: Settings
     index: int

@@ -1,6 +1,6 @@
 """Where the daemon's log goes and how a line of it looks; ``docs/logging.rst`` is for who reads it.
 
-- :mod:`~chatflow.logs.options`: what an operator may say about it
+- :mod:`~chatflow.logs.log_options`: what an operator may say about it
 - :mod:`~chatflow.logs.formats`: from an event of twisted.logger to text or to a JSON object (pure)
 - :mod:`~chatflow.logs.repeats`: what says the same again and again is counted
 - :mod:`~chatflow.logs.sinks`: standard output, the journal, a file that is rotated

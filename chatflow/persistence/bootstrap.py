@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from chatflow.errors import StartupError
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.persistence import migrations, partitions
-from chatflow.persistence.clock import require_agreement
+from chatflow.persistence.clock_watch import require_agreement
 from chatflow.persistence.database import Database, connect
 from chatflow.persistence.driver import Cursor
 from chatflow.persistence.failures import one_line

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import psycopg2
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.postgres.cluster import PORT, Cluster
+from chatflow.postgres.data_directory import PORT, Cluster
 from chatflow.postgres.environment import forget_variables
 from chatflow.postgres.unprivileged import Account, account_for, let_reach, let_read
 

@@ -15,7 +15,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from chatflow.broker.consumer import Consumer
-from chatflow.broker.embedded import EmbeddedRoomQueue
+from chatflow.broker.embedded_queue import EmbeddedRoomQueue
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.fanout import IFanout
 from chatflow.contracts.history import IHistory

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
 from chatflow.broker.depth import EmbeddedDepths, SqsDepths, ask_depth
-from chatflow.broker.embedded import EmbeddedRoomQueue
+from chatflow.broker.embedded_queue import EmbeddedRoomQueue
 from chatflow.broker.names import Names
 from chatflow.contracts.room_queue import Depth
 from chatflow.errors import Unavailable

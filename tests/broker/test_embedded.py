@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
+from chatflow.broker.embedded_queue import EmbeddedRoomQueue, NoFanout
 from chatflow.contracts.room_queue import Delivery
 from chatflow.errors import NotStored, Unavailable
 from tests.broker.contract_fanout import FanoutContract, Instance

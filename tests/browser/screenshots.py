@@ -13,7 +13,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page
 
 from testbed.cluster import Cluster
-from testbed.load import LoadClient
+from testbed.load_client import LoadClient
 from tests.support.browser import BrowserThread
 
 _ROOT = Path(__file__).parents[2]

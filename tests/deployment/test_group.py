@@ -27,7 +27,7 @@ from scripts.deployment.progress import Progress
 from scripts.deployment.roll import Patience, Roll
 from scripts.deployment.session import Session
 from testbed.emulator import aws_environment
-from testbed.http import request
+from testbed.http_client import request
 from testbed.waiting import eventually
 
 _NOW = 1_800_000_000.0

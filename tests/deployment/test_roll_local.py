@@ -21,7 +21,7 @@ from attrs import frozen
 
 from testbed.daemon import clean_environment
 from testbed.haproxy import HOW_TO_INSTALL, find_haproxy
-from testbed.load import LoadClient
+from testbed.load_client import LoadClient
 from testbed.waiting import eventually
 
 pytestmark = pytest.mark.skipif(not find_haproxy() and "CI" not in os.environ, reason=HOW_TO_INSTALL)

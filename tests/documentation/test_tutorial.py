@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from testbed.daemon import clean_environment
-from testbed.http import request
+from testbed.http_client import request
 from testbed.waiting import eventually
 
 _ROOT = Path(__file__).parent.parent.parent

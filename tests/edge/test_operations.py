@@ -23,7 +23,7 @@ from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.operations import Operation, add_operations
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Unavailable
-from testbed import http
+from testbed import http_client as http
 from tests.support.reactor import on_reactor, reactor, until
 
 

@@ -22,7 +22,7 @@ from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.rooms.presence import NoOthers, Presence
-from testbed import http
+from testbed import http_client as http
 from tests.support.reactor import on_reactor, reactor
 
 _WINDOW = "testStartTime=2020-01-01T00:00:00Z&testEndTime=2099-01-01T00:00:00Z"

@@ -11,13 +11,13 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from benchmarks.null_server import frame, unmask
 from chatflow.load import wire
 from chatflow.load.client import LoadClient
-from chatflow.load.clock import Clock
+from chatflow.load.client_session import Session
 from chatflow.load.connection import LoadConnection
 from chatflow.load.output import KeptAcks
 from chatflow.load.recorder import Recorder
 from chatflow.load.roomlog import RoomLog
 from chatflow.load.scenario import Settings, VirtualClient, kinds
-from chatflow.load.session import Session
+from chatflow.load.wall_clock import Clock
 
 RUN = "run"
 

@@ -10,10 +10,10 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
 from benchmarks.null_server import NullServer
-from chatflow.load.clock import system_clock
 from chatflow.load.run import LoadRun, Outcome
 from chatflow.load.scenario import Settings
 from chatflow.load.tally import merge
+from chatflow.load.wall_clock import system_clock
 from chatflow.load.worker import LoadWorker
 
 reactor: Any = _reactor

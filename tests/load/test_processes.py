@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from benchmarks.null_server import NullConnection, NullServer
-from chatflow.load.clock import system_clock
 from chatflow.load.remote import RemoteWorker
 from chatflow.load.run import LoadRun, Outcome
+from chatflow.load.wall_clock import system_clock
 from chatflow.load.worker_process import Done, Lines, encode
 from tests.load.running import SETTINGS, Listening, faults, reactor
 

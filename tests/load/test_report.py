@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from chatflow.load.clock import Clock
 from chatflow.load.interfaces import Progress
 from chatflow.load.latency import percentiles_ms
 from chatflow.load.output import KeptAcks, join_parts, part_path
 from chatflow.load.progress import progress_text
+from chatflow.load.proof import Stored
 from chatflow.load.report import as_report, as_summary, ceiling_hint, throughput_lines, write_files
 from chatflow.load.run import Outcome
 from chatflow.load.scenario import Settings, kinds
 from chatflow.load.tally import PhaseTally, RoomTally
-from chatflow.load.verify import Stored
+from chatflow.load.wall_clock import Clock
 
 
 def _outcome() -> Outcome:

@@ -12,9 +12,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from benchmarks.null_server import NullConnection, NullServer, frame
-from chatflow.load.clock import system_clock
 from chatflow.load.report import as_report, as_summary
 from chatflow.load.run import LoadRun, Outcome
+from chatflow.load.wall_clock import system_clock
 from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor
 from tests.load.test_faults import Vanishes

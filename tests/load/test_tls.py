@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_twisted import ensureDeferred
 
 from benchmarks.null_server import NullServer
-from chatflow.load.clock import system_clock
 from chatflow.load.run import LoadRun, Outcome
+from chatflow.load.wall_clock import system_clock
 from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor
 

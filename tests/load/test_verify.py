@@ -7,8 +7,8 @@ from collections import Counter
 import msgspec
 import pytest
 
+from chatflow.load.proof import MAX_SEQ_JUMP, Arrivals, Ledger, SeqJump, Stored, causes_to_fail
 from chatflow.load.tally import PhaseTally, RoomTally, acknowledged, decode_counter, merge, merge_processes
-from chatflow.load.verify import MAX_SEQ_JUMP, Arrivals, Ledger, SeqJump, Stored, causes_to_fail
 
 
 def _arrivals(*seqs: int, tally: PhaseTally | None = None) -> Arrivals:

@@ -10,11 +10,11 @@ from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
 from benchmarks.null_server import NullConnection, NullServer
-from chatflow.load.clock import system_clock
 from chatflow.load.interfaces import CannotOpen, ILoadWorker
 from chatflow.load.remote import RemoteWorker
 from chatflow.load.run import LoadRun, merge_bounds
 from chatflow.load.scenario import phases
+from chatflow.load.wall_clock import system_clock
 from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor, run_against
 

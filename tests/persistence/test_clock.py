@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from chatflow.errors import Unavailable
 from chatflow.lifecycle.clocks import StampClock
-from chatflow.persistence.clock import ClockWatch
+from chatflow.persistence.clock_watch import ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from testbed.postgres import execute
 from tests.support.reactor import on_reactor, reactor

@@ -21,7 +21,7 @@ from chatflow.contracts.writer import always
 from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.heads import create_rooms_in_thread
 from testbed.postgres import execute
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.threads import run_together
 from testbed.waiting import eventually
 from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message

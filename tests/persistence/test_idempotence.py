@@ -19,7 +19,7 @@ from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, CommitResult, comm
 from chatflow.rooms.identifiers import derived_id, same_name
 from chatflow.rooms.messages import content
 from testbed.postgres import execute
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.threads import run_together
 from tests.support.chat import NOW_US, make_envelope, make_message
 

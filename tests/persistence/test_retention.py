@@ -21,7 +21,7 @@ from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.history import first_seq_in_thread, messages_after_in_thread, page_in_thread
 from chatflow.persistence.replay import replay, replay_in_thread
 from testbed.postgres import execute, fresh_database
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.threads import run_together
 from testbed.waiting import eventually
 from tests.support.chat import NOW_US, make_envelope, make_message

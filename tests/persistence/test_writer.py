@@ -24,7 +24,7 @@ from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.writer import BatchWriter
 from testbed.postgres import execute
 from testbed.postgres_proxy import PostgresProxy
-from testbed.recount import recount
+from testbed.recounting import recount
 from tests.support.chat import make_envelope, make_message
 from tests.support.reactor import on_reactor, reactor, until
 

@@ -17,7 +17,7 @@ import pytest
 
 #: What starts processes.
 _STARTERS = frozenset(
-    {"subprocess", "playwright", "testbed.daemon", "testbed.emulator", "testbed.haproxy", "testbed.load"}
+    {"subprocess", "playwright", "testbed.daemon", "testbed.emulator", "testbed.haproxy", "testbed.load_client"}
     | {"testbed.postgres"}
 )
 _OURS = ("tests.", "testbed.", "benchmarks.")

@@ -13,8 +13,8 @@ from testbed.client import ChatClient
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon
 from testbed.haproxy import HAProxy, find_haproxy
-from testbed.load import LoadClient
-from testbed.recount import recount
+from testbed.load_client import LoadClient
+from testbed.recounting import recount
 from testbed.waiting import eventually
 
 _RUN_SECONDS = 120.0

@@ -10,7 +10,7 @@ import pytest
 
 from testbed.client import TEXT, RawClient, client_frame, handshake, message
 from testbed.daemon import Daemon, running_daemon
-from testbed.http import Answer, read_answer, send_request
+from testbed.http_client import Answer, read_answer, send_request
 from tests.system.test_handshake import answer_to
 
 _ALLOWED = ("https://app.example", "capacitor://localhost", "null", "https://bücher.example")

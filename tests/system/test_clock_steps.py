@@ -17,10 +17,10 @@ from websockets.typing import Subprotocol
 
 from chatflow.postgres.embedded import EmbeddedPostgres
 from testbed.client import ChatClient, Frame
-from testbed.clock import HOW_TO_INSTALL, SteppedClock, find_libfaketime
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon, running_daemon
 from testbed.postgres import fresh_database, migrate
+from testbed.set_clock import HOW_TO_INSTALL, SteppedClock, find_libfaketime
 from testbed.waiting import eventually
 
 pytestmark = pytest.mark.skipif(not find_libfaketime() and os.environ.get("CI") != "true", reason=HOW_TO_INSTALL)

@@ -16,9 +16,9 @@ from testbed.client import ChatClient
 from testbed.cluster import Cluster, check_left_behind
 from testbed.crowd import Crowd
 from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy
-from testbed.http import request
-from testbed.load import LoadClient
-from testbed.recount import recount
+from testbed.http_client import request
+from testbed.load_client import LoadClient
+from testbed.recounting import recount
 from testbed.waiting import eventually
 from tests.support.documentation import figures_named_in, figures_served_by
 

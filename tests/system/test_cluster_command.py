@@ -15,7 +15,7 @@ import pytest
 
 from testbed.client import ChatClient
 from testbed.daemon import clean_environment, processes_in
-from testbed.http import request
+from testbed.http_client import request
 from testbed.run_cluster import main
 
 _OPTIONS = ("--instances", "1", "--rooms", "2", "--port", "0", "--faults", "*:delay_ms=1")

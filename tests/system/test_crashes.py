@@ -11,7 +11,7 @@ import pytest
 from testbed.client import ChatClient
 from testbed.crowd import Crowd, check_stored, error_codes
 from testbed.daemon import Daemon, running_daemon
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.waiting import eventually
 
 

@@ -12,7 +12,7 @@ from chatflow.broker.names import Names
 from testbed.client import ChatClient
 from testbed.daemon import Daemon
 from testbed.emulator import shared_emulator
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.waiting import eventually
 from tests.support.cloud import direct_client, make_objects
 

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.client import RawClient, handshake
 from testbed.daemon import Daemon, running_daemon
-from testbed.http import Answer, send_request
+from testbed.http_client import Answer, send_request
 from testbed.waiting import eventually
 
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from testbed.client import ChatClient
 from testbed.daemon import Daemon
-from testbed.http import send_request
+from testbed.http_client import send_request
 
 _INTEGER, _BOOLEAN, _TEXT = int, bool, str
 

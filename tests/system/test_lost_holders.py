@@ -15,9 +15,9 @@ import pytest
 from testbed.client import ChatClient
 from testbed.cluster import Cluster
 from testbed.daemon import Daemon
-from testbed.load import LoadClient
+from testbed.load_client import LoadClient
 from testbed.postgres_proxy import PostgresProxy
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.waiting import eventually
 
 _RUN_SECONDS = 90.0

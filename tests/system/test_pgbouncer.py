@@ -13,7 +13,7 @@ from testbed.client import ChatClient
 from testbed.daemon import Daemon, run_twistd, running_daemon
 from testbed.pgbouncer import find_pgbouncer, running_pgbouncer
 from testbed.postgres import execute, fresh_database
-from testbed.recount import recount
+from testbed.recounting import recount
 
 pytestmark = pytest.mark.skipif(
     find_pgbouncer() is None and os.environ.get("CI") != "true", reason="needs PgBouncer: apt-get install pgbouncer"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from testbed.daemon import Daemon, running_daemon
-from testbed.load import LoadClient
+from testbed.load_client import LoadClient
 from testbed.network import Network
-from testbed.recount import recount
+from testbed.recounting import recount
 
 _RUN_SECONDS = 120.0
 

@@ -6,7 +6,7 @@ from chatflow.codec.envelopes import decode
 from testbed.client import ChatClient, kind
 from testbed.daemon import running_daemon
 from testbed.postgres import execute
-from testbed.recount import recount
+from testbed.recounting import recount
 
 
 def test_its_sender_is_told_it_lies_among_the_dead_letters_and_all_else_is_stored(database_url: str) -> None:

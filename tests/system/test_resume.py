@@ -12,7 +12,7 @@ import pytest
 
 from testbed.client import CLOSE, TEXT, ChatClient, Frame, RawClient, handshake, kind
 from testbed.daemon import Daemon, running_daemon
-from testbed.http import send_request
+from testbed.http_client import send_request
 from testbed.postgres import execute, fresh_database
 from testbed.postgres_proxy import PostgresProxy
 from testbed.waiting import eventually

@@ -17,7 +17,7 @@ import pytest
 
 from testbed.client import ChatClient
 from testbed.daemon import LISTEN, Daemon, end_processes_in, processes_in, run_twistd, running_daemon
-from testbed.http import request
+from testbed.http_client import request
 from testbed.postgres import execute
 from testbed.waiting import eventually
 

@@ -13,7 +13,7 @@ import pytest
 from testbed.client import CLOSE, ChatClient, RawClient, client_frame, kind
 from testbed.crowd import Crowd, check_stored
 from testbed.daemon import Daemon, running_daemon
-from testbed.recount import recount
+from testbed.recounting import recount
 from testbed.waiting import eventually
 
 

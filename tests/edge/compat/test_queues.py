@@ -15,7 +15,7 @@ from chatflow.contracts.room_queue import Depth
 from chatflow.edge.compat.instance import InstanceFigures
 from chatflow.edge.compat.queues import queue, queues
 from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
-from testbed import http
+from testbed import http_client as http
 from tests.support.reactor import on_reactor, reactor
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from chatflow.load.proof import Arrivals, Ledger
 from chatflow.load.recorder import AckRow, Recorder
 from chatflow.load.roomlog import TICK_US, RoomLog
 from chatflow.load.scenario import Kind, MessageWriter, Settings, VirtualClient
-from chatflow.load.verify import Arrivals, Ledger
 from chatflow.load.wire import ServerFrame
 
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from twisted.python import usage
 
 from chatflow.errors import ConfigError
-from chatflow.options.load import load, unknown
 from chatflow.options.manual import as_config, as_help, can_be_negated
 from chatflow.options.pidfile import forget_stale_pid_file
+from chatflow.options.sources import load, unknown
 from chatflow.options.table import COMMAND_LINE, SHOW_CONFIG, Setting, Table
 from chatflow.text import visible
 
@@ -135,7 +135,7 @@ class CommandLine(usage.Options):
 
 
 def read_file(path: Path | str) -> str:
-    """What :func:`chatflow.options.load` reads files with: UTF-8, with or without a byte order mark.
+    """What :func:`chatflow.options.sources` reads files with: UTF-8, with or without a byte order mark.
 
     :raises OSError: it cannot be read.
     :raises UnicodeError: it is something else, such as UTF-16, of which every other byte is NUL.

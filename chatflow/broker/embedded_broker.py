@@ -8,7 +8,7 @@ from twisted.application.service import Service
 from zope.interface import implementer
 
 from chatflow.broker.depth import EmbeddedDepths
-from chatflow.broker.embedded import EmbeddedRoomQueue, NoFanout
+from chatflow.broker.embedded_queue import EmbeddedRoomQueue, NoFanout
 from chatflow.contracts.broker import IBroker
 from chatflow.contracts.deadletters import IDeadLetters
 from chatflow.contracts.messages import StoredMessage
