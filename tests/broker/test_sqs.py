@@ -103,7 +103,7 @@ class TestHolding:
         assert proxy.faults.calls["ChangeMessageVisibilityBatch"] == extensions
         await pair.one.ack(held)
 
-    @pytest.mark.parametrize("settle", ["done", "again"])
+    @pytest.mark.parametrize("settle", ["ack", "nack"])
     @on_reactor
     async def test_nothing_that_is_settled_is_extended(
         self, make_instances: MakeInstances, proxy: FaultProxy, settle: str
