@@ -102,7 +102,7 @@ def _circle(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("package", sorted({_package(module) for module in _MODULES if len(module.parents) > 1}))
+@pytest.mark.parametrize("package", sorted({_package(module) for module in _MODULES}))
 def test_modules_of_a_package_do_not_import_each_other_in_a_circle(package: str) -> None:
     modules = [module for module in _MODULES if _package(module) == package]
     assert _circle(_graph(modules)) == []

@@ -142,7 +142,7 @@ class BatchWriter:
             return
         began = self._clock.seconds()
         try:
-            placed = await self._database.run(
+            results = await self._database.run(
                 "commit messages",
                 commit_in_thread,
                 [one.envelope for one in batch],
@@ -154,7 +154,7 @@ class BatchWriter:
             return
         # Counted before anybody is told, timed without what they do then.
         seconds = self._clock.seconds() - began
-        outcomes = [_outcome(one.envelope, place) for one, place in zip(batch, placed, strict=True)]
+        outcomes = [_outcome(one.envelope, result) for one, result in zip(batch, results, strict=True)]
         messages = sum(len(outcome.envelope.messages) for outcome in outcomes if isinstance(outcome, Stored))
         self.stored += messages
         self.batches += 1
