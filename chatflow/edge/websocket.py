@@ -129,6 +129,8 @@ class ChatProtocol(MessageReader):
         self.http_request_data = b""
         self.http_headers = {}
         self.http_request_params = {}
+        self.http_status_line = self.http_response_data = self._wskey = ""
+        self._transport_details = None  # type: ignore[assignment]
 
     # Frames in
 
