@@ -15,6 +15,7 @@ from attrs import frozen
 from twisted.web.http_headers import Headers
 
 from chatflow.authority import Authority, parse_origin
+from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
 from chatflow.edge.dialects import IDialect, choose_dialect
 from chatflow.edge.refusals import RequestRefused
@@ -31,12 +32,14 @@ class Handshake:
     :ivar parameters: those of the query.
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
+    :ivar identity: who it is, and what it may do in the room.
     """
 
     room: int
     parameters: ConnectParameters
     key: str
     dialect: IDialect
+    identity: Identity = ANYONE
 
     @property
     def subprotocol(self) -> str | None:

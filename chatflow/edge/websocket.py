@@ -51,6 +51,7 @@ class ChatProtocol(MessageReader):
         self._services = services
         self._room = handshake.room
         self._dialect = handshake.dialect
+        self._identity = handshake.identity
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip: str | None = None
