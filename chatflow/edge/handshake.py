@@ -31,12 +31,14 @@ class Handshake:
     :ivar parameters: those of the query.
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
+    :ivar client_ip: where the client is; None if that has no IP address.
     """
 
     room: int
     parameters: ConnectParameters
     key: str
     dialect: IDialect
+    client_ip: str | None = None
 
     @property
     def subprotocol(self) -> str | None:
@@ -68,6 +70,7 @@ def judge(
     body_bytes: int,
     host: Authority,
     allowed_origins: Collection[str],
+    client_ip: str | None = None,
 ) -> Handshake:
     """What a request for ``/chat/{room}`` may have.
 
@@ -76,6 +79,7 @@ def judge(
     :param body_bytes: how much came behind the headers; nothing belongs there.
     :param host: what the request is addressed to.
     :param allowed_origins: in their one form (:mod:`chatflow.authority`), besides those of ``host``; ``*`` for all.
+    :param client_ip: as :mod:`chatflow.edge.proxies` has resolved it.
     :raises RequestRefused: with what is wrong.
     """
     if method not in (b"GET", b"HEAD"):
@@ -107,7 +111,7 @@ def judge(
         parameters = parse_connect_parameters("?" + query.decode("latin-1"))
     except Refused as refused:
         raise RequestRefused(400, refused.code, str(refused), field=refused.field) from None
-    return Handshake(room, parameters, key, choose_dialect(_list(headers, "sec-websocket-protocol")))
+    return Handshake(room, parameters, key, choose_dialect(_list(headers, "sec-websocket-protocol")), client_ip)
 
 
 def _judge_version(headers: Headers) -> None:
