@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from chatflow.authority import Authority, parse_authority
 from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
@@ -36,7 +37,7 @@ from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
-from chatflow.errors import Unavailable
+from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
 
 _log = Logger()
@@ -90,6 +91,7 @@ class ChatResource(Resource):
         if room is None or request.postpath:
             return self._no_room()
         try:
+            self._check_bans(room, request)
             handshake = judge(
                 room=room,
                 method=request.method,
@@ -111,6 +113,18 @@ class ChatResource(Resource):
             reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(self._factory, handshake)
+
+    def _check_bans(self, room: int, request: Any) -> None:
+        """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        try:
+            who = parse_connect_parameters(request.uri.decode("latin-1")).who
+        except Refused:
+            who = None
+        try:
+            user_ids = () if who is None else (who.user_id,)
+            self._services.moderator.check_entry(room, user_ids, request.client_ip)
+        except Refused as refused:
+            raise RequestRefused(403, refused.code, str(refused)) from None
 
     def _no_room(self) -> _Error:
         return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
