@@ -183,7 +183,8 @@ class Ingress:
             of_conflicts = [batch[at] for at in conflicts]
             self._answer(of_conflicts, Refused("id_conflict", _ID_CONFLICT, "clientMessageId"))
             batch = [one for at, one in enumerate(batch) if at not in conflicts]
-        self._answer(batch, refused)
+        if batch:
+            self._answer(batch, refused)
 
     def _answer(self, batch: Sequence[tuple[ISender, Accepted]], refused: Refused | None) -> None:
         by_sender: dict[ISender, list[Accepted]] = {}
