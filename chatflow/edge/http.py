@@ -33,6 +33,7 @@ from chatflow.edge.operations import (
     json_response,
 )
 from chatflow.edge.proxies import TrustedProxies
+from chatflow.edge.publishing import MAX_AT_ONCE
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
@@ -174,6 +175,7 @@ def routes(
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
+    publishing: Sequence[Operation] = (),
     dashboard: Dashboard | None = None,
 ) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
@@ -182,6 +184,7 @@ def routes(
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
+    :param publishing: operations that wait until a message is durable.
     :param dashboard: what ``/dashboard`` shows, if there is to be one.
     """
     app = Klein()
@@ -192,7 +195,9 @@ def routes(
     add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING))
     add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
     add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0))
-    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing]).document()
+    add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0))
+    operations = [*history, *analytics, *refreshing, *publishing]
+    document = OpenApi(metadata.version("chatflow"), operations).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
