@@ -204,7 +204,8 @@ TABLE = Table(
             default=4,
             group=_DATABASE,
             help="Connections, each with a thread, for history and statistics; the writer has its own "
-            "besides, and with SQS so have the heartbeats. When all are busy, further requests wait for one.",
+            "besides, and so have mutes and bans, and with SQS the heartbeats. When all are busy, further requests "
+            "wait for one.",
         ),
         Option(
             name="batch-size",

@@ -31,6 +31,7 @@ from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
 from chatflow.lifecycle.root import make_root_service
 from chatflow.metrics import Latest, Metrics
+from chatflow.moderating import make_sanction_watch
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
@@ -125,6 +126,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
     connections = Connections(clock=reactor, max_connections=config.max_connections)
+    sanctions = make_sanction_watch(reactor, url, database, ingress.moderator, connections, metrics)
     edge = EdgeServices(
         clock=reactor,
         now=now,
@@ -213,19 +215,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("readers", CallbackService(reads.start, reads.stop))
     service.add("writer's connection", CallbackService(commits.start, commits.stop))
     service.add_all(broker.transport)
-    service.add(
-        "clocks", PeriodicService(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True)
-    )
+    service.add("clocks", PeriodicService(reactor, "clocks", COMPARE_SECONDS, watch.compare, at_once=True))
     service.add("batch writer", CallbackService(stop=writer.stop))
     service.add("consumer", CallbackService(consumer.start, consumer.stop))
     service.add_all(broker.subscription)
     service.add("heartbeat", PeriodicService(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
     service.add_all(upkeep.services)
-    service.add(
-        "count", PeriodicService(reactor, "count of dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True)
-    )
+    service.add("count", PeriodicService(reactor, "dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True))
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
-    service.add_all(connection_services(edge, site))
+    service.add_all([*sanctions.services, *connection_services(edge, site)])
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
         if endpoint not in inherited:

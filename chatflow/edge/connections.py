@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from zope.interface import Attribute, Interface
 
 from chatflow.edge.close_codes import SERVICE_RESTART
+from chatflow.rooms.rules import Party
 
 # A drain closes connections in this many slices, so that clients do not come back all at once.
 _DRAIN_SLICES = 20
@@ -25,6 +26,13 @@ class IConnection(Interface):
     """A connection, as whoever looks after all of them sees it."""
 
     is_live = Attribute("Whether its handshake is done and nobody has begun to close it.")
+    opened_at = Attribute("When its handshake was done, in seconds of the clock; None before.")
+
+    def party(spoken: bool) -> Party:
+        """Who it is to an operator.
+
+        :param spoken: whether also those count in whose name it has sent messages, not only who it said to be.
+        """
 
     def leave(code: int, reason: str) -> None:
         """Send a close frame and take nothing more."""

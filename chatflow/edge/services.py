@@ -11,6 +11,7 @@ from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.moderator import Moderator
 from chatflow.rooms.presence import Presence
 from chatflow.rooms.resume import Resumer
 
@@ -69,3 +70,8 @@ class EdgeServices:
     ping_interval_seconds: float
     proxies: TrustedProxies = Factory(TrustedProxies)
     counters: EdgeCounters = Factory(EdgeCounters)
+
+    @property
+    def moderator(self) -> Moderator:
+        """Says who may not be here."""
+        return self.ingress.moderator
