@@ -307,10 +307,10 @@ TABLE = Table(
         Option(
             name="visibility-seconds",
             kind=Integer(2, 43_200, "seconds"),
-            default=30,
+            default=4,
             group=_AWS,
-            help="How long a room waits for the instance that holds its head, if that dies. While the instance "
-            "lives it keeps extending this.",
+            help="How long a room waits for the instance that holds its head, if that dies. While the instance lives "
+            "it extends this for what it has held for half of it, which costs calls while the database is slow.",
         ),
         Option(
             name="reap-after-seconds",

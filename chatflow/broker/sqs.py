@@ -29,13 +29,15 @@ from chatflow.codec import envelopes
 from chatflow.codec.envelopes import BadEnvelope
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.room_queue import Delivery, IRoomQueue
-from chatflow.contracts.writer import always
 from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.lifecycle.blocking import at_once
 from chatflow.lifecycle.clocks import WallTime
 
-VISIBILITY_SECONDS = 30.0
+VISIBILITY_SECONDS = 4.0
+
+#: An extension is due when less than this part of the visibility is left.
+_LATE = 1 / 2
 
 
 @define
@@ -57,14 +59,16 @@ class _Shard:
 class _Receipt:
     """What SQS wants back.
 
-    :ivar visible_at: until then nobody else is given the message, unless that is put off. Rather too early than too
-        late: SQS counts from its answer, this counts from the question.
+    :ivar visible_at: until then certainly nobody else is given the message, unless that is put off. SQS counts from its
+        answer, this counts from the question, which with a long poll may be long before.
+    :ivar due_at: when to put it off. It counts from when the answer came, which is likely, not certain, to be in time.
     :ivar sent_at: when it was published, by the clock of durations.
     """
 
     shard: int
     handle: str
     visible_at: float
+    due_at: float
     sent_at: float
 
 
@@ -84,8 +88,7 @@ class SqsRoomQueue:
     :param now: is compared with the times that SQS gives.
     :param publish_seconds: see :class:`~chatflow.broker.sending.Sender`, like ``observe_bytes``.
     :param visibility_seconds: how long a room stays with a consumer that died.
-    :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
-        would be left.
+    :param long_poll_seconds: at most 20 (SQS). Less while stopping.
     :param may_extend: whether it makes sense to keep what is held for longer: not if it cannot be stored here.
     :param set_aside: takes a body that is no envelope and the reason; it is deleted once that is done.
     """
@@ -104,7 +107,7 @@ class SqsRoomQueue:
         publish_seconds: float = 60.0,
         visibility_seconds: float = VISIBILITY_SECONDS,
         long_poll_seconds: int = 20,
-        may_extend: Callable[[], bool] = always,
+        may_extend: Callable[[], bool] = lambda: True,
         observe_bytes: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._clock = clock
@@ -114,7 +117,7 @@ class SqsRoomQueue:
         self._pace = pace
         self._set_aside = set_aside
         self._visibility_seconds = visibility_seconds
-        self._long_poll_seconds = min(long_poll_seconds, int(visibility_seconds * 2 / 3))
+        self._long_poll_seconds = long_poll_seconds
         self._may_extend = may_extend
         self._held: set[_Receipt] = set()
         self._outstanding = Outstanding()
@@ -144,6 +147,11 @@ class SqsRoomQueue:
         calls = BlockingCalls(self._aws.clients)
         for shard, state in self._shards.items():
             state.sender.url = at_once(require_queue(calls, self._names.room_queue(shard)))
+
+    def shard_rooms(self, shard: object) -> Sequence[int]:
+        """See :class:`IRoomQueue`."""
+        assert isinstance(shard, int)
+        return self._names.shard_rooms(shard)
 
     def urls(self) -> dict[int, str]:
         """The URL of each shard's queue."""
@@ -211,9 +219,10 @@ class SqsRoomQueue:
         deliveries: list[Delivery] = []
         poison: list[tuple[_Receipt, str, str]] = []
         visible_at = began + self._visibility_seconds
+        due_at = now + self._visibility_seconds * (1 - _LATE)
         for message in received:
             age_seconds = max(0.0, since_epoch - sent_at(message, since_epoch))
-            receipt = _Receipt(shard, message["ReceiptHandle"], visible_at, now - age_seconds)
+            receipt = _Receipt(shard, message["ReceiptHandle"], visible_at, due_at, now - age_seconds)
             self._held.add(receipt)
             try:
                 decoded = envelopes.decode(message["Body"])
@@ -244,6 +253,12 @@ class SqsRoomQueue:
         """See :class:`IRoomQueue`."""
         now = self._clock.seconds()
         return all(delivery.receipt.visible_at > now for delivery in deliveries)
+
+    def renew(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`. A call where the answer came so late that little of the visibility is certain."""
+        soon = self._clock.seconds() + self._visibility_seconds * _LATE
+        doubtful = [one.receipt for one in deliveries if one.receipt.visible_at < soon]
+        return Deferred.fromCoroutine(self._change_visibility(doubtful, round(self._visibility_seconds)))
 
     def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`. Paced: a room that is held back gathers the messages of every instance."""
@@ -296,11 +311,12 @@ class SqsRoomQueue:
             for handle in by_handle.keys() - unsettled.retryable:
                 receipt = by_handle[handle]
                 receipt.visible_at = began + seconds if receipt in self._held else began
+                receipt.due_at = began + seconds * (1 - _LATE)
 
     async def extend_visibility(self) -> None:
         """Keep what is held while the database is slow. Call it several times per ``visibility_seconds``."""
-        soon = self._clock.seconds() + self._visibility_seconds * 2 / 3
-        due = [receipt for receipt in self._held if receipt.visible_at < soon]
+        now = self._clock.seconds()
+        due = [receipt for receipt in self._held if receipt.due_at <= now]
         if due and self._may_extend():
             await self._change_visibility(due, round(self._visibility_seconds))
 
