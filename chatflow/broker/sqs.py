@@ -37,7 +37,7 @@ from chatflow.lifecycle.clocks import WallTime
 VISIBILITY_SECONDS = 4.0
 
 #: An extension is due when less than this part of the visibility is left.
-_LATE = 1 / 2
+_LATE = 0.4
 
 
 @define
@@ -306,8 +306,10 @@ class SqsRoomQueue:
             if unsettled.retryable:
                 self._log.warn("the visibility was not changed: {reason}", reason=unsettled.reason)
             # What SQS no longer knows us to hold is held no more, and never extended again.
-            self._held.difference_update(by_handle[handle] for handle in unsettled.lost)
-            self.counters.lost_receipts += len(unsettled.lost)
+            lost = {by_handle[handle] for handle in unsettled.lost}
+            # What was deleted while an extension was on its way is not lost.
+            self.counters.lost_receipts += len(lost & self._held if seconds else lost)
+            self._held -= lost
             for handle in by_handle.keys() - unsettled.retryable:
                 receipt = by_handle[handle]
                 receipt.visible_at = began + seconds if receipt in self._held else began
