@@ -4,10 +4,10 @@ ChatFlow itself knows nothing of this: what implements one of its contracts is w
 
     python -m testbed.fault_points -n chatflow ...
 
-A file ``fault-point`` in the process's directory that holds the name of one of :data:`POINTS` ends the process with
-SIGKILL the next time that it gets there; the file is then called ``fault-point.reached``. Variables of the environment:
-``TESTBED_PLANT``, one of :data:`PLANTS`, is a defect for laboratories to find; ``TESTBED_NAMESPACE`` is the path of a
-network namespace to live in.
+An empty file ``armed.POINT`` in the process's directory, with one of :data:`POINTS`, ends the process with SIGKILL the
+next time that it gets there; the file is then called ``reached.POINT``. A file ``planted.DEFECT``, with one of
+:data:`PLANTS`, gives it that defect for as long as the file is there. ``TESTBED_NAMESPACE`` in the environment is the
+path of a network namespace to live in.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from zope.interface import Interface
 
 from testbed.namespaces import enter
 
-ARMED = "fault-point"
-REACHED = "fault-point.reached"
+# Beginnings of names. That a file is there can be seen without a file descriptor.
+ARMED, REACHED, PLANTED = "armed.", "reached.", "planted."
 
 #: Where an instance can be made to die.
 POINTS = {
@@ -39,11 +39,12 @@ POINTS = {
     "after-fanout": "announced to the other instances, not deleted from the queue",
 }
 
-#: Defects that break a promise. None shows before something else fails.
+#: Defects that break a promise. Of the first three none shows before something else fails.
 PLANTS = {
     "ack-before-publish": "senders are told a second before their messages go to the queue",
     "delete-before-commit": "what is received is deleted from the queue at once",
     "no-dedupe": "heads do not remember envelopes",
+    "leak": "of each publish, 10 KB stay in memory",
 }
 
 _IMPLEMENTATIONS = (
@@ -53,78 +54,96 @@ _IMPLEMENTATIONS = (
     "chatflow.persistence.writer",
 )
 _LATE_SECONDS = 1.0
+_LEAKED_BYTES = 10_000
 
 Method = Callable[..., Any]
 
 
-class _Points:
-    """Looked at each time that one is passed."""
+class _Orders:
+    """What is wanted of this process, by files. Asked in any thread, each time that it matters.
+
+    :param directory: where the files are.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._armed = directory / ARMED
-        self._reached = directory / REACHED
+        self._points = {name: (directory / f"{ARMED}{name}", directory / f"{REACHED}{name}") for name in POINTS}
+        self._defects = {name: directory / f"{PLANTED}{name}" for name in PLANTS}
 
     def pass_by(self, point: str) -> None:
-        """Die here, if that is wanted. Called in any thread."""
-        try:
-            if self._armed.read_text() != point:
-                return
-            self._armed.rename(self._reached)
-        except FileNotFoundError:
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
+        """Die here, if that is wanted."""
+        armed, reached = self._points[point]
+        if armed.exists():
+            armed.rename(reached)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def is_planted(self, defect: str) -> bool:
+        """Whether to have it."""
+        return self._defects[defect].exists()
 
 
 def install(directory: Path) -> None:
     """Wrap what implements the contracts, in this process.
 
-    :param directory: where the file is looked for.
+    :param directory: where the files are looked for.
     """
     from chatflow.contracts.fanout import IFanout
     from chatflow.contracts.room_queue import IRoomQueue
     from chatflow.contracts.writer import IBatchWriter
 
-    points = _Points(directory)
+    orders = _Orders(directory)
+    _plant(orders)
+    _wrap(IRoomQueue, "publish", _after("after-publish", orders))
+    _wrap(IBatchWriter, "write", _within_commit(orders))
+    _wrap(IBatchWriter, "write", _after("after-commit", orders))
+    _wrap(IFanout, "publish", _after("after-fanout", orders))
 
-    def after(point: str) -> Callable[[Method], Method]:
-        def wrapper(method: Method) -> Method:
-            @wraps(method)
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
-                def reached(result: Any) -> Any:
-                    points.pass_by(point)
-                    return result
 
-                return method(*args, **kwargs).addCallback(reached)
-
-            return wrapped
-
-        return wrapper
-
-    def within_commit(method: Method) -> Method:
-        """:meth:`IBatchWriter.write` asks whether envelopes are held while it has the heads locked."""
-
+def _after(point: str, orders: _Orders) -> Callable[[Method], Method]:
+    def wrapper(method: Method) -> Method:
         @wraps(method)
-        def wrapped(self: Any, envelopes: Sequence[Any], are_held: Callable[[], bool]) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            def reached(result: Any) -> Any:
+                orders.pass_by(point)
+                return result
+
+            return method(*args, **kwargs).addCallback(reached)
+
+        return wrapped
+
+    return wrapper
+
+
+def _within_commit(orders: _Orders) -> Callable[[Method], Method]:
+    """``IBatchWriter.write`` asks whether envelopes are held while it has their rooms' heads locked."""
+
+    def wrapper(method: Method) -> Method:
+        @wraps(method)
+        def write(self: Any, envelopes: Sequence[Any], are_held: Callable[[], bool]) -> Any:
             def asked() -> bool:
-                points.pass_by("before-commit")
+                orders.pass_by("before-commit")
                 return are_held()
 
             return method(self, envelopes, asked)
 
-        return wrapped
+        return write
 
-    _wrap(IRoomQueue, "publish", after("after-publish"))
-    _wrap(IBatchWriter, "write", within_commit)
-    _wrap(IBatchWriter, "write", after("after-commit"))
-    _wrap(IFanout, "publish", after("after-fanout"))
+    return wrapper
 
 
-def plant(name: str) -> None:
-    """Break a promise in this process."""
+def _plant(orders: _Orders) -> None:
     from chatflow.contracts.room_queue import IRoomQueue
+    from chatflow.persistence import commit
+    from chatflow.persistence.driver import Cursor
 
-    def publish_late(method: Method) -> Method:
-        def publish(self: Any, envelope: Any) -> Deferred[Any]:
+    leaked: list[bytearray] = []
+
+    def publishing(method: Method) -> Method:
+        @wraps(method)
+        def publish(self: Any, envelope: Any) -> Any:
+            if orders.is_planted("leak"):
+                leaked.append(bytearray(_LEAKED_BYTES))
+            if not orders.is_planted("ack-before-publish"):
+                return method(self, envelope)
             from twisted.internet import reactor  # not before twistd has chosen one
 
             deferLater(reactor, _LATE_SECONDS, method, self, envelope)
@@ -132,40 +151,31 @@ def plant(name: str) -> None:
 
         return publish
 
-    def receive_and_delete(method: Method) -> Method:
+    def receiving(method: Method) -> Method:
+        @wraps(method)
         def receive(self: Any, shard: object) -> Deferred[Any]:
             def delete(deliveries: Any) -> Any:
-                return self.ack(deliveries).addCallback(lambda _: deliveries) if deliveries else deliveries
+                if not (deliveries and orders.is_planted("delete-before-commit")):
+                    return deliveries
+                return self.ack(deliveries).addCallback(lambda _: deliveries)
 
             received: Deferred[Any] = method(self, shard)
             return received.addCallback(delete)
 
         return receive
 
-    match name:
-        case "ack-before-publish":
-            _wrap(IRoomQueue, "publish", publish_late)
-        case "delete-before-commit":
-            _wrap(IRoomQueue, "receive", receive_and_delete)
-        case "no-dedupe":
-            _forget_envelopes()
-        case _:
-            raise SystemExit(f"TESTBED_PLANT: {name!r} is none of {', '.join(PLANTS)}")
+    lock_heads = commit._lock_heads
 
-
-def _forget_envelopes() -> None:
-    from chatflow.persistence import commit
-    from chatflow.persistence.driver import Cursor
-
-    usual = commit._lock_heads
-
-    def lock_heads(cursor: Cursor, rooms: list[int]) -> dict[int, commit._Head]:
-        heads = usual(cursor, rooms)
-        for head in heads.values():
-            head.recent = []
+    def locking(cursor: Cursor, rooms: list[int]) -> dict[int, commit._Head]:
+        heads = lock_heads(cursor, rooms)
+        if orders.is_planted("no-dedupe"):
+            for head in heads.values():
+                head.recent = []
         return heads
 
-    commit._lock_heads = lock_heads
+    _wrap(IRoomQueue, "publish", publishing)
+    _wrap(IRoomQueue, "receive", receiving)
+    commit._lock_heads = locking
 
 
 def _wrap(contract: type[Interface], name: str, wrapper: Callable[[Method], Method]) -> None:
@@ -187,10 +197,7 @@ def main() -> None:
     namespace = os.environ.pop("TESTBED_NAMESPACE", "")
     if namespace:
         enter(Path(namespace))
-    planted = os.environ.pop("TESTBED_PLANT", "")
     install(Path.cwd())
-    if planted:
-        plant(planted)
     from twisted.scripts.twistd import run
 
     sys.argv[0] = "twistd"

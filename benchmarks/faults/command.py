@@ -45,10 +45,9 @@ def _run(arguments: argparse.Namespace) -> Result:
     if unknown:
         result.faults.append(f"no such scenario: {', '.join(unknown)}; --list says which there are")
         return result
-    with Laboratory(
-        *arguments.option, instances=arguments.instances, seed=arguments.seed, plant=arguments.plant
-    ) as laboratory:
+    with Laboratory(*arguments.option, instances=arguments.instances, seed=arguments.seed) as laboratory:
         laboratory.start()
+        laboratory.plant(arguments.plant)
         for legs_steps in _plan(arguments, laboratory, result):
             verdict = run_trial(laboratory, legs_steps, Load(arguments.rate, arguments.connections))
             _tell(result, legs_steps, verdict)

@@ -60,7 +60,7 @@ class Fault:
     :ivar hold_seconds: how long it lasts unless told otherwise.
     :ivar survivors_go_on: service must come back while it lasts; otherwise once it is undone.
     :ivar spares_witness: connections to the first instance stay.
-    :ivar more_seconds: how long doing and undoing it may take, besides; the load goes on for as long.
+    :ivar more_seconds: how long doing and undoing it takes, more or less, besides: for the plan of a walk.
     """
 
     name: str

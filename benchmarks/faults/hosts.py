@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from psycopg2.extensions import parse_dsn
 
 from testbed.daemon import Daemon
-from testbed.fault_points import ARMED, POINTS, REACHED
+from testbed.fault_points import ARMED, PLANTED, PLANTS, POINTS, REACHED
 from testbed.namespaces import Namespaces, listen
 from testbed.relay import Relay, dial_tcp, dial_unix
 
@@ -41,17 +41,27 @@ class Host(Daemon):
     def arm(self, point: str) -> None:
         """It dies there, the next time that it gets there."""
         assert point in POINTS
-        (self.directory / REACHED).unlink(missing_ok=True)
-        (self.directory / ARMED).write_text(point)
+        (self.directory / f"{REACHED}{point}").unlink(missing_ok=True)
+        (self.directory / f"{ARMED}{point}").touch()
 
     def disarm(self) -> None:
         """It does not, if it has not."""
-        (self.directory / ARMED).unlink(missing_ok=True)
+        for point in POINTS:
+            (self.directory / f"{ARMED}{point}").unlink(missing_ok=True)
 
-    @property
-    def died_where_it_should(self) -> bool:
+    def died_at(self, point: str) -> bool:
         """Whether it got there and is dead."""
-        return (self.directory / REACHED).exists() and not self.runs
+        return (self.directory / f"{REACHED}{point}").exists() and not self.runs
+
+    def plant(self, defect: str) -> None:
+        """It has this defect from now on, or with nothing none."""
+        assert not defect or defect in PLANTS
+        for name in PLANTS:
+            path = self.directory / f"{PLANTED}{name}"
+            if name == defect:
+                path.touch()
+            else:
+                path.unlink(missing_ok=True)
 
 
 class Links:

@@ -40,7 +40,6 @@ class Laboratory(Cluster):
 
     :param options: of every daemon.
     :param seed: of what goes wrong by chance.
-    :param plant: a defect of :data:`testbed.fault_points.PLANTS` that every daemon has.
     :param ping_seconds: between pings to silent clients.
     :param crowd_share: of the many clients of some faults.
     :ivar notes: what is otherwise on this machine, a line each.
@@ -52,7 +51,6 @@ class Laboratory(Cluster):
         instances: int = 4,
         rooms: int = 8,
         seed: int = 0,
-        plant: str = "",
         ping_seconds: float = 10.0,
         crowd_share: float = 1.0,
     ) -> None:
@@ -69,7 +67,6 @@ class Laboratory(Cluster):
         self.links: Links | None = None
         self.disk = self._mount(data)
         self.host_clock = SteppedClock(clock) if find_libfaketime() else None
-        self._plant = {"TESTBED_PLANT": plant} if plant else {}
         self._chance = seed
         copy_cluster(data)
         options = ("--ping-interval-seconds", f"{ping_seconds:g}", *options)
@@ -102,7 +99,7 @@ class Laboratory(Cluster):
                 own["TESTBED_NAMESPACE"] = str(instance.links.namespace)
         elif name == _CLOCKED and self.host_clock:
             own = dict(self.host_clock.environment)
-        super().configure(instance, options, {**own, **self._plant, **environment})
+        super().configure(instance, options, {**own, **environment})
 
     def lacks(self, need: str) -> str:
         """In one line why something that a fault needs is not here; nothing if it is."""
@@ -143,6 +140,11 @@ class Laboratory(Cluster):
         found = self.instances[index]
         assert isinstance(found, Host)
         return found
+
+    def plant(self, defect: str) -> None:
+        """Every daemon has a defect of :data:`testbed.fault_points.PLANTS` from now on, or with nothing none."""
+        for index in range(len(self.instances)):
+            self.host(index).plant(defect)
 
     def note(self, text: str) -> None:
         """Something that is otherwise here; once."""

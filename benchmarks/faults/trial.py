@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -28,6 +29,8 @@ MOST_MEMORY_BYTES = 900 << 20
 
 _SETTLE_SECONDS = 120.0
 _RECOVERY_SECONDS = 120.0
+_MOST_SECONDS = 7200.0  # of load
+_LOST_SECONDS = 35.0  # a message that was not seen by then is sent again
 _SAMPLE_SECONDS = 0.25
 _NEVER_SECONDS = 86_400  # the load client's way to come back only when it has to
 
@@ -43,11 +46,16 @@ class Step:
 
 @attrs.frozen
 class Load:
-    """:ivar rate: messages/s. :ivar spare_seconds: before the first fault and after the last, each."""
+    """:ivar rate: messages/s.
+
+    :ivar spare_seconds: before the first fault and after the last, each.
+    :ivar timeout_seconds: how long to wait for a message that does not come.
+    """
 
     rate: float = 200.0
     connections: int = 48
     spare_seconds: float = 3.0
+    timeout_seconds: float = 60.0
 
 
 @attrs.define
@@ -99,12 +107,15 @@ def run_trial(laboratory: Laboratory, steps: Sequence[Step], load: Load) -> Verd
     verdict = Verdict()
     try:
         with _memory_watched(laboratory, verdict), _loaded(laboratory, steps, load) as clients:
-            eventually(lambda: _acknowledged(laboratory) > 0, "the load begins", _SETTLE_SECONDS)
+            eventually(lambda: all(one.is_heard for one in clients.values()), "everybody hears", _SETTLE_SECONDS)
             threading.Event().wait(load.spare_seconds)
             for step in steps:
                 _run_step(laboratory, step, verdict, clients.values())
+            threading.Event().wait(load.spare_seconds)
+            for client in clients.values():
+                client.finish()
             for name, client in clients.items():
-                verdict.add(name, client.report(_SETTLE_SECONDS + load.spare_seconds))
+                verdict.add(name, client.report(_SETTLE_SECONDS))
     except (AssertionError, RuntimeError, OSError, psutil.Error) as error:
         verdict.problems.append(f"{type(error).__name__}: {error}")
     _judge(laboratory, verdict)
@@ -114,42 +125,39 @@ def run_trial(laboratory: Laboratory, steps: Sequence[Step], load: Load) -> Verd
 def _run_step(laboratory: Laboratory, step: Step, verdict: Verdict, clients: Iterable[LoadClient]) -> None:
     scene = Scene(laboratory, Random(step.seed), step.hold_seconds)
     name = step.fault.name
-    with step.fault.begin(scene):
-        since = time.monotonic()
-        scene.expect(all(client.runs for client in clients), "the load was over before it began")
-        if step.fault.survivors_go_on:
-            verdict.recovery_seconds[name] = _recovery(laboratory, since)
-        threading.Event().wait(max(0.0, since + step.hold_seconds - time.monotonic()))
-        healed = time.monotonic()
-    if not step.fault.survivors_go_on:
-        verdict.recovery_seconds[name] = _recovery(laboratory, healed)
+    with ThreadPoolExecutor(1) as pool:
+        with step.fault.begin(scene):
+            began = time.monotonic()
+            scene.expect(all(client.runs for client in clients), "the load has ended before it")
+            if step.fault.survivors_go_on:
+                recovering = pool.submit(_recovery, laboratory, began)
+            threading.Event().wait(step.hold_seconds)
+            healed = time.monotonic()
+        if not step.fault.survivors_go_on:
+            recovering = pool.submit(_recovery, laboratory, healed)
+        verdict.recovery_seconds[name] = recovering.result()
     verdict.figures |= {f"{name}: {what}": value for what, value in scene.figures.items()}
     verdict.problems += [f"{name}: {problem}" for problem in scene.problems]
 
 
 @contextlib.contextmanager
 def _loaded(laboratory: Laboratory, steps: Sequence[Step], load: Load) -> Iterator[dict[str, LoadClient]]:
-    seconds = 2 * load.spare_seconds + sum(step.hold_seconds + step.fault.more_seconds for step in steps)
     stays = all(step.fault.spares_witness for step in steps)
     halves = 2 if stays else 1
     size = (
-        *("--rate", load.rate / halves, "--messages", round(load.rate * seconds / halves)),
+        *("--rate", load.rate / halves, "--messages", round(load.rate * _MOST_SECONDS / halves)),
         *("--connections", load.connections // halves, "--rooms", laboratory.rooms, "--even-rooms"),
-        *("--warmup-messages", 0, "--timeout-seconds", _SETTLE_SECONDS / 2, "--seed", steps[0].seed % 1_000_000_000),
+        *("--warmup-messages", 0, "--timeout-seconds", load.timeout_seconds, "--seed", steps[0].seed % 1_000_000_000),
     )
     url = laboratory.database_url
     with contextlib.ExitStack() as exits:
         clients = {}
         if stays:
             witness = laboratory.urls_of([laboratory.witness])
-            clients["who stays"] = exits.enter_context(LoadClient(*size, urls=witness, database_url=url))
-        leaving = LoadClient(*size, "--reconnect", _NEVER_SECONDS, urls=laboratory.urls, database_url=url)
+            clients["who stays"] = exits.enter_context(LoadClient(*size, urls=witness, database_url=url, endless=True))
+        leaving = LoadClient(*size, "--reconnect", _NEVER_SECONDS, urls=laboratory.urls, database_url=url, endless=True)
         clients["who comes back"] = exits.enter_context(leaving)
         yield clients
-
-
-def _acknowledged(laboratory: Laboratory) -> float:
-    return laboratory.totals()["chatflow_messages_acknowledged_total"]
 
 
 def _recovery(laboratory: Laboratory, since: float) -> float:
@@ -167,7 +175,7 @@ def _through(laboratory: Laboratory, room: int, deadline: float) -> float:
         with contextlib.suppress(OSError, TimeoutError, WebSocketException), ChatClient(url) as client:
             client.send(text)
             while True:
-                frame = json.loads(client.socket.recv(max(0.1, deadline - time.monotonic())))
+                frame = json.loads(client.socket.recv(_LOST_SECONDS))
                 if frame.get("message") == text and "roomId" in frame:
                     return time.monotonic()
         threading.Event().wait(0.1)
