@@ -15,6 +15,7 @@ from attrs import frozen
 from twisted.web.http_headers import Headers
 
 from chatflow.authority import Authority, parse_origin
+from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
 from chatflow.edge.dialects import IDialect, choose_dialect
 from chatflow.edge.refusals import RequestRefused
@@ -31,12 +32,16 @@ class Handshake:
     :ivar parameters: those of the query.
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
+    :ivar identity: who it is, and what it may do in the room.
+    :ivar client_ip: where the client is; None if that has no IP address.
     """
 
     room: int
     parameters: ConnectParameters
     key: str
     dialect: IDialect
+    identity: Identity = ANYONE
+    client_ip: str | None = None
 
     @property
     def subprotocol(self) -> str | None:
@@ -68,6 +73,7 @@ def judge(
     body_bytes: int,
     host: Authority,
     allowed_origins: Collection[str],
+    client_ip: str | None = None,
 ) -> Handshake:
     """What a request for ``/chat/{room}`` may have.
 
@@ -76,6 +82,7 @@ def judge(
     :param body_bytes: how much came behind the headers; nothing belongs there.
     :param host: what the request is addressed to.
     :param allowed_origins: in their one form (:mod:`chatflow.authority`), besides those of ``host``; ``*`` for all.
+    :param client_ip: as :mod:`chatflow.edge.proxies` has resolved it.
     :raises RequestRefused: with what is wrong.
     """
     if method not in (b"GET", b"HEAD"):
@@ -107,7 +114,8 @@ def judge(
         parameters = parse_connect_parameters("?" + query.decode("latin-1"))
     except Refused as refused:
         raise RequestRefused(400, refused.code, str(refused), field=refused.field) from None
-    return Handshake(room, parameters, key, choose_dialect(_list(headers, "sec-websocket-protocol")))
+    dialect = choose_dialect(_list(headers, "sec-websocket-protocol"))
+    return Handshake(room, parameters, key, dialect, client_ip=client_ip)
 
 
 def _judge_version(headers: Headers) -> None:

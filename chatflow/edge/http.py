@@ -31,6 +31,7 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
+from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
@@ -98,6 +99,7 @@ class ChatResource(Resource):
                 body_bytes=len(request.content.getvalue()),
                 host=addressed_host(request),
                 allowed_origins=self._allowed_origins,
+                client_ip=request.client_ip,
             )
         except RequestRefused as refused:
             if refused.status == 403:
@@ -249,11 +251,19 @@ class Root(Resource):
     """``/chat`` and, for all else, Klein's routes; what is so of every request.
 
     :param allowed_origins: whose pages may read the answers.
+    :param proxies: whose word is taken for who made a request.
     """
 
-    def __init__(self, chat: ChatResource, app: Klein, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        chat: ChatResource,
+        app: Klein,
+        allowed_origins: Collection[str] = (),
+        proxies: TrustedProxies | None = None,
+    ) -> None:
         super().__init__()
         self._chat = chat
+        self._proxies = proxies or TrustedProxies()
         self._app = app.resource()
         self._routes = app.url_map.bind("localhost")
         self._cors = Cors(allowed_origins)
@@ -263,6 +273,7 @@ class Root(Resource):
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
             addressed_host(request)
+            request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

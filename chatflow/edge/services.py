@@ -6,6 +6,7 @@ from attrs import Factory, define, fields, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from chatflow.edge.connections import Connections
+from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
@@ -50,6 +51,7 @@ class EdgeServices:
     :ivar now: for the stamps of errors.
     :ivar rooms: rooms are numbered from 1 to this.
     :ivar connections: those that are open.
+    :ivar proxies: whose word is taken for who a client is.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
 
@@ -65,4 +67,5 @@ class EdgeServices:
     connections: Connections
     limits: EdgeLimits
     ping_interval_seconds: float
+    proxies: TrustedProxies = Factory(TrustedProxies)
     counters: EdgeCounters = Factory(EdgeCounters)

@@ -49,7 +49,7 @@ def make_site(
         refreshing=analytics_api.refreshing(),
         dashboard=dashboard,
     )
-    return ChatSite(Root(ChatResource(edge, allowed_origins), app, allowed_origins), edge, reactor)
+    return ChatSite(Root(ChatResource(edge, allowed_origins), app, allowed_origins, edge.proxies), edge, reactor)
 
 
 def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:

@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.contracts.members import Accepted, ISender, Reset, Resumed
-from chatflow.edge.addresses import client_ip
 from chatflow.edge.close_codes import SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
 from chatflow.edge.ending import Tally
@@ -51,9 +50,10 @@ class ChatProtocol(MessageReader):
         self._services = services
         self._room = handshake.room
         self._dialect = handshake.dialect
+        self._identity = handshake.identity
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
-        self._ip: str | None = None
+        self._ip = handshake.client_ip
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
         self._heard = True
@@ -62,7 +62,6 @@ class ChatProtocol(MessageReader):
     # Opening and closing
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        self._ip = client_ip(self.transport.getPeer())
         limits, clock = self._services.limits, self._services.clock
         self._outgoing = Outgoing(self.transport, limits.max_client_buffer_bytes, clock.seconds)
         self._in_flight = InFlight(self._services, self.transport)
@@ -129,6 +128,8 @@ class ChatProtocol(MessageReader):
         self.http_request_data = b""
         self.http_headers = {}
         self.http_request_params = {}
+        self.http_status_line = self.http_response_data = self._wskey = ""
+        self._transport_details = None  # type: ignore[assignment]
 
     # Frames in
 
