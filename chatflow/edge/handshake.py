@@ -15,6 +15,7 @@ from attrs import frozen
 from twisted.web.http_headers import Headers
 
 from chatflow.authority import Authority, parse_origin
+from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
 from chatflow.edge.dialects import IDialect, choose_dialect
 from chatflow.edge.refusals import RequestRefused
@@ -32,6 +33,7 @@ class Handshake:
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
     :ivar client_ip: where the client is; None if that has no IP address.
+    :ivar identity: who it is, and what it may do in the room.
     """
 
     room: int
@@ -39,6 +41,7 @@ class Handshake:
     key: str
     dialect: IDialect
     client_ip: str | None = None
+    identity: Identity = ANYONE
 
     @property
     def subprotocol(self) -> str | None:

@@ -18,6 +18,7 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from chatflow.authority import split_target
+from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
 from chatflow.edge.services import EdgeServices
 
@@ -41,12 +42,14 @@ class _BoundedRequest(Request):
     :ivar client_ip: the address of who made it, as far as it has one; see :mod:`chatflow.edge.proxies`.
     :ivar target_host: the host in a target of absolute form.
     :ivar is_malformed: whether the target is none.
+    :ivar identity: who asks, and what they may see and do.
     """
 
     channel: Any
     client_ip: str | None = None
     target_host: bytes | None = None
     is_malformed = False
+    identity: Identity = ANYONE
     _is_refused = False
 
     def gotLength(self, length: int | None) -> None:

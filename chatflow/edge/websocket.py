@@ -50,6 +50,7 @@ class ChatProtocol(MessageReader):
         self._services = services
         self._room = handshake.room
         self._dialect = handshake.dialect
+        self._identity = handshake.identity
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip = handshake.client_ip
@@ -127,6 +128,8 @@ class ChatProtocol(MessageReader):
         self.http_request_data = b""
         self.http_headers = {}
         self.http_request_params = {}
+        self.http_status_line = self.http_response_data = self._wskey = ""
+        self._transport_details = None  # type: ignore[assignment]
 
     # Frames in
 
