@@ -7,5 +7,7 @@ from __future__ import annotations
 
 #: Come back, elsewhere if there is a choice.
 SERVICE_RESTART = 1012
+#: It broke a rule that it could know.
+POLICY_VIOLATION = 1008
 #: This instance cannot serve this client now.
 TRY_AGAIN_LATER = 1013

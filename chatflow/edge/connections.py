@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from zope.interface import Attribute, Interface
 
 from chatflow.edge.close_codes import SERVICE_RESTART
+from chatflow.edge.limits import LimitsInForce
 
 # A drain closes connections in this many slices, so that clients do not come back all at once.
 _DRAIN_SLICES = 20
@@ -51,14 +52,14 @@ class IConnection(Interface):
 class Connections:
     """Those whose handshake is done, oldest first. Runs on the reactor thread.
 
-    :param max_connections: so many may be open at once.
+    :param in_force: with how many may be open at once.
     :ivar draining: whether this instance takes no more of them.
     :ivar opened: how many there were since the start.
     """
 
-    def __init__(self, *, clock: IReactorTime, max_connections: int) -> None:
+    def __init__(self, *, clock: IReactorTime, in_force: LimitsInForce) -> None:
         self._clock = clock
-        self._max_connections = max_connections
+        self._in_force = in_force
         self._open: dict[IConnection, None] = {}
         self._empty: list[Deferred[None]] = []
         self.draining = False
@@ -74,7 +75,7 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether there is no place for another one."""
-        return len(self._open) >= self._max_connections
+        return len(self._open) >= self._in_force.limits.max_connections
 
     def add(self, connection: IConnection) -> None:
         """Count a connection whose handshake is done as open."""

@@ -32,16 +32,16 @@ class Handshake:
     :ivar parameters: those of the query.
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
-    :ivar client_ip: where the client is; None if that has no IP address.
     :ivar identity: who it is, and what it may do in the room.
+    :ivar client_ip: where the client is; None if that has no IP address.
     """
 
     room: int
     parameters: ConnectParameters
     key: str
     dialect: IDialect
-    client_ip: str | None = None
     identity: Identity = ANYONE
+    client_ip: str | None = None
 
     @property
     def subprotocol(self) -> str | None:
@@ -114,7 +114,8 @@ def judge(
         parameters = parse_connect_parameters("?" + query.decode("latin-1"))
     except Refused as refused:
         raise RequestRefused(400, refused.code, str(refused), field=refused.field) from None
-    return Handshake(room, parameters, key, choose_dialect(_list(headers, "sec-websocket-protocol")), client_ip)
+    dialect = choose_dialect(_list(headers, "sec-websocket-protocol"))
+    return Handshake(room, parameters, key, dialect, client_ip=client_ip)
 
 
 def _judge_version(headers: Headers) -> None:

@@ -49,7 +49,7 @@ def make_site(
         refreshing=analytics_api.refreshing(),
         dashboard=dashboard,
     )
-    return ChatSite(Root(ChatResource(edge, allowed_origins), app, allowed_origins, edge.proxies), edge, reactor)
+    return ChatSite(Root(ChatResource(edge, allowed_origins), app, edge, allowed_origins), edge, reactor)
 
 
 def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:
@@ -58,6 +58,9 @@ def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[st
     def sweep(interval_seconds: float, visit: Callable[[IConnection], object]) -> CallbackService:
         each = Sweep(clock=edge.clock, connections=edge.connections, interval_seconds=interval_seconds, visit=visit)
         return CallbackService(each.start, each.stop)
+
+    async def look_for_late_requests() -> None:
+        site.unfinished.end_late()
 
     async def look_for_stalled_answers() -> None:
         site.end_stalled()
@@ -69,5 +72,6 @@ def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[st
         ("pings", sweep(edge.ping_interval_seconds, lambda each: each.ping_or_drop())),
         ("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head())),
         ("stalled clients", sweep(looks_seconds, lambda each: each.leave_if_stalled())),
+        ("late requests", PeriodicService(edge.clock, "late requests", 1.0, look_for_late_requests)),
         ("stalled answers", PeriodicService(edge.clock, "stalled answers", looks_seconds, look_for_stalled_answers)),
     ]

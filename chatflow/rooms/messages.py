@@ -66,6 +66,7 @@ class _Error(msgspec.Struct, omit_defaults=True):
     errorMessage: str
     timestamp: str
     field: str | None = None
+    retryAfterMs: int | None = None
 
 
 _decoder = msgspec.json.Decoder(ClientMessage)
@@ -116,7 +117,9 @@ def encode_ack(message: Message, original: ClientMessage) -> bytes:
 
 def encode_error(refused: Refused, now_us: int) -> bytes:
     """The one error of a refused message. Has neither messageId nor roomId, which mark a broadcast."""
-    return _encode(_Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field))
+    return _encode(
+        _Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field, refused.retry_after_ms)
+    )
 
 
 def encode_broadcast(stored: StoredMessage) -> bytes:
