@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import asdict, fields, frozen
+from attrs import asdict, evolve, fields, frozen
+from twisted.logger import Logger
+
+from chatflow.resources import allow_buffers, allowed_files, lacking_files, memory
+
+_log = Logger()
 
 
 @frozen
@@ -46,11 +51,26 @@ class LimitsInForce:
     def __init__(self, limits: EdgeLimits) -> None:
         self.limits = limits
 
+    def fit_process(self) -> None:
+        """Settle how much may wait for clients, and warn if there cannot be as many as there may. Called at the start.
+
+        :raises StartupError: more was asked for than the process may have.
+        """
+        lacking = lacking_files(self.limits.max_connections, allowed_files())
+        if lacking:
+            _log.warn("{lacking}", lacking=lacking)
+        self.limits = self._settled(self.limits)
+
+    def _settled(self, limits: EdgeLimits) -> EdgeLimits:
+        return evolve(limits, max_buffered_bytes=allow_buffers(limits.max_buffered_bytes, memory()))
+
     def apply(self, limits: EdgeLimits) -> str:
         """Put others in their place.
 
         :return: one line that says what has changed; empty if nothing has.
+        :raises StartupError: more memory is asked for than the process may have; then nothing has changed.
         """
+        limits = self._settled(limits)
         before, after = asdict(self.limits), asdict(limits)
         self.limits = limits
         return ", ".join(

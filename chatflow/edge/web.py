@@ -68,6 +68,7 @@ def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[st
     # Often enough that nobody stands still for much longer than allowed.
     looks_seconds = edge.limits.send_timeout_seconds / 4
     return [
+        ("limits", CallbackService(edge.in_force.fit_process)),
         ("places", PeriodicService(edge.clock, "look-up of places", LOOK_UP_SECONDS, edge.stored.look_up)),
         ("pings", sweep(edge.ping_interval_seconds, lambda each: each.ping_or_drop())),
         ("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head())),

@@ -274,8 +274,8 @@ class TestAccounts:
 
 
 def test_what_changed_is_said_in_one_line() -> None:
-    in_force = LimitsInForce(EdgeLimits(16384, 100, 100, 1, 60, unlimited_address=("::1",)))
-    line = in_force.apply(EdgeLimits(16384, 20_000, 100, 1, 60.5, unlimited_address=()))
+    in_force = LimitsInForce(EdgeLimits(16384, 100, 100, 1, 60, unlimited_address=("::1",), max_buffered_bytes=9))
+    line = in_force.apply(EdgeLimits(16384, 20_000, 100, 1, 60.5, max_buffered_bytes=9))
     assert line.split(", ") == [
         "max-connections = 20000 (was 100)",
         "send-timeout-seconds = 60.5 (was 60)",
