@@ -99,7 +99,7 @@ class Operation:
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
     :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
     :ivar body: what the body of a request is an instance of, if it has one; then the handler is given the request, too.
-    :ivar headers: of a request that mean something here, with their help.
+    :ivar headers: of a request that mean something here, with their help; each is as ``header_schema`` says.
     :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
@@ -114,6 +114,7 @@ class Operation:
     statuses: Sequence[int] = ()
     body: Any = None
     headers: Mapping[str, str] = field(factory=dict)
+    header_schema: Mapping[str, Any] = field(factory=dict)
     strict: bool = True
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
     error: Any = ApiError
@@ -231,7 +232,13 @@ def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[st
             for parameter in operation.parameters
         ]
         + [
-            {"name": name, "in": "header", "required": False, "description": help, "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": help,
+                "schema": dict(operation.header_schema),
+            }
             for name, help in operation.headers.items()
         ],
         "responses": {str(operation.status): _response("The answer", answer)}

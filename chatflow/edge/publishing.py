@@ -101,6 +101,7 @@ class Publishing:
             handler=self.publish,
             body=ClientMessage,
             headers={_KEY: "the clientMessageId, if the body has none"},
+            header_schema={"type": "string", "pattern": f"^[!#-~]{{1,{MAX_CLIENT_MESSAGE_ID_CHARACTERS}}}$"},
             parameters=[
                 integer("room", 1, rooms, "the room", in_path=True, required=True, status=404, code="no_such_room")
             ],
@@ -122,14 +123,9 @@ class Publishing:
             if refused.code == "invalid_json":
                 raise Refused("invalid_json", "the body must be one JSON object in UTF-8") from None
             raise
-        key = _idempotency_key(headers)
-        if key is None:
-            return message
-        if message.clientMessageId not in (UNSET, key):
-            raise Refused(
-                "invalid_field", f"clientMessageId must be what the header {_KEY} says, or left out", "clientMessageId"
-            )
-        return msgspec.structs.replace(message, clientMessageId=key)
+        if message.clientMessageId is UNSET and headers.hasHeader(_KEY.encode()):
+            message = msgspec.structs.replace(message, clientMessageId=_idempotency_key(headers))
+        return message
 
     def _refusal(self, refused: RequestRefused) -> Error:
         stamp = iso_timestamp(int(self._services.now() * 1e6))
@@ -151,11 +147,9 @@ def _check_content_type(headers: Headers) -> None:
         )
 
 
-def _idempotency_key(headers: Headers) -> str | None:
+def _idempotency_key(headers: Headers) -> str:
     """As it is, or as a string of RFC 9651 with quotation marks around it, which the draft of this header asks for."""
-    given = headers.getRawHeaders(_KEY.encode())
-    if given is None:
-        return None
+    given = headers.getRawHeaders(_KEY.encode(), [])
     text = given[0].decode("latin-1").strip(" \t")
     if len(text) >= 2 and text[0] == text[-1] == '"':
         text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
