@@ -29,6 +29,7 @@ from chatflow.edge.web import connection_services, make_site
 from chatflow.lifecycle import PeriodicService, run_in_own_thread
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
+from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.root import make_root_service
 from chatflow.metrics import Latest, Metrics
 from chatflow.moderating import make_sanction_watch
@@ -206,7 +207,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             broker.gap_observed()
 
     # Started in this order, stopped in reverse: first the clients, last the database.
-    service = make_root_service(reactor, options, status.summary)
+    grace = Grace(reactor, config.drain_grace_seconds, connections.begin_end)
+    service = make_root_service(reactor, options, status.summary, grace)
     service.add("process", CallbackService(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
