@@ -389,6 +389,19 @@ class Config:
     max_client_buffer_bytes: int
     send_timeout_seconds: float
     drain_grace_seconds: float
+    max_buffered_bytes: int
+    request_seconds: float
+    unlimited_address: tuple[str, ...]
+    max_connections_per_address: int
+    max_unfinished_per_address: int
+    connections_per_second_per_address: float
+    resumes_per_second_per_address: float
+    requests_per_second_per_address: float
+    messages_per_second: float
+    messages_per_second_per_address: float
+    messages_per_second_per_user: float
+    bytes_per_second: float
+    bytes_per_second_per_address: float
     drain_seconds: float
     log_level: str
     log_format: str

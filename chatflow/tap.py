@@ -19,10 +19,11 @@ from chatflow.edge.connections import Connections
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.listeners import Listener, address_of
 from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.readings import edge_readings
-from chatflow.edge.services import EdgeLimits, EdgeServices
+from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
 from chatflow.edge.web import connection_services, make_site
@@ -126,7 +127,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
-    connections = Connections(clock=reactor, max_connections=config.max_connections)
+    in_force = LimitsInForce(EdgeLimits.of(config))
+    connections = Connections(clock=reactor, in_force=in_force)
     sanctions = make_sanction_watch(reactor, url, database, ingress.moderator, connections, metrics)
     edge = EdgeServices(
         clock=reactor,
@@ -139,7 +141,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         presence=presence,
         stored=StoredTracker(clock=reactor, hub=hub, seqs_of=history.seqs_of),
         connections=connections,
-        limits=EdgeLimits.of(config),
+        in_force=in_force,
         ping_interval_seconds=config.ping_interval_seconds,
         proxies=TrustedProxies.of(config.trusted_proxy),
     )

@@ -18,6 +18,7 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
+from chatflow.edge.admission import Admission
 from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.connect_parameters import parse_connect_parameters
@@ -32,7 +33,6 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
-from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.publishing import MAX_AT_ONCE
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
@@ -58,9 +58,11 @@ class _Error(Resource):
     def __init__(self, refused: RequestRefused) -> None:
         super().__init__()
         self._status = refused.status
-        self._body = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
+        self._body: dict[str, Any] = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
         if refused.field is not None:
             self._body["field"] = refused.field
+        if refused.retry_after_ms is not None:
+            self._body["retryAfterMs"] = refused.retry_after_ms
         self._headers = refused.headers
 
     def getChild(self, path: bytes, request: Request) -> Resource:
@@ -79,6 +81,7 @@ class ChatResource(Resource):
     def __init__(self, services: EdgeServices, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
         self._services = services
+        self._admission = Admission(services)
         self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
 
@@ -93,6 +96,7 @@ class ChatResource(Resource):
             return self._no_room()
         try:
             self._check_bans(room, request)
+            self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
                 method=request.method,
@@ -104,8 +108,9 @@ class ChatResource(Resource):
                 allowed_origins=self._allowed_origins,
                 client_ip=request.client_ip,
             )
+            self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
-            if refused.status == 403:
+            if refused.status in (403, 429):
                 services.counters.connections_refused += 1
             return _Error(refused)
         connections = services.connections
@@ -270,19 +275,19 @@ class Root(Resource):
     """``/chat`` and, for all else, Klein's routes; what is so of every request.
 
     :param allowed_origins: whose pages may read the answers.
-    :param proxies: whose word is taken for who made a request.
     """
 
     def __init__(
         self,
         chat: ChatResource,
         app: Klein,
+        services: EdgeServices,
         allowed_origins: Collection[str] = (),
-        proxies: TrustedProxies | None = None,
     ) -> None:
         super().__init__()
         self._chat = chat
-        self._proxies = proxies or TrustedProxies()
+        self._proxies = services.proxies
+        self._admission = Admission(services)
         self._app = app.resource()
         self._routes = app.url_map.bind("localhost")
         self._cors = Cors(allowed_origins)
@@ -293,6 +298,8 @@ class Root(Resource):
         try:
             addressed_host(request)
             request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
+            if path != b"chat":
+                self._admission.request(request.client_ip, request.path)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

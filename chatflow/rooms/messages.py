@@ -70,6 +70,7 @@ class Error(msgspec.Struct, omit_defaults=True):
     errorMessage: str
     timestamp: str
     field: str | None = None
+    retryAfterMs: int | None = None
 
 
 _decoder = msgspec.json.Decoder(ClientMessage)
@@ -125,7 +126,9 @@ def acknowledgement(message: Message, original: ClientMessage) -> Ack:
 
 def encode_error(refused: Refused, now_us: int) -> bytes:
     """The one error of a refused message. Has neither messageId nor roomId, which mark a broadcast."""
-    return _encode(Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field))
+    return _encode(
+        Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field, refused.retry_after_ms)
+    )
 
 
 def encode_broadcast(stored: StoredMessage) -> bytes:

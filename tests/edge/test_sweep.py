@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from chatflow.edge.connections import Connections, IConnection
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.sweep import Sweep
 from chatflow.rooms.rules import Party
 from testbed.client import client_frame
@@ -52,7 +53,7 @@ class TestTurns:
 
     @pytest.fixture
     def connections(self, clock: Clock) -> Connections:
-        return Connections(clock=clock, max_connections=1000)
+        return Connections(clock=clock, in_force=LimitsInForce(EdgeLimits(16384, 1000, 100, 10_000, 60)))
 
     def sweep(self, clock: Clock, connections: Connections, seconds: float) -> Callable[[], None]:
         """Starts one; returns what stops it."""

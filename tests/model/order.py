@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 NOBODY = -1
 
@@ -104,7 +104,7 @@ class State(NamedTuple):
     losses: int = 1
     expiries: int = 2
 
-    def put(self, index: int, **changes: object) -> State:
+    def put(self, index: int, **changes: Any) -> State:
         """The same with an instance changed."""
         instances = list(self.instances)
         instances[index] = instances[index]._replace(**changes)

@@ -66,7 +66,7 @@ export function countCharacters(text) {
 }
 
 /** The server could take it another time. */
-const TRANSIENT = new Set(["overloaded", "unavailable", "draining"]);
+const TRANSIENT = new Set(["overloaded", "rate_limited", "unavailable", "draining"]);
 /** Answers to the address, not to a message. */
 const RESETS = { since_expired: "expired", since_beyond_head: "beyond_head" };
 
@@ -407,7 +407,7 @@ export class ChatFlow extends EventTarget {
     this.#flush();
   }
 
-  #refused({ code, errorMessage, field }) {
+  #refused({ code, errorMessage, field, retryAfterMs = 0 }) {
     const reason = RESETS[code];
     if (reason) {
       if (reason === "expired") this.#anySeqNext = true;
@@ -422,7 +422,7 @@ export class ChatFlow extends EventTarget {
       this.#resendTimer = setTimeout(() => {
         entry.sentAt = null;
         this.#flush();
-      }, BACKOFF_BASE_MS + backoffMs(this.#resends++));
+      }, Math.max(retryAfterMs, BACKOFF_BASE_MS + backoffMs(this.#resends++)));
     } else if (entry) {
       this.#outbox.shift();
       this.#resends = 0;
