@@ -21,7 +21,6 @@ from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.listeners import Listener, address_of
-from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
@@ -140,7 +139,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         connections=connections,
         in_force=in_force,
         ping_interval_seconds=config.ping_interval_seconds,
-        proxies=TrustedProxies.of(config.trusted_proxy),
     )
 
     def set_back(room: int, first: int) -> None:

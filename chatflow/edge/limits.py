@@ -32,6 +32,9 @@ class EdgeLimits:
     bytes_per_second: float = 0
     bytes_per_second_per_address: float = 0
     unlimited_address: tuple[str, ...] = ()
+    trusted_proxy: tuple[str, ...] = ()
+    public_host: tuple[str, ...] = ()
+    compress: bool = False
 
     @classmethod
     def of(cls, options: object) -> EdgeLimits:
@@ -81,6 +84,8 @@ class LimitsInForce:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return f"{value:.12g}" if isinstance(value, float) else str(value)

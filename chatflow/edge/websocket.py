@@ -59,6 +59,7 @@ class ChatProtocol(MessageReader):
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip = handshake.client_ip
+        self._compresses = handshake.compresses
         self._quota = quota_of(services, handshake)
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
@@ -237,6 +238,8 @@ class ChatProtocol(MessageReader):
             self.message_refused(refused)
 
     def deliver(self, block: bytes) -> None:
+        if self._compresses:
+            block = self._services.compressor.compressed(block)
         if self.state == self.STATE_OPEN and not self._outgoing.write(block):
             self._leave_as_slow()
 
