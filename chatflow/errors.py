@@ -21,6 +21,8 @@ ErrorCode = Literal[
     "since_beyond_head",
     "since_expired",
     "invalid_parameter",
+    "muted",
+    "banned",
 ]
 
 
@@ -58,3 +60,7 @@ class Unavailable(ChatFlowError):
 
 class NotStored(ChatFlowError):
     """An envelope was refused by the database for good, and is among the dead letters."""
+
+
+class TooManySanctions(ChatFlowError):
+    """There is no room for another mute or ban."""

@@ -21,6 +21,7 @@ from chatflow.authority import Authority, parse_authority
 from chatflow.edge.admission import Admission
 from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
@@ -32,11 +33,12 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
+from chatflow.edge.publishing import MAX_AT_ONCE
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
-from chatflow.errors import Unavailable
+from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
 
 _log = Logger()
@@ -96,6 +98,7 @@ class ChatResource(Resource):
         if room is None or request.postpath:
             return self._no_room()
         try:
+            self._check_bans(room, request)
             self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
@@ -120,6 +123,18 @@ class ChatResource(Resource):
             reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(self._factory, handshake)
+
+    def _check_bans(self, room: int, request: Any) -> None:
+        """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        try:
+            who = parse_connect_parameters(request.uri.decode("latin-1")).who
+        except Refused:
+            who = None
+        try:
+            user_ids = () if who is None else (who.user_id,)
+            self._services.moderator.check_entry(room, user_ids, request.client_ip)
+        except Refused as refused:
+            raise RequestRefused(403, refused.code, str(refused)) from None
 
     def _no_room(self) -> _Error:
         return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
@@ -169,6 +184,7 @@ def routes(
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
+    publishing: Sequence[Operation] = (),
     dashboard: Dashboard | None = None,
 ) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
@@ -177,6 +193,7 @@ def routes(
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
+    :param publishing: operations that wait until a message is durable.
     :param dashboard: what ``/dashboard`` shows, if there is to be one.
     """
     app = Klein()
@@ -187,7 +204,9 @@ def routes(
     add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING))
     add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
     add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0))
-    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing]).document()
+    add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0))
+    operations = [*history, *analytics, *refreshing, *publishing]
+    document = OpenApi(metadata.version("chatflow"), operations).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:

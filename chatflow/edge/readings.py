@@ -23,5 +23,5 @@ def edge_readings(services: EdgeServices) -> list[Reading]:
         Reading("chatflow_reads_paused", "Times a client was not read", lambda: counters.reads_paused, counter),
         Reading("chatflow_messages_received", "Text messages read", lambda: counters.messages_received, counter),
         Reading("chatflow_messages_refused", "Answered with an error", lambda: counters.messages_refused, counter),
-        Reading("chatflow_draining", "1 while it stops", lambda: connections.draining, gauge),
+        Reading("chatflow_draining", "1 while it stops", lambda: connections.ending, gauge),
     ]

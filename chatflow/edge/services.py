@@ -15,6 +15,7 @@ from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.moderator import Moderator
 from chatflow.rooms.presence import Presence
 from chatflow.rooms.resume import Resumer
 
@@ -72,3 +73,8 @@ class EdgeServices:
     def limits(self) -> EdgeLimits:
         """Those that hold now."""
         return self.in_force.limits
+
+    @property
+    def moderator(self) -> Moderator:
+        """Says who may not be here."""
+        return self.ingress.moderator

@@ -15,6 +15,7 @@ from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.http import ChatResource, Root, routes
+from chatflow.edge.publishing import Publishing
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS
@@ -47,6 +48,7 @@ def make_site(
         history=api.operations(),
         analytics=analytics_api.operations(),
         refreshing=analytics_api.refreshing(),
+        publishing=[Publishing(edge).operation(edge.rooms)],
         dashboard=dashboard,
     )
     return ChatSite(Root(ChatResource(edge, allowed_origins), app, edge, allowed_origins), edge, reactor)

@@ -18,9 +18,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.contracts.members import Accepted, ISender, Reset, Resumed
-from chatflow.edge.close_codes import POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
+from chatflow.edge.close_codes import BANNED, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
 from chatflow.edge.ending import Tally
+from chatflow.edge.enforcement import close_reason
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.incoming import MessageReader
 from chatflow.edge.inflight import InFlight
@@ -28,8 +29,10 @@ from chatflow.edge.outgoing import Outgoing
 from chatflow.edge.quota import quota_of
 from chatflow.edge.room_session import ISessionMember, RoomSession
 from chatflow.edge.services import EdgeServices
+from chatflow.edge.speakers import Speakers
 from chatflow.errors import Refused
 from chatflow.rooms.messages import decode
+from chatflow.rooms.rules import Party
 
 #: A client that has not taken its close frame by then is dropped.
 CLOSE_HANDSHAKE_SECONDS = 5
@@ -60,6 +63,7 @@ class ChatProtocol(MessageReader):
         self._tally = Tally()
         self._ip = handshake.client_ip
         self._compresses = handshake.compresses
+        self._speakers = Speakers(handshake.user_id)
         self._quota = quota_of(services, handshake)
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
@@ -81,6 +85,11 @@ class ChatProtocol(MessageReader):
         connections = self._services.connections
         if connections.draining:
             self.leave(SERVICE_RESTART, "the server restarts")
+            return
+        try:  # once more: it may have been ordered since the handshake was judged
+            self._services.moderator.check_entry(self._room, self._speakers.named, self._ip)
+        except Refused as refused:
+            self.leave(BANNED, close_reason(str(refused)))
             return
         connections.add(self)
         if self._quota is not None:
@@ -106,6 +115,15 @@ class ChatProtocol(MessageReader):
     def is_live(self) -> bool:
         """Whether its handshake is done and nobody has begun to close it."""
         return bool(self.state == self.STATE_OPEN)
+
+    @property
+    def opened_at(self) -> float | None:
+        """When its handshake was done, in seconds of the clock; None before."""
+        return self._tally.opened_at
+
+    def party(self, spoken: bool) -> Party:
+        """See :class:`IConnection`."""
+        return Party(self._room, self._speakers.all if spoken else self._speakers.named, self._ip)
 
     def leave(self, code: int, reason: str) -> None:
         """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
@@ -178,6 +196,7 @@ class ChatProtocol(MessageReader):
             self._log.failure("a message in room {room} failed", room=self._room)
             self.message_refused(Refused("internal_error", "the server failed on this message"))
             return
+        self._speakers.spoke(message.user_id)
         self._dialect.sent(services, message, self)
         self._in_flight.accepted()
 

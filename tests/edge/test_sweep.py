@@ -11,6 +11,7 @@ from zope.interface import implementer
 from chatflow.edge.connections import Connections, IConnection
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.sweep import Sweep
+from chatflow.rooms.rules import Party
 from testbed.client import client_frame
 from tests.edge.rig import EdgeRig, Peer, rigged
 
@@ -23,6 +24,7 @@ class Connection:
 
     def __init__(self, clock: Clock, *, is_live: bool = True, fails: bool = False) -> None:
         self.is_live = is_live
+        self.opened_at = 0.0
         self.visited: list[float] = []
         self._clock = clock
         self._fails = fails
@@ -31,6 +33,9 @@ class Connection:
         self.visited.append(self._clock.seconds())
         if self._fails:
             raise RuntimeError("so")
+
+    def party(self, spoken: bool) -> Party:
+        return Party(1, (), None)
 
     def leave(self, code: int, reason: str) -> None: ...
     def say_goodbye(self, retry_after_ms: int) -> None: ...
