@@ -24,6 +24,8 @@ from testbed.daemon import Daemon
 from testbed.http_client import request
 
 _ROOMS = 4
+#: What is behind by then, is.
+_FILL_SECONDS = 40.0
 #: A slow client takes so much, so often.
 _TRICKLE_BYTES, _TRICKLE_SECONDS = 500, 0.5
 #: What one that is behind may have in the daemon for itself: docs/operations.rst.
@@ -64,6 +66,7 @@ def _slow_clients(arguments: argparse.Namespace) -> Result:
             before = traffic.run(_after(arguments.seconds))
             before_bytes = process.memory_info().rss
         with _crowd(daemon.port, arguments.members - slow, arguments.stalled, arguments.trickling):
+            _fill(daemon, slow)
             during = traffic.run(_after(arguments.seconds))
             after_bytes = process.memory_info().rss
             waiting_bytes = daemon.counter("chatflow_buffered_bytes")
@@ -80,6 +83,15 @@ def _slow_clients(arguments: argparse.Namespace) -> Result:
     if after_bytes - before_bytes > bound_bytes:
         result.faults.append("the daemon took more memory than the formula of docs/operations.rst allows")
     return result
+
+
+def _fill(daemon: Daemon, slow: int) -> None:
+    """Talk until the system holds no more for those who do not read, about 3 MB each, and the daemon has to."""
+    talkers = LiveTraffic(daemon.port, range(1, _ROOMS + 1), 400, "\N{PARTY POPPER}" * 450)
+    is_over = [False]
+    look = _after(_FILL_SECONDS, lambda: is_over.append(daemon.counter("chatflow_clients_behind") >= slow))
+    talkers.run(lambda: look() or is_over[-1])
+    talkers.close()
 
 
 def _flood(arguments: argparse.Namespace) -> Result:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from attrs import asdict, evolve, fields, frozen
 from twisted.logger import Logger
 
@@ -63,6 +67,13 @@ class LimitsInForce:
         if lacking:
             _log.warn("{lacking}", lacking=lacking)
         self.limits = self._settled(self.limits)
+
+    def changes(self) -> dict[str, Callable[[Any], object]]:
+        """For the name of each option what puts a new value of it in force."""
+        return {field.name.replace("_", "-"): partial(self._change, field.name) for field in fields(EdgeLimits)}
+
+    def _change(self, name: str, value: Any) -> None:
+        self.apply(evolve(self.limits, **{name: value}))
 
     def _settled(self, limits: EdgeLimits) -> EdgeLimits:
         return evolve(limits, max_buffered_bytes=allow_buffers(limits.max_buffered_bytes, memory()))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from chatflow.config import TABLE
 from chatflow.contracts.identity import Identity
 from chatflow.edge.accounts import BURST_SECONDS, Accounts, Bucket
 from chatflow.edge.admission import LONG_RESUME_MESSAGES, Admission
@@ -19,6 +20,7 @@ from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.quota import MAX_REFUSALS_IN_A_ROW
 from chatflow.edge.refusals import RequestRefused
+from chatflow.errors import StartupError
 from chatflow.networks import site_of
 from testbed.client import BINARY, PING, TEXT, client_frame, message
 from tests.edge.rig import EdgeRig, Peer, rigged
@@ -282,3 +284,14 @@ def test_what_changed_is_said_in_one_line() -> None:
         "unlimited-address = none (was ::1)",
     ]
     assert in_force.apply(in_force.limits) == ""
+
+
+def test_each_limit_can_be_changed_by_the_name_of_its_option() -> None:
+    in_force = LimitsInForce(EdgeLimits(16384, 100, 100, 1, 60))
+    changes = in_force.changes()
+    changes["messages-per-second"](7.0)
+    assert in_force.limits.messages_per_second == 7
+    with pytest.raises(StartupError):
+        changes["max-buffered-bytes"](10**15)
+    assert in_force.limits.max_buffered_bytes < 10**12, "the old one stays"
+    assert set(changes) <= {option.name for option in TABLE.own_options}
