@@ -207,7 +207,7 @@ LIMIT_OPTIONS = (
     _rate(
         "messages-per-second",
         "messages",
-        50.0,
+        20.0,
         "How many messages one connection may send in a second. Each further one is refused with an error frame of "
         "code `rate_limited` that says when to send it again, and the connection is not read for as long. After 500 of "
         "them in a row it is closed with code 1008. Pings and fragments count too, but are not refused. 0 for no "
@@ -216,13 +216,13 @@ LIMIT_OPTIONS = (
     _rate(
         "messages-per-second-per-address",
         "messages",
-        500.0,
+        200.0,
         "The same for all connections of one address together. 0 for no limit.",
     ),
     _rate(
         "messages-per-second-per-user",
         "messages",
-        100.0,
+        50.0,
         "The same for all connections of one user on this instance, of whatever address, where a token says who that "
         "is. Not where only messages say it: anybody could use up what another one may send. 0 for no limit.",
     ),
