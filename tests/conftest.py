@@ -21,6 +21,7 @@ settings.load_profile("chatflow")
 _LONGEST_FIRST = (
     "tests/deployment/test_roll_local.py",
     "tests/system/test_cluster.py",
+    "tests/faults/test_laboratory.py",
     "tests/browser/test_page.py",
     "tests/test_benchmarks.py",
     "tests/system/test_crashes.py",
