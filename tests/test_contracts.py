@@ -30,6 +30,7 @@ IMPLEMENTERS = {
     "members.ISender": {"edge.websocket.ChatProtocol"},
     "membership.IMembershipTable": {"persistence.membership.MembershipTable"},
     "membership.IPresenceTable": {"broker.membership.Membership", "rooms.presence.NoOthers"},
+    "moderation.ISanctionTable": {"persistence.sanctions.SanctionTable"},
     "room_queue.IPublish": {"broker.embedded_queue.EmbeddedRoomQueue", "broker.sqs.SqsRoomQueue"},
     "room_queue.IRoomQueue": {"broker.embedded_queue.EmbeddedRoomQueue", "broker.sqs.SqsRoomQueue"},
     "room_queue.IDepths": {"broker.depth.EmbeddedDepths", "broker.depth.SqsDepths"},

@@ -44,6 +44,12 @@ class Handshake:
     client_ip: str | None = None
 
     @property
+    def user_id(self) -> int | None:
+        """Whose connection it is: by its token, or as it says; None for nobody's."""
+        who = self.parameters.who
+        return self.identity.user_id or (None if who is None else who.user_id)
+
+    @property
     def subprotocol(self) -> str | None:
         """What the answer says in Sec-WebSocket-Protocol."""
         name: str | None = self.dialect.subprotocol

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -97,6 +97,9 @@ class Operation:
     """:ivar path: with the names of its parameters in braces.
     :ivar answer: what the handler's result is an instance of.
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
+    :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
+    :ivar body: what the body of a request is an instance of, if it has one; then the handler is given the request, too.
+    :ivar headers: of a request that mean something here, with their help.
     :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
@@ -107,6 +110,10 @@ class Operation:
     handler: Callable[..., Awaitable[object]]
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
+    status: int = 200
+    statuses: Sequence[int] = ()
+    body: Any = None
+    headers: Mapping[str, str] = field(factory=dict)
     strict: bool = True
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
     error: Any = ApiError
@@ -158,6 +165,8 @@ def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., A
     async def respond(request: Any, **in_path: str) -> bytes:
         try:
             arguments = operation.arguments(in_path, request.args or {})
+            if operation.body is not None:
+                arguments["request"] = request
             answer = await limit.run(lambda: operation.handler(**arguments))
         except CancelledError:
             raise  # the client is gone
@@ -165,7 +174,7 @@ def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., A
             refused = _refusal(operation, error)
             return json_response(request, refused.status, operation.refusal(refused), refused.headers)
         links = [f'<{url}>; rel="{name}"' for name, url in operation.links(answer).items() if url]
-        return json_response(request, 200, answer, {"link": ", ".join(links)} if links else {})
+        return json_response(request, operation.status, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
 
@@ -184,12 +193,16 @@ class OpenApi:
     """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
 
     def __init__(self, version: str, operations: Sequence[Operation]) -> None:
-        types = [kind for operation in operations for kind in (operation.answer, operation.error)]
+        types = [kind for each in operations for kind in (each.answer, each.error, each.body or each.answer)]
         schemas, self._components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self._version = version
         self._paths: dict[str, dict[str, Any]] = {}
-        for operation, answer, error in zip(operations, schemas[::2], schemas[1::2], strict=True):
-            self._paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, answer, error)
+        self._components = _ecma_patterns(self._components)
+        for operation, answer, error, body in zip(operations, schemas[::3], schemas[1::3], schemas[2::3], strict=True):
+            described = _describe(operation, answer, error)
+            if operation.body is not None:
+                described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+            self._paths.setdefault(operation.path, {})[operation.method.lower()] = described
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document, of plain dictionaries and lists."""
@@ -203,6 +216,7 @@ class OpenApi:
 
 def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
     statuses = {"400", "500", "503"} | {str(parameter.status) for parameter in operation.parameters}
+    statuses |= {str(status) for status in operation.statuses}
     return {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -215,11 +229,25 @@ def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[st
                 "schema": dict(parameter.schema),
             }
             for parameter in operation.parameters
+        ]
+        + [
+            {"name": name, "in": "header", "required": False, "description": help, "schema": {"type": "string"}}
+            for name, help in operation.headers.items()
         ],
-        "responses": {"200": _response("The answer", answer)}
+        "responses": {str(operation.status): _response("The answer", answer)}
         | {status: _response(HTTPStatus(int(status)).phrase, error) for status in sorted(statuses)},
     }
 
 
 def _response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": dict(schema)}}}
+
+
+def _ecma_patterns(schema: Any) -> Any:
+    """The same schema with patterns of JavaScript, as JSON Schema has them: its ``$`` is Python's ``\\Z``."""
+    if isinstance(schema, dict):
+        return {
+            name: inner.replace(r"\Z", "$") if name == "pattern" and isinstance(inner, str) else _ecma_patterns(inner)
+            for name, inner in schema.items()
+        }
+    return [_ecma_patterns(inner) for inner in schema] if isinstance(schema, list) else schema
