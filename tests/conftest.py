@@ -24,6 +24,7 @@ settings.register_profile("long", settings.get_profile("chatflow"), max_examples
 _LONGEST_FIRST = (
     "tests/deployment/test_roll_local.py",
     "tests/system/test_cluster.py",
+    "tests/faults/test_laboratory.py",
     "tests/browser/test_page.py",
     "tests/test_benchmarks.py",
     "tests/system/test_crashes.py",
