@@ -204,7 +204,8 @@ TABLE = Table(
             default=4,
             group=_DATABASE,
             help="Connections, each with a thread, for history and statistics; the writer has its own "
-            "besides, and with SQS so have the heartbeats. When all are busy, further requests wait for one.",
+            "besides, and so have mutes and bans, and with SQS the heartbeats. When all are busy, further requests "
+            "wait for one.",
         ),
         Option(
             name="batch-size",
@@ -359,6 +360,8 @@ class Config:
 
     listen: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    public_host: tuple[str, ...]
+    compress: bool
     trusted_proxy: tuple[str, ...]
     ping_interval_seconds: float
     rooms: int
@@ -388,6 +391,19 @@ class Config:
     max_client_buffer_bytes: int
     send_timeout_seconds: float
     drain_grace_seconds: float
+    max_buffered_bytes: int
+    request_seconds: float
+    unlimited_address: tuple[str, ...]
+    max_connections_per_address: int
+    max_unfinished_per_address: int
+    connections_per_second_per_address: float
+    resumes_per_second_per_address: float
+    requests_per_second_per_address: float
+    messages_per_second: float
+    messages_per_second_per_address: float
+    messages_per_second_per_user: float
+    bytes_per_second: float
+    bytes_per_second_per_address: float
     drain_seconds: float
     log_level: str
     log_format: str

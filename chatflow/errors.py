@@ -12,6 +12,7 @@ ErrorCode = Literal[
     "binary_frame",
     "too_large",
     "overloaded",
+    "rate_limited",
     "unavailable",
     "not_stored",
     "id_conflict",
@@ -20,6 +21,8 @@ ErrorCode = Literal[
     "since_beyond_head",
     "since_expired",
     "invalid_parameter",
+    "muted",
+    "banned",
 ]
 
 
@@ -39,12 +42,16 @@ class Refused(ChatFlowError):
     """A client's message is not accepted; the connection lives on.
 
     :ivar field: the wire name of the field at fault, or None.
+    :ivar retry_after_ms: milliseconds after which it would be accepted, if that is known.
     """
 
-    def __init__(self, code: ErrorCode, message: str, field: str | None = None) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, field: str | None = None, retry_after_ms: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.field = field
+        self.retry_after_ms = retry_after_ms
 
 
 class Unavailable(ChatFlowError):
@@ -53,3 +60,7 @@ class Unavailable(ChatFlowError):
 
 class NotStored(ChatFlowError):
     """An envelope was refused by the database for good, and is among the dead letters."""
+
+
+class TooManySanctions(ChatFlowError):
+    """There is no room for another mute or ban."""

@@ -19,10 +19,10 @@ from chatflow.edge.connections import Connections
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.listeners import Listener, add_ports, address_of
-from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.readings import edge_readings
-from chatflow.edge.services import EdgeLimits, EdgeServices
+from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
 from chatflow.edge.web import connection_services, make_site
@@ -32,6 +32,7 @@ from chatflow.lifecycle.clocks import StampClock, make_monotonic
 from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.root import make_root_service
 from chatflow.metrics import Latest, Metrics
+from chatflow.moderating import make_sanction_watch
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
@@ -125,7 +126,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
-    connections = Connections(clock=reactor, max_connections=config.max_connections)
+    in_force = LimitsInForce(EdgeLimits.of(config))
+    connections = Connections(clock=reactor, in_force=in_force)
+    sanctions = make_sanction_watch(reactor, url, database, ingress.moderator, connections, metrics)
     edge = EdgeServices(
         clock=reactor,
         now=now,
@@ -137,9 +140,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         presence=presence,
         stored=StoredTracker(clock=reactor, hub=hub, seqs_of=history.seqs_of),
         connections=connections,
-        limits=EdgeLimits.of(config),
+        in_force=in_force,
         ping_interval_seconds=config.ping_interval_seconds,
-        proxies=TrustedProxies.of(config.trusted_proxy),
     )
 
     def set_back(room: int, first: int) -> None:
@@ -206,7 +208,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     grace = Grace(reactor, config.drain_grace_seconds, connections.begin_end)
-    service = make_root_service(reactor, options, status.summary, grace)
+    service = make_root_service(reactor, options, status.summary, grace, in_force.changes())
     service.add("process", CallbackService(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
@@ -215,19 +217,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("readers", CallbackService(reads.start, reads.stop))
     service.add("writer's connection", CallbackService(commits.start, commits.stop))
     service.add_all(broker.transport)
-    service.add(
-        "clocks", PeriodicService(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True)
-    )
+    service.add("clocks", PeriodicService(reactor, "clocks", COMPARE_SECONDS, watch.compare, at_once=True))
     service.add("batch writer", CallbackService(stop=writer.stop))
     service.add("consumer", CallbackService(consumer.start, consumer.stop))
     service.add_all(broker.subscription)
     service.add("heartbeat", PeriodicService(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
     service.add_all(upkeep.services)
-    service.add(
-        "count", PeriodicService(reactor, "count of dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True)
-    )
+    service.add("count", PeriodicService(reactor, "dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True))
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
-    service.add_all(connection_services(edge, site))
+    service.add_all([*sanctions.services, *connection_services(edge, site)])
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     add_ports(service, reactor, [one for one in config.listen if one not in inherited], site, listeners)
     drain = Drain(

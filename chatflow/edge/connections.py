@@ -11,6 +11,8 @@ from twisted.internet.task import deferLater
 from zope.interface import Attribute, Interface
 
 from chatflow.edge.close_codes import SERVICE_RESTART
+from chatflow.edge.limits import LimitsInForce
+from chatflow.rooms.rules import Party
 
 # A drain closes connections in this many slices, so that clients do not come back all at once: no more of them in a
 # second than the other instances can take, and no slower than the time for the drain allows.
@@ -27,6 +29,13 @@ class IConnection(Interface):
     """A connection, as whoever looks after all of them sees it."""
 
     is_live = Attribute("Whether its handshake is done and nobody has begun to close it.")
+    opened_at = Attribute("When its handshake was done, in seconds of the clock; None before.")
+
+    def party(spoken: bool) -> Party:
+        """Who it is to an operator.
+
+        :param spoken: whether also those count in whose name it has sent messages, not only who it said to be.
+        """
 
     def leave(code: int, reason: str) -> None:
         """Send a close frame and take nothing more."""
@@ -53,16 +62,16 @@ class IConnection(Interface):
 class Connections:
     """Those whose handshake is done, oldest first. Runs on the reactor thread.
 
-    :param max_connections: so many may be open at once.
+    :param in_force: with how many may be open at once.
     :param close_seconds: the longest time over which many are closed.
     :ivar ending: whether this instance is about to stop, but may still take some.
     :ivar draining: whether it takes no more of them.
     :ivar opened: how many there were since the start.
     """
 
-    def __init__(self, *, clock: IReactorTime, max_connections: int, close_seconds: float = 5.0) -> None:
+    def __init__(self, *, clock: IReactorTime, in_force: LimitsInForce, close_seconds: float = 5.0) -> None:
         self._clock = clock
-        self._max_connections = max_connections
+        self._in_force = in_force
         self._open: dict[IConnection, None] = {}
         self._empty: list[Deferred[None]] = []
         self._close_seconds = max(_SHORTEST_SECONDS, close_seconds)
@@ -79,7 +88,7 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether there is no place for another one."""
-        return len(self._open) >= self._max_connections
+        return len(self._open) >= self._in_force.limits.max_connections
 
     def add(self, connection: IConnection) -> None:
         """Count a connection whose handshake is done as open."""

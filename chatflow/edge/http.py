@@ -18,8 +18,10 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
+from chatflow.edge.admission import Admission
 from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
@@ -31,12 +33,12 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
-from chatflow.edge.proxies import TrustedProxies
+from chatflow.edge.publishing import MAX_AT_ONCE
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
-from chatflow.errors import Unavailable
+from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
 
 _log = Logger()
@@ -56,15 +58,20 @@ class _Error(Resource):
     def __init__(self, refused: RequestRefused) -> None:
         super().__init__()
         self._status = refused.status
-        self._body = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
+        self._body: dict[str, Any] = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
         if refused.field is not None:
             self._body["field"] = refused.field
+        if refused.retry_after_ms is not None:
+            self._body["retryAfterMs"] = refused.retry_after_ms
         self._headers = refused.headers
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return self
 
     def render(self, request: Any) -> bytes:
+        if self._status == 429:  # who asks too often has to come again, which is cheaper to refuse
+            request.channel.persistent = False
+            request.setHeader(b"connection", b"close")
         return json_response(request, self._status, self._body, self._headers)
 
 
@@ -77,6 +84,7 @@ class ChatResource(Resource):
     def __init__(self, services: EdgeServices, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
         self._services = services
+        self._admission = Admission(services)
         self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
 
@@ -90,6 +98,8 @@ class ChatResource(Resource):
         if room is None or request.postpath:
             return self._no_room()
         try:
+            self._check_bans(room, request)
+            self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
                 method=request.method,
@@ -100,9 +110,11 @@ class ChatResource(Resource):
                 host=addressed_host(request),
                 allowed_origins=self._allowed_origins,
                 client_ip=request.client_ip,
+                may_compress=services.limits.compress,
             )
+            self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
-            if refused.status == 403:
+            if refused.status in (403, 429):
                 services.counters.connections_refused += 1
             return _Error(refused)
         connections = services.connections
@@ -111,6 +123,20 @@ class ChatResource(Resource):
             reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(self._factory, handshake)
+
+    def _check_bans(self, room: int, request: Any) -> None:
+        """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        if self._services.moderator.rules is None:
+            return
+        try:
+            who = parse_connect_parameters(request.uri.decode("latin-1")).who
+        except Refused:
+            who = None
+        try:
+            user_ids = () if who is None else (who.user_id,)
+            self._services.moderator.check_entry(room, user_ids, request.client_ip)
+        except Refused as refused:
+            raise RequestRefused(403, refused.code, str(refused)) from None
 
     def _no_room(self) -> _Error:
         return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
@@ -160,6 +186,7 @@ def routes(
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
+    publishing: Sequence[Operation] = (),
     dashboard: Dashboard | None = None,
 ) -> Klein:
     """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
@@ -168,6 +195,7 @@ def routes(
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
+    :param publishing: operations that wait until a message is durable.
     :param dashboard: what ``/dashboard`` shows, if there is to be one.
     """
     app = Klein()
@@ -178,7 +206,9 @@ def routes(
     add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING))
     add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
     add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0))
-    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing]).document()
+    add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0))
+    operations = [*history, *analytics, *refreshing, *publishing]
+    document = OpenApi(metadata.version("chatflow"), operations).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
@@ -251,29 +281,40 @@ class Root(Resource):
     """``/chat`` and, for all else, Klein's routes; what is so of every request.
 
     :param allowed_origins: whose pages may read the answers.
-    :param proxies: whose word is taken for who made a request.
     """
 
     def __init__(
         self,
         chat: ChatResource,
         app: Klein,
+        services: EdgeServices,
         allowed_origins: Collection[str] = (),
-        proxies: TrustedProxies | None = None,
     ) -> None:
         super().__init__()
         self._chat = chat
-        self._proxies = proxies or TrustedProxies()
+        self._services = services
+        self._admission = Admission(services)
         self._app = app.resource()
         self._routes = app.url_map.bind("localhost")
         self._cors = Cors(allowed_origins)
+
+    def _judge_host(self, host: Authority, path: bytes) -> None:
+        """A name of somebody else's that leads here (DNS rebinding) would make his pages be of this host."""
+        names = self._services.limits.public_host
+        if names and path != b"health" and host.host not in names:
+            self._services.accounts.limited["public_host"] += 1
+            raise RequestRefused(421, "host_not_served", "this server has another name: see --public-host")
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
-            addressed_host(request)
-            request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
+            self._judge_host(addressed_host(request), path)
+            request.client_ip = self._services.proxies.client_of(
+                request.channel.transport.getPeer(), request.requestHeaders
+            )
+            if path != b"chat":
+                self._admission.request(request.client_ip, request.path)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

@@ -12,12 +12,14 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 
+from chatflow.contracts.messages import DESCRIBED_PATTERN
 from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.errors import Unavailable
@@ -43,6 +45,22 @@ def json_response(request: Any, status: int, body: object, headers: Mapping[str,
     for name, value in (headers or {}).items():
         request.setHeader(name.encode(), value.encode())
     return msgspec.json.encode(body) + b"\n"
+
+
+def check_json(headers: Headers) -> None:
+    """:raises RequestRefused: 415, the body of a request does not say to be JSON."""
+    given = [value.decode("latin-1") for value in headers.getRawHeaders(b"content-type", [])]
+    kind, *parameters = [part.strip().lower() for part in (given[0] if len(given) == 1 else "").split(";")]
+    is_utf8 = all(
+        one.partition("=")[2].strip('"') in ("utf-8", "utf8") for one in parameters if one.startswith("charset")
+    )
+    if kind != "application/json" or not is_utf8 or headers.hasHeader(b"content-encoding"):
+        raise RequestRefused(
+            415,
+            "unsupported_media_type",
+            "the body must be JSON in UTF-8, not compressed: content-type: application/json",
+            {"accept-post": "application/json"},
+        )
 
 
 @frozen(kw_only=True)
@@ -97,6 +115,10 @@ class Operation:
     """:ivar path: with the names of its parameters in braces.
     :ivar answer: what the handler's result is an instance of.
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
+    :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
+    :ivar body: what the body of a request is an instance of, if it has one.
+    :ivar wants_request: whether the handler is given the request, too; so it is if that has a body.
+    :ivar headers: of a request that mean something here, with their help; each is as ``header_schema`` says.
     :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
@@ -107,6 +129,12 @@ class Operation:
     handler: Callable[..., Awaitable[object]]
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
+    status: int = 200
+    statuses: Sequence[int] = ()
+    body: Any = None
+    wants_request: bool = False
+    headers: Mapping[str, str] = field(factory=dict)
+    header_schema: Mapping[str, Any] = field(factory=dict)
     strict: bool = True
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
     error: Any = ApiError
@@ -158,6 +186,8 @@ def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., A
     async def respond(request: Any, **in_path: str) -> bytes:
         try:
             arguments = operation.arguments(in_path, request.args or {})
+            if operation.wants_request or operation.body is not None:
+                arguments["request"] = request
             answer = await limit.run(lambda: operation.handler(**arguments))
         except CancelledError:
             raise  # the client is gone
@@ -165,7 +195,7 @@ def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., A
             refused = _refusal(operation, error)
             return json_response(request, refused.status, operation.refusal(refused), refused.headers)
         links = [f'<{url}>; rel="{name}"' for name, url in operation.links(answer).items() if url]
-        return json_response(request, 200, answer, {"link": ", ".join(links)} if links else {})
+        return json_response(request, operation.status, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
 
@@ -184,12 +214,16 @@ class OpenApi:
     """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
 
     def __init__(self, version: str, operations: Sequence[Operation]) -> None:
-        types = [kind for operation in operations for kind in (operation.answer, operation.error)]
+        types = [kind for each in operations for kind in (each.answer, each.error, each.body or each.answer)]
         schemas, self._components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self._version = version
         self._paths: dict[str, dict[str, Any]] = {}
-        for operation, answer, error in zip(operations, schemas[::2], schemas[1::2], strict=True):
-            self._paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, answer, error)
+        self._components = _ecma_patterns(self._components)
+        for operation, answer, error, body in zip(operations, schemas[::3], schemas[1::3], schemas[2::3], strict=True):
+            described = _describe(operation, answer, error)
+            if operation.body is not None:
+                described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+            self._paths.setdefault(operation.path, {})[operation.method.lower()] = described
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document, of plain dictionaries and lists."""
@@ -203,6 +237,7 @@ class OpenApi:
 
 def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
     statuses = {"400", "500", "503"} | {str(parameter.status) for parameter in operation.parameters}
+    statuses |= {str(status) for status in operation.statuses}
     return {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -215,11 +250,32 @@ def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[st
                 "schema": dict(parameter.schema),
             }
             for parameter in operation.parameters
+        ]
+        + [
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": help,
+                "schema": dict(operation.header_schema),
+            }
+            for name, help in operation.headers.items()
         ],
-        "responses": {"200": _response("The answer", answer)}
+        "responses": {str(operation.status): _response("The answer", answer)}
         | {status: _response(HTTPStatus(int(status)).phrase, error) for status in sorted(statuses)},
     }
 
 
 def _response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": dict(schema)}}}
+
+
+def _ecma_patterns(schema: Any) -> Any:
+    """The same schema with patterns of JavaScript, as JSON Schema has them: its ``$`` is Python's ``\\Z``."""
+    if isinstance(schema, list):
+        return [_ecma_patterns(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _ecma_patterns(inner) for name, inner in schema.items() if name != DESCRIBED_PATTERN}
+    pattern = schema.get(DESCRIBED_PATTERN, schema.get("pattern"))
+    return found | {"pattern": pattern.replace(r"\Z", "$")} if isinstance(pattern, str) else found

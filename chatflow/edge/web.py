@@ -15,6 +15,7 @@ from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.http import ChatResource, Root, routes
+from chatflow.edge.publishing import Publishing
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS
@@ -47,9 +48,10 @@ def make_site(
         history=api.operations(),
         analytics=analytics_api.operations(),
         refreshing=analytics_api.refreshing(),
+        publishing=[Publishing(edge).operation(edge.rooms)],
         dashboard=dashboard,
     )
-    return ChatSite(Root(ChatResource(edge, allowed_origins), app, allowed_origins, edge.proxies), edge, reactor)
+    return ChatSite(Root(ChatResource(edge, allowed_origins), app, edge, allowed_origins), edge, reactor)
 
 
 def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:
@@ -59,15 +61,20 @@ def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[st
         each = Sweep(clock=edge.clock, connections=edge.connections, interval_seconds=interval_seconds, visit=visit)
         return CallbackService(each.start, each.stop)
 
+    async def look_for_late_requests() -> None:
+        site.unfinished.end_late()
+
     async def look_for_stalled_answers() -> None:
         site.end_stalled()
 
     # Often enough that nobody stands still for much longer than allowed.
     looks_seconds = edge.limits.send_timeout_seconds / 4
     return [
+        ("limits", CallbackService(edge.in_force.fit_process)),
         ("places", PeriodicService(edge.clock, "look-up of places", LOOK_UP_SECONDS, edge.stored.look_up)),
         ("pings", sweep(edge.ping_interval_seconds, lambda each: each.ping_or_drop())),
         ("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head())),
         ("stalled clients", sweep(looks_seconds, lambda each: each.leave_if_stalled())),
+        ("late requests", PeriodicService(edge.clock, "late requests", 1.0, look_for_late_requests)),
         ("stalled answers", PeriodicService(edge.clock, "stalled answers", looks_seconds, look_for_stalled_answers)),
     ]
