@@ -120,7 +120,8 @@ TABLE = Table(
             "the system has only one of the two, the log says so. A Twisted endpoint means what it says: `tcp:8080` "
             "is IPv4 alone. Port 0 takes a free port, which is logged. An address in use ends the start. `systemd` "
             "takes every socket that systemd hands over, and `systemd:NAME` those of this FileDescriptorName=: see "
-            "docs/systemd.rst.",
+            "docs/systemd.rst. `ssl:8443:privateKey=key.pem:certKey=certificate.pem` is TLS (1.2 or newer); add "
+            "`:extraCertChain=chain.pem` for intermediate certificates. SIGHUP reads these files again.",
         ),
         Option(
             name="allowed-origins",

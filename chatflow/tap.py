@@ -20,7 +20,7 @@ from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
-from chatflow.edge.listeners import Listener, address_of
+from chatflow.edge.listeners import Listener, add_ports, address_of
 from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
@@ -227,10 +227,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add_all([*sanctions.services, *connection_services(edge, site)])
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
-    for endpoint in config.listen:
-        if endpoint not in inherited:
-            listeners.append(Listener(reactor, endpoint, site))
-            service.add(f"port {endpoint}", listeners[-1])
+    add_ports(service, reactor, [one for one in config.listen if one not in inherited], site, listeners)
     drain = Drain(
         clock=reactor,
         connections=connections,

@@ -13,7 +13,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatflow.dualstack import Both, bind_both, parse_both
-from chatflow.errors import StartupError
+from chatflow.edge.tls import Certificates, is_tls, tls_reason
+from chatflow.errors import ConfigError, StartupError
+from chatflow.lifecycle.process import RootService
 
 
 class Listener(Service):
@@ -30,6 +32,8 @@ class Listener(Service):
         self._description = description
         self._factory = factory
         self._ports: Sequence[IListeningPort] = ()
+        self._is_tls = is_tls(description)
+        self._certificates: Certificates | None = None
 
     def startService(self) -> None:
         """Bind the port.
@@ -43,8 +47,20 @@ class Listener(Service):
         self._log.info(
             "listening on {addresses}, the page is {page}",
             addresses=" and ".join(map(str, addresses)),
-            page=page(addresses),
+            page=page(addresses, "https" if self._is_tls else "http"),
         )
+
+    def read_again(self) -> str | None:
+        """Read key and certificate again; see :meth:`.Certificates.read_again`. None where there are none.
+
+        :raises ChatFlowError: they are of no use.
+        """
+        if self._certificates is None:
+            return None
+        try:
+            return self._certificates.read_again()
+        except Exception as error:
+            raise ConfigError(tls_reason(error)) from error
 
     def stopService(self) -> Deferred[Any] | None:
         """Take no further connections; those that are open stay."""
@@ -68,12 +84,17 @@ class Listener(Service):
     def _listen_on_endpoint(self) -> IListeningPort:
         results: list[Any] = []
         try:
-            serverFromString(self._reactor, self._description).listen(self._factory).addBoth(results.append)
+            if self._is_tls:
+                self._certificates = Certificates(self._reactor, self._description)
+                endpoint = self._certificates.endpoint
+            else:
+                endpoint = serverFromString(self._reactor, self._description)
+            endpoint.listen(self._factory).addBoth(results.append)
         except Exception as error:
             results.append(Failure(error))
         match results:
             case [Failure() as failure]:
-                raise self._cannot(failure.getErrorMessage())
+                raise self._cannot(tls_reason(failure.value) if self._is_tls else failure.getErrorMessage())
             case [port]:
                 return port  # type: ignore[no-any-return]
             case _:
@@ -89,10 +110,25 @@ class Listener(Service):
         if host is None or port is None:
             return ""
         host = "" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        return f"{'https' if self._description.startswith('ssl:') else 'http'}://{host}:{port}"
+        return f"{'https' if self._is_tls else 'http'}://{host}:{port}"
 
     def _cannot(self, reason: str) -> StartupError:
         return StartupError(f"cannot listen on {self._description}: {reason}; choose another with --listen")
+
+
+def add_ports(
+    service: RootService, reactor: Any, endpoints: Sequence[str], factory: IProtocolFactory, listeners: list[Listener]
+) -> None:
+    """Have a service listen on these endpoints, in this order.
+
+    :param listeners: one for each is added to it.
+    """
+    for endpoint in endpoints:
+        listener = Listener(reactor, endpoint, factory)
+        listeners.append(listener)
+        service.add(f"port {endpoint}", listener)
+        if is_tls(endpoint):
+            service.read_again(f"port {endpoint}", listener.read_again)
 
 
 def address_of(listeners: Iterable[Listener]) -> str:
@@ -100,7 +136,7 @@ def address_of(listeners: Iterable[Listener]) -> str:
     return next((listener.address for listener in listeners if listener.address), "")
 
 
-def page(addresses: Sequence[Any]) -> str:
+def page(addresses: Sequence[Any], scheme: str = "http") -> str:
     """Where a person on this machine finds the page, if the addresses are of TCP."""
     host, port = getattr(addresses[0], "host", None), getattr(addresses[0], "port", None)
     if host is None or port is None:
@@ -108,4 +144,4 @@ def page(addresses: Sequence[Any]) -> str:
     if len(addresses) > 1:
         host = "localhost"  # which may be either
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"

@@ -40,7 +40,7 @@ from chatflow.errors import ChatFlowError, StartupError
 from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.manager import ServiceManager
 from chatflow.lifecycle.ordered_services import OrderedServices
-from chatflow.lifecycle.reload import Reloads
+from chatflow.lifecycle.reload import ReadAgain, Reloads
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.tty import has_terminal
 from chatflow.logs import Log
@@ -64,7 +64,7 @@ class RootService(OrderedServices):
     :param program: opens the line on stderr.
     :param supervision: who is told how it goes.
     :param log: where the process shall log; None leaves it to twistd.
-    :param reloads: what SIGHUP applies; None if there is nothing to read again, and SIGHUP ends the process.
+    :param reloads: what SIGHUP applies; while there is nothing to read again, SIGHUP ends the process.
     :param grace: comes before the stop and its deadline, not when a failure is the reason. A further signal ends it.
     """
 
@@ -114,6 +114,11 @@ class RootService(OrderedServices):
         if not self._is_ending:
             self._is_ending = True
             self._reactor.callWhenRunning(self._stop_reactor)
+
+    def read_again(self, name: str, part: ReadAgain) -> None:
+        """Have a part read something again with each reload: see :meth:`.Reloads.add_part`."""
+        if self._reloads is not None:
+            self._reloads.add_part(name, part)
 
     def reload(self) -> None:
         """Read the settings again and apply what can be applied. Reactor thread."""
@@ -225,7 +230,7 @@ class RootService(OrderedServices):
 
     def _can_reload(self) -> bool:
         """Whether SIGHUP means that: there is something to read again, and no terminal was closed."""
-        return self._reloads is not None and not (self._had_terminal and not has_terminal())
+        return self._reloads is not None and self._reloads.is_of_use and not (self._had_terminal and not has_terminal())
 
     def _end_on_signal(self, name: str) -> None:
         _log.info("received {signal}, {what}", signal=name, what="is ending" if self._is_ending else "ending")

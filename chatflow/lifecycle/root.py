@@ -22,7 +22,7 @@ def make_root_service(
     grace: Grace | None = None,
     changes: Mapping[str, Apply] | None = None,
 ) -> RootService:
-    """With a log of its own, unless twistd was given one; a reload where there is a file to read again.
+    """With a log of its own, unless twistd was given one.
 
     :param options: their ``config`` has ``log_settings`` and ``drain_seconds``.
     :param describe: what is going on, in a line for the operator.
@@ -41,5 +41,5 @@ def make_root_service(
         supervision=Supervision(reactor, ServiceManager.from_environment(os.environ), describe),
         log=log,
         grace=grace,
-        reloads=reloads if options.settings["config"].value else None,
+        reloads=reloads,
     )

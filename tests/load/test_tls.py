@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_twisted import ensureDeferred
 
 from benchmarks.null_server import NullServer
@@ -19,31 +15,7 @@ from chatflow.load.run import LoadRun, Outcome
 from chatflow.load.wall_clock import system_clock
 from chatflow.load.worker import LoadWorker
 from tests.load.running import SETTINGS, Listening, faults, reactor
-
-
-def _self_signed(directory: Path) -> tuple[Path, Path]:
-    """Files of a key and a certificate for ``localhost``."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    key_file, certificate_file = directory / "key.pem", directory / "certificate.pem"
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return key_file, certificate_file
+from tests.support.certificates import self_signed
 
 
 class ListeningOverTls(Listening):
@@ -69,7 +41,7 @@ async def _run_over_tls(key: Path, certificate: Path) -> Outcome:
 @ensureDeferred
 async def test_a_run_over_tls_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("OpenSSL", reason="wss:// needs twisted[tls]")
-    key, certificate = _self_signed(tmp_path)
+    key, certificate = self_signed(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     outcome = await _run_over_tls(key, certificate)
     assert (outcome.verdict, outcome.causes, faults(outcome)) == ("pass", [], {})
@@ -78,7 +50,7 @@ async def test_a_run_over_tls_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @ensureDeferred
 async def test_a_certificate_that_is_not_trusted_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("OpenSSL", reason="wss:// needs twisted[tls]")
-    outcome = await _run_over_tls(*_self_signed(tmp_path))
+    outcome = await _run_over_tls(*self_signed(tmp_path))
     assert outcome.phases == []
     assert "certificate verify failed" in outcome.causes[0]
 

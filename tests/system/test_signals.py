@@ -82,11 +82,12 @@ class TestOnTheTestsPostgresql:
             f"reload: rooms = 30 (file {settings}) needs a restart",
             "reload: 2 applied, 1 waiting for a restart",
         )
+        reload("max-connections = 77\n", f"reload: max-connections = 77 (file {settings}) is applied")
         reload("rooms = many\n", "every setting stays as it was")
         reload("no-such = 1\n", "unknown key no-such")
         assert configured.is_ready()
         reload("log-level = error\n")
-        eventually(lambda: configured.output().count("received SIGHUP") == 5, "the last one")
+        eventually(lambda: configured.output().count("received SIGHUP") == 6, "the last one")
         assert configured.stop() == 0
         assert "drained" not in configured.output(), "what is less important than an error is left out"
 
