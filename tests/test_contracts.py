@@ -27,7 +27,7 @@ IMPLEMENTERS = {
     "history.IPageHistory": {"persistence.history.History"},
     "members.IMember": {"edge.websocket.ChatProtocol"},
     "members.IResumingMember": {"edge.websocket.ChatProtocol"},
-    "members.ISender": {"edge.websocket.ChatProtocol"},
+    "members.ISender": {"edge.websocket.ChatProtocol", "edge.publishing._Sender"},
     "membership.IMembershipTable": {"persistence.membership.MembershipTable"},
     "membership.IPresenceTable": {"broker.membership.Membership", "rooms.presence.NoOthers"},
     "moderation.ISanctionTable": {"persistence.sanctions.SanctionTable"},

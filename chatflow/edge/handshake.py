@@ -16,6 +16,7 @@ from twisted.web.http_headers import Headers
 
 from chatflow.authority import Authority, parse_origin
 from chatflow.contracts.identity import ANYONE, Identity
+from chatflow.edge import compression
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
 from chatflow.edge.dialects import IDialect, choose_dialect
 from chatflow.edge.refusals import RequestRefused
@@ -33,6 +34,7 @@ class Handshake:
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
     :ivar identity: who it is, and what it may do in the room.
+    :ivar compresses: whether it has permessage-deflate.
     :ivar client_ip: where the client is; None if that has no IP address.
     """
 
@@ -42,6 +44,7 @@ class Handshake:
     dialect: IDialect
     identity: Identity = ANYONE
     client_ip: str | None = None
+    compresses: bool = False
 
     @property
     def user_id(self) -> int | None:
@@ -66,6 +69,8 @@ class Handshake:
         }
         if self.subprotocol:
             headers["Sec-WebSocket-Protocol"] = self.subprotocol
+        if self.compresses:
+            headers["Sec-WebSocket-Extensions"] = compression.EXTENSION
         return Headers({name: [value] for name, value in headers.items()})
 
 
@@ -80,6 +85,7 @@ def judge(
     host: Authority,
     allowed_origins: Collection[str],
     client_ip: str | None = None,
+    may_compress: bool = False,
 ) -> Handshake:
     """What a request for ``/chat/{room}`` may have.
 
@@ -89,6 +95,7 @@ def judge(
     :param host: what the request is addressed to.
     :param allowed_origins: in their one form (:mod:`chatflow.authority`), besides those of ``host``; ``*`` for all.
     :param client_ip: as :mod:`chatflow.edge.proxies` has resolved it.
+    :param may_compress: whether permessage-deflate may be had.
     :raises RequestRefused: with what is wrong.
     """
     if method not in (b"GET", b"HEAD"):
@@ -121,7 +128,8 @@ def judge(
     except Refused as refused:
         raise RequestRefused(400, refused.code, str(refused), field=refused.field) from None
     dialect = choose_dialect(_list(headers, "sec-websocket-protocol"))
-    return Handshake(room, parameters, key, dialect, client_ip=client_ip)
+    compresses = may_compress and compression.is_acceptable(_list(headers, "sec-websocket-extensions"))
+    return Handshake(room, parameters, key, dialect, client_ip=client_ip, compresses=compresses)
 
 
 def _judge_version(headers: Headers) -> None:

@@ -69,6 +69,9 @@ class _Error(Resource):
         return self
 
     def render(self, request: Any) -> bytes:
+        if self._status == 429:  # who asks too often has to come again, which is cheaper to refuse
+            request.channel.persistent = False
+            request.setHeader(b"connection", b"close")
         return json_response(request, self._status, self._body, self._headers)
 
 
@@ -107,6 +110,7 @@ class ChatResource(Resource):
                 host=addressed_host(request),
                 allowed_origins=self._allowed_origins,
                 client_ip=request.client_ip,
+                may_compress=services.limits.compress,
             )
             self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
@@ -122,6 +126,8 @@ class ChatResource(Resource):
 
     def _check_bans(self, room: int, request: Any) -> None:
         """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        if self._services.moderator.rules is None:
+            return
         try:
             who = parse_connect_parameters(request.uri.decode("latin-1")).who
         except Refused:
@@ -286,18 +292,27 @@ class Root(Resource):
     ) -> None:
         super().__init__()
         self._chat = chat
-        self._proxies = services.proxies
+        self._services = services
         self._admission = Admission(services)
         self._app = app.resource()
         self._routes = app.url_map.bind("localhost")
         self._cors = Cors(allowed_origins)
 
+    def _judge_host(self, host: Authority, path: bytes) -> None:
+        """A name of somebody else's that leads here (DNS rebinding) would make his pages be of this host."""
+        names = self._services.limits.public_host
+        if names and path != b"health" and host.host not in names:
+            self._services.accounts.limited["public_host"] += 1
+            raise RequestRefused(421, "host_not_served", "this server has another name: see --public-host")
+
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
-            addressed_host(request)
-            request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
+            self._judge_host(addressed_host(request), path)
+            request.client_ip = self._services.proxies.client_of(
+                request.channel.transport.getPeer(), request.requestHeaders
+            )
             if path != b"chat":
                 self._admission.request(request.client_ip, request.path)
         except RequestRefused as refused:

@@ -6,6 +6,7 @@ from attrs import Factory, define, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from chatflow.edge.accounts import Accounts
+from chatflow.edge.compression import Compressor
 from chatflow.edge.connections import Connections
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import Backlog
@@ -42,7 +43,7 @@ class EdgeServices:
     :ivar in_force: the limits that hold, which may change.
     :ivar backlog: what waits for all clients.
     :ivar accounts: what each address has and takes.
-    :ivar proxies: whose word is taken for who a client is.
+    :ivar compressor: of what all members of a room are given.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
 
@@ -58,10 +59,15 @@ class EdgeServices:
     connections: Connections
     in_force: LimitsInForce
     ping_interval_seconds: float
-    proxies: TrustedProxies = Factory(TrustedProxies)
     counters: EdgeCounters = Factory(EdgeCounters)
     accounts: Accounts = Factory(lambda self: Accounts(self.clock, self.in_force), takes_self=True)
+    compressor: Compressor = Factory(Compressor)
     backlog: Backlog = Factory(lambda self: Backlog(self.clock, self.in_force, self.accounts.limited), takes_self=True)
+
+    @property
+    def proxies(self) -> TrustedProxies:
+        """Whose word is taken for who a client is."""
+        return TrustedProxies.of(self.limits.trusted_proxy)
 
     @property
     def limits(self) -> EdgeLimits:
