@@ -16,7 +16,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from zope.interface import Interface
 
+from chatflow.contracts.writer import AreHeld
 from testbed.namespaces import enter
 
 # Beginnings of names. That a file is there can be seen without a file descriptor.
@@ -118,10 +119,10 @@ def _within_commit(orders: _Orders) -> Callable[[Method], Method]:
 
     def wrapper(method: Method) -> Method:
         @wraps(method)
-        def write(self: Any, envelopes: Sequence[Any], are_held: Callable[[], bool]) -> Any:
-            def asked() -> bool:
+        def write(self: Any, envelopes: Sequence[Any], are_held: AreHeld) -> Any:
+            def asked(last_seqs: Mapping[int, int]) -> bool:
                 orders.pass_by("before-commit")
-                return are_held()
+                return are_held(last_seqs)
 
             return method(self, envelopes, asked)
 

@@ -131,6 +131,9 @@ def start(
     """Start ``[SCRIPT, ARGUMENT...]`` or ``[sys.executable, "-m", MODULE, ARGUMENT...]``, forked where it can be."""
     words = [str(word) for word in command]
     if not (_forks and _can_be_forked(words, env)):
+        if words[:2] == [sys.executable, "-m"]:  # modules of this checkout, which may not be installed
+            path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), env.get("PYTHONPATH"))))
+            env = {**env, "PYTHONPATH": path}
         return subprocess.Popen(words, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
     files = [stdin if stdin != subprocess.DEVNULL else None, stdout or sys.__stdout__, stderr or sys.__stderr__]
     with open(os.devnull) as nothing:  # noqa: PTH123 - a device

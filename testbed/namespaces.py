@@ -21,7 +21,9 @@ from typing import Self
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET of setns(2)
 _NOBODY = "02:00:00:00:00:01"  # no interface has this hardware address
-_NETWORK = "10.77.0"
+_PREFIX = "10.77.0"
+#: That of all hosts.
+NETWORK = f"{_PREFIX}.0/24"
 
 _serials = itertools.count(1)
 
@@ -36,7 +38,7 @@ class Namespaces:
 
     def __init__(self, *names: str) -> None:
         self._prefix = f"chatflow-{os.getpid()}-{next(_serials)}"
-        self.addresses = {name: f"{_NETWORK}.{number}" for number, name in enumerate(names, 1)}
+        self.addresses = {name: f"{_PREFIX}.{number}" for number, name in enumerate(names, 1)}
         self.switch = self.path("switch")
 
     def __enter__(self) -> Self:
@@ -44,7 +46,7 @@ class Namespaces:
         try:
             _ip("netns", "add", switch)
             _ip("-n", switch, "link", "add", "name", "bridge0", "type", "bridge")
-            _ip("-n", switch, "address", "add", f"{_NETWORK}.254/24", "dev", "bridge0")
+            _ip("-n", switch, "address", "add", f"{_PREFIX}.254/24", "dev", "bridge0")
             for link in ("lo", "bridge0"):
                 _ip("-n", switch, "link", "set", link, "up")
             for name, address in self.addresses.items():

@@ -28,6 +28,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--seconds", type=float, default=600, help="of a walk, as planned")
     parser.add_argument("--hold-seconds", type=float, help="how long each fault lasts, instead of its own time")
     parser.add_argument("--instances", type=int, default=4)
+    parser.add_argument("--balancer-seconds", type=float, default=5, help="between its looks; an ALB's are 30")
     parser.add_argument("--rate", type=float, default=200, help="messages/s, all connections together")
     parser.add_argument("--connections", type=int, default=48)
     parser.add_argument("--plant", default="", choices=("", *PLANTS), help="a defect that is to be found")
@@ -45,7 +46,12 @@ def _run(arguments: argparse.Namespace) -> Result:
     if unknown:
         result.faults.append(f"no such scenario: {', '.join(unknown)}; --list says which there are")
         return result
-    with Laboratory(*arguments.option, instances=arguments.instances, seed=arguments.seed) as laboratory:
+    with Laboratory(
+        *arguments.option,
+        instances=arguments.instances,
+        seed=arguments.seed,
+        balancer_seconds=arguments.balancer_seconds,
+    ) as laboratory:
         laboratory.start()
         laboratory.plant(arguments.plant)
         for legs_steps in _plan(arguments, laboratory, result):
@@ -118,6 +124,7 @@ def _again(arguments: argparse.Namespace) -> list[str]:
     if arguments.hold_seconds is not None:
         words += ["--hold-seconds", f"{arguments.hold_seconds:g}"]
     words += ["--instances", str(arguments.instances), "--rate", f"{arguments.rate:g}"]
+    words += ["--balancer-seconds", f"{arguments.balancer_seconds:g}"]
     words += ["--connections", str(arguments.connections)]
     if arguments.plant:
         words += ["--plant", arguments.plant]

@@ -115,34 +115,35 @@ def _answers(victim: Host) -> bool:
 
 @fault(
     "deploy",
-    "every instance stops (SIGTERM) and starts in turn, behind a balancer that looks as seldom as this is held",
+    "every instance stops (SIGTERM) and starts in turn, behind a balancer that notices as late as an ALB",
     "clients are told to come back, and do, elsewhere",
     needs=BALANCER,
-    hold_seconds=10,
-    more_seconds=90,
+    hold_seconds=0,
+    more_seconds=150,
     spares_witness=False,
 )
 def deployed(scene: Scene) -> Iterator[None]:
     laboratory = scene.laboratory
     hosts = [laboratory.witness, *laboratory.victims]
-    balancer = HAProxy(check_seconds=scene.hold_seconds)
+    balancer = HAProxy(check_seconds=laboratory.balancer_seconds)
     refused = tried = 0
     try:
         balancer.serve({laboratory.name_of(host): host.port for host in hosts})
         for host in hosts:
-            over = threading.Event()
-            stopping = threading.Thread(target=lambda host=host, over=over: (host.stop(), over.set()), daemon=True)
-            stopping.start()
-            while not over.wait(0.2):
+            host.send_signal(signal.SIGTERM)
+            while host.runs:
                 tried += 1
                 refused += not _is_served(balancer.port)
-            scene.expect(host.wait(0) == 0, f"{laboratory.name_of(host)} ended with {host.process.returncode}")
+                threading.Event().wait(0.2)
+            scene.expect(host.wait() == 0, f"{laboratory.name_of(host)} ended with {host.process.returncode}")
             laboratory.bring_back(host)
+            threading.Event().wait(1.5 * laboratory.balancer_seconds)  # until the balancer has seen it
         yield
     finally:
         balancer.stop()
     scene.figures["handshakes through the balancer meanwhile"] = tried
     scene.figures["of them refused"] = refused
+    scene.expect(not refused, f"{refused} of {tried} handshakes were refused")
 
 
 def _is_served(port: int) -> bool:

@@ -18,6 +18,7 @@ from testbed.daemon import Daemon
 from testbed.emulator import aws_environment
 from testbed.haproxy import HOW_TO_INSTALL as HAPROXY
 from testbed.haproxy import find_haproxy
+from testbed.namespaces import NETWORK
 from testbed.postgres import copy_cluster
 from testbed.set_clock import HOW_TO_INSTALL as FAKETIME
 from testbed.set_clock import SteppedClock, find_libfaketime
@@ -25,6 +26,11 @@ from testbed.small_disk import SmallDisk
 from testbed.waiting import eventually
 
 READY_SECONDS = 90.0
+
+# It notices at the second look, and one has a time limit.
+_LOOKS = 3
+# Whoever comes from there is no stranger.
+_OURS = ("127.0.0.1", "::1")
 
 _REMOTE, _CLOCKED = "node-2", "node-3"
 
@@ -41,6 +47,7 @@ class Laboratory(Cluster):
     :param options: of every daemon.
     :param seed: of what goes wrong by chance.
     :param ping_seconds: between pings to silent clients.
+    :param balancer_seconds: between two looks of a balancer at an instance; an ALB's are 30.
     :param crowd_share: of the many clients of some faults.
     :ivar notes: what is otherwise on this machine, a line each.
     """
@@ -52,6 +59,7 @@ class Laboratory(Cluster):
         rooms: int = 8,
         seed: int = 0,
         ping_seconds: float = 10.0,
+        balancer_seconds: float = 5.0,
         crowd_share: float = 1.0,
     ) -> None:
         self._own_exits = contextlib.ExitStack()
@@ -61,7 +69,7 @@ class Laboratory(Cluster):
         for directory in (data, clock):
             directory.mkdir()
         self.rooms = rooms
-        self.ping_seconds = ping_seconds
+        self.ping_seconds, self.balancer_seconds = ping_seconds, balancer_seconds
         self._crowd_share = crowd_share
         self.notes: list[str] = []
         self.links: Links | None = None
@@ -69,8 +77,11 @@ class Laboratory(Cluster):
         self.host_clock = SteppedClock(clock) if find_libfaketime() else None
         self._chance = seed
         copy_cluster(data)
-        options = ("--ping-interval-seconds", f"{ping_seconds:g}", *options)
-        super().__init__(*options, instances=instances, rooms=rooms, faults=(), seed=seed, data_directory=data)
+        own = ("--ping-interval-seconds", f"{ping_seconds:g}")
+        own += ("--drain-grace-seconds", f"{_LOOKS * balancer_seconds:g}")
+        for network in (*_OURS, NETWORK):
+            own += ("--unlimited-address", network)
+        super().__init__(*own, *options, instances=instances, rooms=rooms, faults=(), seed=seed, data_directory=data)
 
     def __exit__(self, *_: object) -> None:
         try:

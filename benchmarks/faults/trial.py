@@ -27,7 +27,7 @@ from testbed.waiting import eventually
 #: may have 4 MiB each.
 MOST_MEMORY_BYTES = 900 << 20
 
-_SETTLE_SECONDS = 120.0
+_SETTLE_SECONDS = 60.0
 _RECOVERY_SECONDS = 120.0
 _MOST_SECONDS = 7200.0  # of load
 _LOST_SECONDS = 35.0  # a message that was not seen by then is sent again
@@ -54,7 +54,7 @@ class Load:
 
     rate: float = 200.0
     connections: int = 48
-    spare_seconds: float = 3.0
+    spare_seconds: float = 2.0
     timeout_seconds: float = 60.0
 
 
