@@ -126,6 +126,8 @@ class ChatResource(Resource):
 
     def _check_bans(self, room: int, request: Any) -> None:
         """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        if self._services.moderator.rules is None:
+            return
         try:
             who = parse_connect_parameters(request.uri.decode("latin-1")).who
         except Refused:
