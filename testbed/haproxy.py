@@ -42,7 +42,7 @@ defaults
     option redispatch 1
     option httpchk GET /health/ready
     http-check expect status 200
-    default-server check inter ${CHECK_MS}ms fall 2 rise 1
+    default-server check inter "${CHECK_MS}ms" fall 2 rise 1
 listen chat
     balance leastconn
     cookie AWSALB insert indirect nocache httponly
