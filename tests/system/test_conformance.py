@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import kosoku
 import pytest
 
-from testbed.daemon import Daemon, copy_cluster
+from testbed.daemon import Daemon
+from testbed.postgres import copy_cluster
 
 #: Those of 9 and of 12 and 13 move hundreds of megabytes, in minutes: see docs/reliability.rst. 13.3 to 13.6 ask for
 #: smaller windows than the one that all clients share, and get no compression.
@@ -31,15 +33,17 @@ class EchoDaemon(Daemon):
 @pytest.fixture(scope="module")
 def echo() -> Iterator[EchoDaemon]:
     options = ("--compress", "--max-frame-bytes", "1048576", "--max-client-buffer-bytes", "16777216")
-    with EchoDaemon(*options) as daemon:
+    daemon = EchoDaemon(*options)
+    with daemon:
         copy_cluster(daemon.data_directory)
-        yield daemon.start()
+        daemon.start()
+        yield daemon
 
 
-def run(url: str, cases: Sequence[str], concurrency: int) -> Sequence[kosoku.CaseResult]:
+def run(url: str, cases: Sequence[str], concurrency: int) -> Sequence[Any]:
     """The results of these cases that did not pass."""
 
-    async def within_time() -> Sequence[kosoku.CaseResult]:
+    async def within_time() -> Sequence[Any]:
         running = kosoku.run_fuzzingclient(url, cases=cases, concurrency=concurrency)
         return await asyncio.wait_for(running, _SECONDS)
 
