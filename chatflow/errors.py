@@ -20,6 +20,10 @@ ErrorCode = Literal[
     "since_beyond_head",
     "since_expired",
     "invalid_parameter",
+    "wrong_user",
+    "read_only",
+    "invalid_token",
+    "token_expired",
 ]
 
 
@@ -45,6 +49,22 @@ class Refused(ChatFlowError):
         super().__init__(message)
         self.code = code
         self.field = field
+
+
+class TokenRefused(ChatFlowError):
+    """A token is not good. The text may be told to whoever sent it, and repeats nothing of it.
+
+    :ivar reason: for counting.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def code(self) -> ErrorCode:
+        """For programs."""
+        return "token_expired" if self.reason == "expired" else "invalid_token"
 
 
 class Unavailable(ChatFlowError):

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.application.service import IService
 
 from chatflow import tuning
+from chatflow.authentication import make_authentication
 from chatflow.broker.consumer import Consumer
 from chatflow.brokers import make_broker
 from chatflow.config import TABLE, Config
@@ -24,7 +25,7 @@ from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
-from chatflow.edge.web import connection_services, make_site
+from chatflow.edge.web import connection_services, make_sites
 from chatflow.lifecycle import PeriodicService, run_in_own_thread
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
@@ -124,6 +125,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
     connections = Connections(clock=reactor, max_connections=config.max_connections)
+    auth = make_authentication(config, reactor, now)
     edge = EdgeServices(
         clock=reactor,
         now=now,
@@ -137,6 +139,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         connections=connections,
         limits=EdgeLimits.of(config),
         ping_interval_seconds=config.ping_interval_seconds,
+        verifier=auth.verifier,
     )
 
     def set_back(room: int, first: int) -> None:
@@ -165,6 +168,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         database_readings(writer, (commits, reads), upkeep.refresher),
         dead_letters.readings("chatflow_dead_letters", "Waiting, asked each minute"),
         status.readings(),
+        auth.readings(),
         watch.readings(),
         broker.readings(),
     ):
@@ -180,17 +184,19 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
         ready=status.ready,
     )
-    site = make_site(
+    site, admin_site = make_sites(
         reactor=reactor,
         edge=edge,
         instance=InstanceSource(
             rooms=config.rooms, figures=status.figures, depth_of=broker.depths.of, prometheus=metrics.prometheus
         ),
-        ready=status.ready,
+        ready=lambda: status.ready() and auth.ready(),
         archive=Archive(reads),
         analytics=AnalyticsStore(reads, upkeep.refresher.now),
         dashboard=dashboard,
         allowed_origins=config.allowed_origins,
+        gates=(auth.public_gate, auth.admin_gate),
+        has_admin_port=bool(config.admin_listen),
     )
 
     def bootstrap_database() -> None:
@@ -223,7 +229,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         "count", PeriodicService(reactor, "count of dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True)
     )
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
+    service.add_all(auth.services)
     service.add_all(connection_services(edge, site))
+    for endpoint in config.admin_listen:
+        service.add(f"operators' port {endpoint}", Listener(reactor, endpoint, admin_site))
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
         if endpoint not in inherited:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
@@ -18,12 +18,13 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
-from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
+from chatflow.edge.compat.routes import InstanceSource, add_health, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
-from chatflow.edge.handshake import Handshake, judge
+from chatflow.edge.gate import Gate
+from chatflow.edge.handshake import Handshake, judge, judge_origin
 from chatflow.edge.operations import (
     INTERNAL_ERROR,
     OpenApi,
@@ -31,7 +32,7 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
-from chatflow.edge.refusals import RequestRefused
+from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
@@ -70,12 +71,14 @@ class _Error(Resource):
 class ChatResource(Resource):
     """``/chat/{roomId}``: refuses, or hands the connection to Autobahn.
 
+    :param gate: knows who connects.
     :param allowed_origins: origins whose pages may connect, besides the page's own host; ``*`` for every one.
     """
 
-    def __init__(self, services: EdgeServices, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(self, services: EdgeServices, gate: Gate, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
         self._services = services
+        self._gate = gate
         self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
 
@@ -88,19 +91,21 @@ class ChatResource(Resource):
         room = parse_room(path.decode("latin-1"), services.rooms)
         if room is None or request.postpath:
             return self._no_room()
+        query = request.uri.partition(b"?")[2]
         try:
             handshake = judge(
                 room=room,
                 method=request.method,
                 version=request.clientproto,
-                query=request.uri.partition(b"?")[2],
+                query=query,
                 headers=request.requestHeaders,
                 body_bytes=len(request.content.getvalue()),
                 host=addressed_host(request),
                 allowed_origins=self._allowed_origins,
+                identify=lambda offered: self._gate.identify(request.requestHeaders, query, offered),
             )
         except RequestRefused as refused:
-            if refused.status == 403:
+            if refused.status in (401, 403):
                 services.counters.connections_refused += 1
             return _Error(refused)
         connections = services.connections
@@ -155,32 +160,36 @@ def routes(
     instance: InstanceSource,
     *,
     ready: Callable[[], bool],
+    gate: Gate,
+    with_pages: bool = True,
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
-    dashboard: Dashboard | None = None,
 ) -> Klein:
-    """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
+    """Everything but ``/chat/`` and what is for operators as a whole. ``/api/openapi.json`` describes the operations.
 
     :param ready: whether a load balancer is to send clients here.
+    :param gate: knows who asks.
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
-    :param dashboard: what ``/dashboard`` shows, if there is to be one.
     """
     app = Klein()
-    add_pages(app)
-    add_instance_routes(app, instance)
-    if dashboard is not None:
-        add_dashboard(app, dashboard)
-    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING))
-    add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
-    add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0))
-    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing]).document()
+    if with_pages:
+        add_pages(app)
+    add_health(app, instance)
+    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING), gate)
+    add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING), gate)
+    add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0), gate)
+    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing], gate).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
         return json_response(request, 200, document)
+
+    @app.route("/api/token", methods=["GET", "HEAD", "POST"])
+    def no_tokens(request: Any) -> bytes:
+        return _NO_TOKENS.render(request)
 
     @app.route("/health/live", methods=["GET", "HEAD"])
     def live(request: Any) -> bytes:
@@ -191,9 +200,25 @@ def routes(
         is_ready = ready()
         return json_response(request, 200 if is_ready else 503, {"status": "UP" if is_ready else "DOWN"})
 
+    return with_error_answers(app)
+
+
+def operator_routes(instance: InstanceSource, dashboard: Dashboard) -> Klein:
+    """What is for operators alone; whoever uses them asks :meth:`Gate.check_operator` first."""
+    app = Klein()
+    add_instance_routes(app, instance)
+    add_dashboard(app, dashboard)
+    return with_error_answers(app)
+
+
+def with_error_answers(app: Klein) -> Klein:
+    """The same, with an answer to everything that can go wrong, which says nothing of AWS or the database."""
+
     @app.handle_errors(Unavailable)
-    def unavailable(request: Any, failure: Failure) -> bytes:
-        return _Error(RequestRefused(503, "unavailable", str(failure.value))).render(request)
+    def answer_unavailable(request: Any, failure: Failure) -> bytes:
+        # The reason may be AWS' or PostgreSQL's own words, with account numbers and names of hosts.
+        _log.warn("{path} is not available: {reason}", path=request.path.decode("latin-1"), reason=str(failure.value))
+        return _Error(unavailable("what was asked for is not available now: try again in a moment")).render(request)
 
     @app.handle_errors(HTTPException)
     def no_route(request: Any, failure: Failure) -> bytes:
@@ -211,11 +236,20 @@ def routes(
 
 
 _NOT_FOUND = _Error(RequestRefused(404, "not_found", "there is nothing here: see /"))
+_NO_TOKENS = _Error(
+    RequestRefused(
+        404,
+        "not_found",
+        "this server makes no tokens: whoever logs your users in does. `chatflow-admin token` makes one for trying",
+    )
+)
 
 
 # What RFC 9110 (9.1), RFC 5789 and, for QUERY, the registry of HTTP methods know: a method that no resource here takes,
 # as opposed to one that nobody knows.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
+
+_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 def _allow(methods: Iterable[str]) -> str:
@@ -245,24 +279,47 @@ class _Options(Resource):
         return b""
 
 
+class _App(NamedTuple):
+    resource: Any
+    routes: Any
+
+    @classmethod
+    def of(cls, app: Klein) -> _App:
+        return cls(app.resource(), app.url_map.bind("localhost"))
+
+
 class Root(Resource):
     """``/chat`` and, for all else, Klein's routes; what is so of every request.
 
+    :param chat: None where nobody chats.
+    :param operators: what is for operators alone, if it is here.
+    :param gate: knows who they are.
     :param allowed_origins: whose pages may read the answers.
     """
 
-    def __init__(self, chat: ChatResource, app: Klein, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        chat: ChatResource | None,
+        app: Klein,
+        operators: Klein | None,
+        gate: Gate,
+        allowed_origins: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self._chat = chat
-        self._app = app.resource()
-        self._routes = app.url_map.bind("localhost")
+        self._apps = [_App.of(each) for each in (app, operators) if each is not None]
+        self._gate = gate
+        self._allowed_origins = frozenset(allowed_origins)
         self._cors = Cors(allowed_origins)
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
-            addressed_host(request)
+            host = addressed_host(request)
+            if request.method not in _SAFE_METHODS:
+                # A page of anybody's can make a browser send a POST, with what it remembers of our user.
+                judge_origin(request.requestHeaders, host, self._allowed_origins)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")
@@ -272,7 +329,7 @@ class Root(Resource):
                     501, "not_implemented", "there is no such method here", {"allow": _allow(("GET", "HEAD"))}
                 )
             )
-        if path == b"chat":
+        if path == b"chat" and self._chat is not None:
             if method == "OPTIONS":
                 return _Options(("GET", "HEAD"), self._cors, may_read)
             return self._chat
@@ -284,7 +341,16 @@ class Root(Resource):
         except UnicodeDecodeError:
             return _NOT_FOUND
         request.requestHeaders.setRawHeaders(b"host", [b"localhost"])  # no route asks for it
+        app, *operators = self._apps
+        for each in operators:
+            if each.routes.allowed_methods(whole):
+                app = each
         if method == "OPTIONS":
-            methods = self._routes.allowed_methods(whole)
+            methods = app.routes.allowed_methods(whole)
             return _Options(methods, self._cors, may_read) if methods else _NOT_FOUND
-        return self._app
+        if app in operators:
+            try:
+                self._gate.check_operator(request)
+            except RequestRefused as refused:
+                return _Error(refused)
+        return app.resource

@@ -18,7 +18,10 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatflow.contracts.identity import Identity
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.credentials import PARAMETER
+from chatflow.edge.gate import Gate
 from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.errors import Unavailable
 
@@ -97,6 +100,8 @@ class Operation:
     """:ivar path: with the names of its parameters in braces.
     :ivar answer: what the handler's result is an instance of.
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
+    :ivar may: whether somebody may ask this, by identity and arguments; by default operators alone.
+    :ivar seen_by: what somebody may see of an answer.
     :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
@@ -105,6 +110,8 @@ class Operation:
     summary: str
     answer: Any
     handler: Callable[..., Awaitable[object]]
+    may: Callable[[Identity, Mapping[str, Any]], bool] = lambda identity, arguments: identity.is_operator
+    seen_by: Callable[[Identity, Any], Any] = lambda identity, answer: answer
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
     strict: bool = True
@@ -146,19 +153,23 @@ class Operation:
         return arguments
 
 
-def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit) -> None:
-    """Add a route to ``app`` for each operation, with its limits on concurrency."""
+def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit, gate: Gate) -> None:
+    """Add a route to ``app`` for each operation, with its limits on concurrency, for those whom the gate lets in."""
     for operation in operations:
         route = re.sub(r"\{(\w+)\}", r"<\1>", operation.path)
         methods = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
-        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit))
+        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit, gate))
 
 
-def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., Awaitable[bytes]]:
+def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Callable[..., Awaitable[bytes]]:
     async def respond(request: Any, **in_path: str) -> bytes:
         try:
-            arguments = operation.arguments(in_path, request.args or {})
-            answer = await limit.run(lambda: operation.handler(**arguments))
+            request.identity = identity = gate.identify_request(request)
+            query = {name: values for name, values in (request.args or {}).items() if name != PARAMETER.encode()}
+            arguments = operation.arguments(in_path, query)
+            if not operation.may(identity, arguments):
+                raise gate.refuse(identity, "the token does not allow this")
+            answer = operation.seen_by(identity, await limit.run(lambda: operation.handler(**arguments)))
         except CancelledError:
             raise  # the client is gone
         except Exception as error:
@@ -180,16 +191,37 @@ def _refusal(operation: Operation, error: Exception) -> RequestRefused:
     return RequestRefused(500, "internal_error", INTERNAL_ERROR)
 
 
+# https://spec.openapis.org/oas/v3.1.0#security-scheme-object
+_SECURITY_SCHEMES = {
+    "user": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "Who asks, where the server has --auth jwt. Also as the parameter access_token of the query.",
+    },
+    "operator": {"type": "http", "scheme": "bearer", "description": "A line of the server's --admin-token-file."},
+    "operatorInBrowser": {"type": "http", "scheme": "basic", "description": "The same as password; any user name."},
+}
+
+
 class OpenApi:
     """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
 
-    def __init__(self, version: str, operations: Sequence[Operation]) -> None:
+    def __init__(self, version: str, operations: Sequence[Operation], gate: Gate) -> None:
         types = [kind for operation in operations for kind in (operation.answer, operation.error)]
         schemas, self._components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self._version = version
         self._paths: dict[str, dict[str, Any]] = {}
         for operation, answer, error in zip(operations, schemas[::2], schemas[1::2], strict=True):
-            self._paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, answer, error)
+            described = _describe(operation, answer, error)
+            if gate.asks_operators:
+                schemes = (
+                    ("user", "operator", "operatorInBrowser") if gate.asks_users else ("operator", "operatorInBrowser")
+                )
+                described["security"] = [{scheme: []} for scheme in schemes]
+                for status in ("401", "403"):
+                    described["responses"][status] = _response(HTTPStatus(int(status)).phrase, error)
+            self._paths.setdefault(operation.path, {})[operation.method.lower()] = described
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document, of plain dictionaries and lists."""
@@ -197,7 +229,7 @@ class OpenApi:
             "openapi": "3.1.0",
             "info": {"title": "ChatFlow", "version": self._version},
             "paths": self._paths,
-            "components": {"schemas": self._components},
+            "components": {"schemas": self._components, "securitySchemes": _SECURITY_SCHEMES},
         }
 
 

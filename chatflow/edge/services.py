@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import Factory, define, fields, frozen
 from twisted.internet.interfaces import IReactorTime
 
+from chatflow.contracts.identity import ITokenVerifier
 from chatflow.edge.connections import Connections
 from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
@@ -41,6 +42,7 @@ class EdgeCounters:
     slow_clients_closed: int = 0
     silent_clients_dropped: int = 0
     reads_paused: int = 0
+    tokens_expired: int = 0
 
 
 @frozen(kw_only=True)
@@ -50,6 +52,7 @@ class EdgeServices:
     :ivar now: for the stamps of errors.
     :ivar rooms: rooms are numbered from 1 to this.
     :ivar connections: those that are open.
+    :ivar verifier: of tokens; None if nobody is asked for one.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
 
@@ -65,4 +68,5 @@ class EdgeServices:
     connections: Connections
     limits: EdgeLimits
     ping_interval_seconds: float
+    verifier: ITokenVerifier | None = None
     counters: EdgeCounters = Factory(EdgeCounters)

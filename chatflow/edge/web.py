@@ -14,7 +14,8 @@ from chatflow.edge.compat.metrics_api import AnalyticsApi
 from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dashboard import Dashboard
-from chatflow.edge.http import ChatResource, Root, routes
+from chatflow.edge.gate import Gate
+from chatflow.edge.http import ChatResource, Root, operator_routes, routes
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.site import ChatSite
 from chatflow.edge.stored import LOOK_UP_SECONDS
@@ -24,7 +25,7 @@ from chatflow.lifecycle import PeriodicService
 from chatflow.lifecycle.callback_service import CallbackService
 
 
-def make_site(
+def make_sites(
     *,
     reactor: Any,
     edge: EdgeServices,
@@ -34,22 +35,26 @@ def make_site(
     analytics: IAnalytics,
     dashboard: Dashboard,
     allowed_origins: Sequence[str],
-) -> ChatSite:
-    """What the ports listen with: the chat, the API, what the instance tells of itself, the pages.
+    gates: tuple[Gate, Gate],
+    has_admin_port: bool,
+) -> tuple[ChatSite, ChatSite]:
+    """What the ports listen with: the chat, the API, what the instance tells of itself, the pages; and what those of
+    operators do, to which all that is for operators moves if there are any.
 
     :param ready: whether a load balancer should send clients here.
+    :param gates: of the ports, and of the operators' ones.
     """
     api = Api(rooms=edge.rooms, archive=archive, presence=edge.presence)
     analytics_api = AnalyticsApi(source=analytics, now=edge.now, rooms=edge.rooms)
-    app = routes(
-        instance,
-        ready=ready,
-        history=api.operations(),
-        analytics=analytics_api.operations(),
-        refreshing=analytics_api.refreshing(),
-        dashboard=dashboard,
-    )
-    return ChatSite(Root(ChatResource(edge, allowed_origins), app, allowed_origins), edge, reactor)
+    gate, admin_gate = gates
+    of_operators = {"analytics": analytics_api.operations(), "refreshing": analytics_api.refreshing()}
+    operators = operator_routes(instance, dashboard)
+    app = routes(instance, ready=ready, gate=gate, history=api.operations(), **({} if has_admin_port else of_operators))
+    chat = ChatResource(edge, gate, allowed_origins)
+    public = Root(chat, app, None if has_admin_port else operators, gate, allowed_origins)
+    admin_app = routes(instance, ready=ready, gate=admin_gate, with_pages=False, **of_operators)
+    admin = Root(None, admin_app, operators, admin_gate)
+    return ChatSite(public, edge, reactor), ChatSite(admin, edge, reactor)
 
 
 def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:
