@@ -9,11 +9,10 @@ from attrs import frozen
 from twisted.application.service import Service
 
 from chatflow.config import Config
-from chatflow.edge.gate import AdminTokens, Gate
+from chatflow.edge.gate import AdminTokens, Gate, Gates
 from chatflow.lifecycle import PeriodicService
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.readings import Reading
 from chatflow.tokens.claims import Expected
 from chatflow.tokens.jwks import RETRY_SECONDS, Jwks
 from chatflow.tokens.keys import shared_keys
@@ -24,24 +23,19 @@ from chatflow.tokens.verifier import TokenVerifier
 class Authentication:
     """:ivar verifier: of users' tokens; None with ``--auth none``.
     :ivar admin_tokens: of operators.
-    :ivar public_gate: of ``--listen``. :ivar admin_gate: of ``--admin-listen``.
+    :ivar gates: of the ports.
     :ivar services: by name, in the order of their start.
     """
 
     verifier: TokenVerifier | None
     jwks: Jwks | None
     admin_tokens: AdminTokens
-    public_gate: Gate
-    admin_gate: Gate
+    gates: Gates
     services: Sequence[tuple[str, Service]]
 
     def ready(self) -> bool:
         """Whether tokens can be judged."""
         return self.jwks is None or self.jwks.is_known
-
-    def readings(self) -> list[Reading]:
-        """For Prometheus."""
-        return [] if self.verifier is None else self.verifier.readings()
 
     def replace_keys(self, secrets: Sequence[str]) -> None:
         """From now on tokens of HS256 are signed with one of these."""
@@ -74,7 +68,9 @@ def make_authentication(config: Config, reactor: Any, now: WallTime) -> Authenti
         verifier=verifier,
         jwks=jwks,
         admin_tokens=admin_tokens,
-        public_gate=Gate(verifier=verifier, admin_tokens=admin_tokens, has_operators=not config.admin_listen),
-        admin_gate=Gate(admin_tokens=admin_tokens, for_operators=True),
+        gates=Gates(
+            public=Gate(verifier=verifier, admin_tokens=admin_tokens, has_operators=not config.admin_listen),
+            operators=Gate(admin_tokens=admin_tokens, for_operators=True),
+        ),
         services=services,
     )

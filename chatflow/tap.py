@@ -17,7 +17,6 @@ from chatflow.config import TABLE, Config
 from chatflow.drain import Drain, WrongClock
 from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import Connections
-from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener, address_of
@@ -31,13 +30,13 @@ from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
 from chatflow.lifecycle.root import make_root_service
 from chatflow.metrics import Latest, Metrics
+from chatflow.operators import make_dashboard, operators_ports
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.clock_watch import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History
-from chatflow.persistence.membership import read_census
 from chatflow.persistence.readings import database_readings
 from chatflow.persistence.upkeep import Upkeep
 from chatflow.persistence.writer import BatchWriter
@@ -168,22 +167,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         database_readings(writer, (commits, reads), upkeep.refresher),
         dead_letters.readings("chatflow_dead_letters", "Waiting, asked each minute"),
         status.readings(),
-        auth.readings(),
         watch.readings(),
         broker.readings(),
     ):
         metrics.add(readings)
-    dashboard = Dashboard(
-        clock=reactor,
-        now=time.time,
-        server_id=config.server_id,
-        cluster=config.broker == "sqs",
-        snapshot=metrics.snapshot,
-        census=lambda: read_census(reads),
-        silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # long before it is taken for dead
-        away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
-        ready=status.ready,
-    )
+    dashboard = make_dashboard(config, reactor, metrics, (commits, reads), status.ready)
     site, admin_site = make_sites(
         reactor=reactor,
         edge=edge,
@@ -195,8 +183,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         analytics=AnalyticsStore(reads, upkeep.refresher.now),
         dashboard=dashboard,
         allowed_origins=config.allowed_origins,
-        gates=(auth.public_gate, auth.admin_gate),
-        has_admin_port=bool(config.admin_listen),
+        gates=auth.gates,
     )
 
     def bootstrap_database() -> None:
@@ -231,8 +218,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add_all(auth.services)
     service.add_all(connection_services(edge, site))
-    for endpoint in config.admin_listen:
-        service.add(f"operators' port {endpoint}", Listener(reactor, endpoint, admin_site))
+    service.add_all(operators_ports(config, reactor, admin_site))
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:
         if endpoint not in inherited:

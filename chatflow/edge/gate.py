@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
+from attrs import frozen
 from twisted.web.http_headers import Headers
 
 from chatflow.contracts.identity import ANYONE, OPERATOR, Identity, ITokenVerifier
@@ -62,6 +63,11 @@ class Gate:
         self._admin_tokens = admin_tokens
         self._for_operators = for_operators
         self._has_operators = has_operators
+
+    @property
+    def has_operators(self) -> bool:
+        """Whether anything on this port is for operators."""
+        return self._has_operators
 
     @property
     def asks_users(self) -> bool:
@@ -124,6 +130,14 @@ class Gate:
         if identity.user_id is None and self._admin_tokens:
             return _unauthorized(f"{reason}: the admin token is missing or wrong", _ASK_OPERATOR)
         return RequestRefused(403, "forbidden", reason)
+
+
+@frozen(kw_only=True)
+class Gates:
+    """:ivar public: of the ports where clients connect. :ivar operators: of those where nobody else does."""
+
+    public: Gate
+    operators: Gate
 
 
 def closed() -> RequestRefused:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
@@ -34,7 +34,6 @@ from chatflow.edge.operations import (
 )
 from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.edge.services import EdgeServices
-from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Unavailable
 from chatflow.rooms.messages import parse_room
@@ -161,7 +160,6 @@ def routes(
     *,
     ready: Callable[[], bool],
     gate: Gate,
-    with_pages: bool = True,
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
@@ -175,8 +173,6 @@ def routes(
     :param refreshing: operations that may take minutes, without the connections that the others need.
     """
     app = Klein()
-    if with_pages:
-        add_pages(app)
     add_health(app, instance)
     add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING), gate)
     add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING), gate)
@@ -353,4 +349,4 @@ class Root(Resource):
                 self._gate.check_operator(request)
             except RequestRefused as refused:
                 return _Error(refused)
-        return app.resource
+        return cast(IResource, app.resource)

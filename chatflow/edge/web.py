@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from klein import Klein
 from twisted.application.service import Service
 
 from chatflow.contracts.analytics import IAnalytics
@@ -14,10 +15,12 @@ from chatflow.edge.compat.metrics_api import AnalyticsApi
 from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dashboard import Dashboard
-from chatflow.edge.gate import Gate
+from chatflow.edge.gate import Gate, Gates
 from chatflow.edge.http import ChatResource, Root, operator_routes, routes
+from chatflow.edge.operations import Operation
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.site import ChatSite
+from chatflow.edge.static import add_pages
 from chatflow.edge.stored import LOOK_UP_SECONDS
 from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
@@ -35,25 +38,40 @@ def make_sites(
     analytics: IAnalytics,
     dashboard: Dashboard,
     allowed_origins: Sequence[str],
-    gates: tuple[Gate, Gate],
-    has_admin_port: bool,
+    gates: Gates,
 ) -> tuple[ChatSite, ChatSite]:
     """What the ports listen with: the chat, the API, what the instance tells of itself, the pages; and what those of
     operators do, to which all that is for operators moves if there are any.
 
     :param ready: whether a load balancer should send clients here.
-    :param gates: of the ports, and of the operators' ones.
+    :param gates: of both.
     """
     api = Api(rooms=edge.rooms, archive=archive, presence=edge.presence)
     analytics_api = AnalyticsApi(source=analytics, now=edge.now, rooms=edge.rooms)
-    gate, admin_gate = gates
-    of_operators = {"analytics": analytics_api.operations(), "refreshing": analytics_api.refreshing()}
     operators = operator_routes(instance, dashboard)
-    app = routes(instance, ready=ready, gate=gate, history=api.operations(), **({} if has_admin_port else of_operators))
-    chat = ChatResource(edge, gate, allowed_origins)
-    public = Root(chat, app, None if has_admin_port else operators, gate, allowed_origins)
-    admin_app = routes(instance, ready=ready, gate=admin_gate, with_pages=False, **of_operators)
-    admin = Root(None, admin_app, operators, admin_gate)
+
+    def app(gate: Gate, history: Sequence[Operation] = ()) -> Klein:
+        analysing = gate.has_operators
+        return routes(
+            instance,
+            ready=ready,
+            gate=gate,
+            history=history,
+            analytics=analytics_api.operations() if analysing else (),
+            refreshing=analytics_api.refreshing() if analysing else (),
+        )
+
+    gate = gates.public
+    public_app = app(gate, api.operations())
+    add_pages(public_app)
+    public = Root(
+        ChatResource(edge, gate, allowed_origins),
+        public_app,
+        operators if gate.has_operators else None,
+        gate,
+        allowed_origins,
+    )
+    admin = Root(None, app(gates.operators), operators, gates.operators)
     return ChatSite(public, edge, reactor), ChatSite(admin, edge, reactor)
 
 

@@ -133,7 +133,10 @@ class ChatProtocol(MessageReader):
         self.http_request_data = b""
         self.http_headers = {}
         self.http_request_params = {}
-        self._subprotocol = self.websocket_protocols = self.websocket_protocol_in_use = None  # may be a token
+        self.http_status_line = self.http_response_data = self._wskey = ""
+        self._transport_details = None  # type: ignore[assignment]
+        self._subprotocol = self.websocket_protocol_in_use = None  # it may be a token
+        self.websocket_protocols = []
 
     # Frames in
 
