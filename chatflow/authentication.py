@@ -16,7 +16,7 @@ from chatflow.lifecycle.clocks import WallTime
 from chatflow.tokens.claims import Expected
 from chatflow.tokens.jwks import RETRY_SECONDS, Jwks
 from chatflow.tokens.keys import shared_keys
-from chatflow.tokens.verifier import TokenVerifier
+from chatflow.tokens.verifier import TokenCounts, TokenVerifier
 
 
 @frozen(kw_only=True)
@@ -24,6 +24,7 @@ class Authentication:
     """:ivar verifier: of users' tokens; None with ``--auth none``.
     :ivar admin_tokens: of operators.
     :ivar gates: of the ports.
+    :ivar counts: of tokens that were judged.
     :ivar services: by name, in the order of their start.
     """
 
@@ -31,6 +32,7 @@ class Authentication:
     jwks: Jwks | None
     admin_tokens: AdminTokens
     gates: Gates
+    counts: TokenCounts
     services: Sequence[tuple[str, Service]]
 
     def ready(self) -> bool:
@@ -48,7 +50,7 @@ def make_authentication(config: Config, reactor: Any, now: WallTime) -> Authenti
 
     :param now: seconds since the epoch, for when tokens expire.
     """
-    verifier, jwks, services = None, None, []
+    verifier, jwks, services, counts = None, None, [], TokenCounts()
     if config.auth == "jwt":
         expected = Expected(
             audiences=config.jwt_audience, issuer=config.jwt_issuer, leeway_seconds=config.jwt_leeway_seconds
@@ -62,7 +64,9 @@ def make_authentication(config: Config, reactor: Any, now: WallTime) -> Authenti
                     PeriodicService(reactor, "reading of JWKS", RETRY_SECONDS, jwks.look, at_once=True),
                 ),
             ]
-        verifier = TokenVerifier(secrets=shared_keys(config.jwt_key), jwks=jwks, expected=expected, now=now)
+        verifier = TokenVerifier(
+            secrets=shared_keys(config.jwt_key), jwks=jwks, expected=expected, now=now, counts=counts
+        )
     admin_tokens = AdminTokens(config.admin_token)
     return Authentication(
         verifier=verifier,
@@ -72,5 +76,6 @@ def make_authentication(config: Config, reactor: Any, now: WallTime) -> Authenti
             public=Gate(verifier=verifier, admin_tokens=admin_tokens, has_operators=not config.admin_listen),
             operators=Gate(admin_tokens=admin_tokens, for_operators=True),
         ),
+        counts=counts,
         services=services,
     )

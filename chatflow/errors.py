@@ -51,13 +51,25 @@ class Refused(ChatFlowError):
         self.field = field
 
 
+#: Why a token is not good, for counting.
+TokenFlaw = Literal[
+    "malformed",
+    "too_long",
+    "algorithm",
+    "unknown_key",
+    "signature",
+    "claims",
+    "expired",
+    "early",
+    "issuer",
+    "audience",
+]
+
+
 class TokenRefused(ChatFlowError):
-    """A token is not good. The text may be told to whoever sent it, and repeats nothing of it.
+    """A token is not good. The text may be told to whoever sent it, and repeats nothing of it."""
 
-    :ivar reason: for counting.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: TokenFlaw, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -31,7 +31,7 @@ class KeySource(Plain):
     allowed: str = "the path of a file, or an https:// URL (http:// of this machine alone)"
 
     def parse(self, text: str) -> str:
-        if not re.fullmatch(r"[^\x00-\x1f\x7f\ud800-\udfff]*", text):
+        if not re.fullmatch(r"[^\x00-\x1f\x7f\ud800-\udfff]+", text):
             raise ValueError
         if "://" in text:
             parts = urlsplit(text)

@@ -167,6 +167,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         database_readings(writer, (commits, reads), upkeep.refresher),
         dead_letters.readings("chatflow_dead_letters", "Waiting, asked each minute"),
         status.readings(),
+        auth.counts.readings(),
         watch.readings(),
         broker.readings(),
     ):

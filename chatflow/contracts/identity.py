@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from attrs import frozen
 from zope.interface import Interface
-
-from chatflow.readings import Reading
 
 
 @frozen(kw_only=True)
@@ -54,6 +52,3 @@ class ITokenVerifier(Interface):
         :raises TokenRefused: it is not good; the text repeats nothing of it.
         :raises Unavailable: that cannot be judged now, but may be in a moment: keys are being fetched.
         """
-
-    def readings() -> Sequence[Reading]:
-        """How many were good, and how many not, for Prometheus."""

@@ -11,7 +11,6 @@ def edge_readings(services: EdgeServices) -> list[Reading]:
     counters, connections = services.counters, services.connections
     counter, gauge = True, False
     return [
-        *(services.verifier.readings() if services.verifier is not None else ()),
         Reading("chatflow_connections", "Open connections", lambda: len(connections), gauge),
         Reading("chatflow_connections_opened", "Handshakes done", lambda: connections.opened, counter),
         Reading("chatflow_connections_refused", "Handshakes refused", lambda: counters.connections_refused, counter),

@@ -102,7 +102,7 @@ class Tenure:
         self._identity = identity
         self.decode = decoder_for(identity, self._room)
         self.begin()
-        self._tenant.write(self._dialect.refreshed(self._left_ms()))
+        self._tell(self._dialect.refreshed(self._left_ms()))
 
     def _left_seconds(self) -> float | None:
         expires_at = self._identity.expires_at
@@ -113,7 +113,11 @@ class Tenure:
 
     def _warn(self) -> None:
         self._timer = self._services.clock.callLater(self._left_seconds() or 0.0, self._end)
-        self._tenant.write(self._dialect.expiring(self._left_ms()))
+        self._tell(self._dialect.expiring(self._left_ms()))
+
+    def _tell(self, frame: bytes | None) -> None:
+        if frame is not None:
+            self._tenant.write(frame)
 
     def _end(self) -> None:
         self._services.counters.tokens_expired += 1

@@ -76,8 +76,10 @@ class Jwks:
         of_algorithm = [key for key in self._keys if key.algorithm == algorithm]
         return of_algorithm if key_id is None else [key for key in of_algorithm if key.key_id == key_id]
 
-    def ask_again(self) -> bool:
-        """A key is not known: whether the set is being read again, so that it may be soon."""
+    def ask_again(self, key_id: str | None) -> bool:
+        """There is no key for a token: whether the set is being read again, so that there may be one soon."""
+        if self._keys and (key_id is None or any(key.key_id == key_id for key in self._keys)):
+            return False  # it is known, and is of another algorithm
         now = self._reactor.seconds()
         if not self._is_reading and (self._asked_at is None or now - self._asked_at >= ASK_AGAIN_SECONDS):
             self._asked_at = now

@@ -9,6 +9,7 @@ import msgspec
 from attrs import field, frozen
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
+from msgspec import UNSET
 
 from chatflow.errors import ChatFlowError
 
@@ -48,7 +49,7 @@ class _Jwk(msgspec.Struct):
     key_ops: list[str] | None = None
     alg: str | None = None
     crv: str | None = None
-    d: msgspec.Raw | None = None
+    d: Any = UNSET
 
 
 class _Jwks(msgspec.Struct):
@@ -87,7 +88,7 @@ def _parse(data: bytes) -> Key | None:
         jwk = msgspec.json.decode(data, type=_Jwk)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if jwk.kty != "oct" and jwk.d is not None:
+    if jwk.kty != "oct" and jwk.d is not UNSET:
         raise BadKeys("it holds a private key, which belongs to whoever signs alone: publish its public part")
     name, algorithm = _ALGORITHMS.get((jwk.kty, jwk.crv), ("", None))
     is_for_signatures = jwk.use in (None, "sig") and (jwk.key_ops is None or "verify" in jwk.key_ops)

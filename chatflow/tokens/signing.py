@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,13 @@ def sign(secret: str, claims: Mapping[str, Any]) -> str:
     return jwt.encode(dict(claims), secret.encode(), algorithm="HS256")
 
 
+def encode_claims(claims: Mapping[str, Any]) -> bytes:
+    """As they are signed."""
+    return json.dumps(claims).encode()
+
+
 def claims_of(
-    user_id: int,
+    user_id: int | str,
     username: str | None,
     *,
     now: float,

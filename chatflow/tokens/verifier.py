@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from typing import Any, get_args
 
 import msgspec
 from attrs import Factory, define
 from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
+from msgspec import UNSET
 from zope.interface import implementer
 
 from chatflow.contracts.identity import Identity, ITokenVerifier
-from chatflow.errors import TokenRefused, Unavailable
+from chatflow.errors import TokenFlaw, TokenRefused, Unavailable
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.readings import Reading
 from chatflow.tokens.claims import Expected, judge_claims
@@ -40,7 +42,7 @@ class _Header(msgspec.Struct):
     alg: str
     typ: str = ""
     kid: str | None = None
-    crit: msgspec.Raw | None = None
+    crit: Any = UNSET
     b64: bool = True
 
 
@@ -48,9 +50,18 @@ _header_decoder = msgspec.json.Decoder(_Header)
 
 
 @define
-class _Counts:
+class TokenCounts:
+    """Since the start. All reasons are there from the beginning, so that a graph has no gap."""
+
     accepted: int = 0
-    refused: dict[str, int] = Factory(dict)
+    refused: dict[str, int] = Factory(lambda: dict.fromkeys(get_args(TokenFlaw), 0))
+
+    def readings(self) -> list[Reading]:
+        """For Prometheus."""
+        return [
+            Reading("chatflow_tokens_accepted", "Tokens that were good", lambda: self.accepted),
+            Reading("chatflow_tokens_refused", "Tokens that were not", lambda: dict(self.refused), label="reason"),
+        ]
 
 
 @implementer(ITokenVerifier)
@@ -60,21 +71,30 @@ class TokenVerifier:
     :param secrets: keys of HS256.
     :param jwks: others, that may change.
     :param now: seconds since the epoch.
+    :param counts: of what it has judged.
     """
 
-    def __init__(self, *, secrets: Sequence[Key], jwks: Jwks | None, expected: Expected, now: WallTime) -> None:
+    def __init__(
+        self,
+        *,
+        secrets: Sequence[Key],
+        jwks: Jwks | None,
+        expected: Expected,
+        now: WallTime,
+        counts: TokenCounts,
+    ) -> None:
         self._secrets = secrets
         self._jwks = jwks
         self._expected = expected
         self._now = now
-        self._counts = _Counts()
+        self._counts = counts
 
     def verify(self, token: str) -> Identity:
         """See :class:`chatflow.contracts.identity.ITokenVerifier`."""
         try:
             identity = judge_claims(self._payload(token), self._expected, self._now())
         except TokenRefused as refused:
-            self._counts.refused[refused.reason] = self._counts.refused.get(refused.reason, 0) + 1
+            self._counts.refused[refused.reason] += 1
             raise
         self._counts.accepted += 1
         return identity
@@ -87,28 +107,17 @@ class TokenVerifier:
         """Read the JWKS again, if there is one: what came of it, in one line, which is logged. Never raises."""
         return "there is no JWKS" if self._jwks is None else await self._jwks.reload()
 
-    def readings(self) -> list[Reading]:
-        """For Prometheus."""
-        return [
-            Reading("chatflow_tokens_accepted", "Tokens that were good", lambda: self._counts.accepted),
-            Reading(
-                "chatflow_tokens_refused",
-                "Tokens that were not, by reason",
-                lambda: dict(self._counts.refused),
-                label="reason",
-            ),
-        ]
-
     def _payload(self, token: str) -> bytes:
         """What was signed, by one of our keys."""
         if len(token) > MAX_TOKEN_CHARACTERS:
-            raise TokenRefused("too long", f"a token has at most {MAX_TOKEN_CHARACTERS} characters")
+            raise TokenRefused("too_long", f"a token has at most {MAX_TOKEN_CHARACTERS} characters")
         header = _read_header(token)
         for key in self._candidates(header):
             try:
-                return _jws.decode(token, key.material, algorithms=[key.algorithm])
+                payload: bytes = _jws.decode(token, key.material, algorithms=[key.algorithm])
             except (PyJWTError, ValueError, TypeError):
                 continue
+            return payload
         raise TokenRefused("signature", _NOT_VALID)
 
     def _candidates(self, header: _Header) -> Sequence[Key]:
@@ -118,9 +127,9 @@ class TokenVerifier:
             raise TokenRefused("algorithm", _NOT_VALID)
         keys = self._jwks.find(header.alg, header.kid)
         if not keys:
-            if self._jwks.ask_again():
+            if self._jwks.ask_again(header.kid):
                 raise Unavailable("the keys of tokens are being fetched: try again in a moment")
-            raise TokenRefused("unknown key", _NOT_VALID)
+            raise TokenRefused("unknown_key", _NOT_VALID)
         return keys
 
 
@@ -134,7 +143,7 @@ def _read_header(token: str) -> _Header:
         raise TokenRefused("malformed", _NOT_VALID) from None
     if header.alg not in _ALGORITHMS:
         raise TokenRefused("algorithm", _NOT_VALID)
-    if header.crit is not None or not header.b64 or header.typ.lower() not in _TYPES:
+    if header.crit is not UNSET or not header.b64 or header.typ.lower() not in _TYPES:
         raise TokenRefused("malformed", _NOT_VALID)
     return header
 

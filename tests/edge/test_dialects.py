@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyClass
 
+from chatflow.contracts.identity import ANYONE
 from chatflow.contracts.members import Reset, Resumed
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dialects import PLAIN, V2, IDialect, Plain, choose_dialect
