@@ -17,6 +17,7 @@ from chatflow.authority import parse_origin
 from chatflow.endpoints import Endpoint
 from chatflow.errors import ConfigError
 from chatflow.identity_options import IDENTITY_OPTIONS, check_identity
+from chatflow.limit_options import LIMIT_OPTIONS
 from chatflow.logs import LogSettings
 from chatflow.logs.log_options import LOG_OPTIONS
 from chatflow.options import Choice, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
@@ -53,7 +54,6 @@ _NETWORK = "Listening and clients"
 _ROOMS = "Rooms and the queue"
 _DATABASE = "Database"
 _AWS = "Many instances: --broker sqs"
-_LIMITS = "Limits: what happens when something is too much"
 _STOP = "Starting and stopping"
 
 #: Of the time for stopping, what is not spent on waiting for a receive that was just begun.
@@ -294,56 +294,7 @@ TABLE = Table(
             help="An instance whose heartbeat is older than this is taken for dead: the others remove its fan-out "
             "queue.",
         ),
-        Option(
-            name="max-connections",
-            kind=Integer(1, 1_000_000),
-            default=10_000,
-            group=_LIMITS,
-            help="The most WebSocket connections at a time. Further ones are refused with HTTP 503. With those of "
-            "plain HTTP there may be 1,000 more; what is beyond is closed at once. The limit of open files "
-            "(ulimit -n) must be higher.",
-        ),
-        Option(
-            name="max-frame-bytes",
-            kind=Integer(1024, 1_048_576, "bytes"),
-            default=16_384,
-            group=_LIMITS,
-            help="The largest message that a client may send, in one frame or several. A larger one is read over and "
-            "answered with an error frame of code `too_large`; beyond 4 MiB the client is closed with code 1009.",
-        ),
-        Option(
-            name="max-pending-messages",
-            kind=Integer(1, 10_000_000, "messages"),
-            default=20_000,
-            group=_LIMITS,
-            help="The most messages of this instance that are accepted but not yet acknowledged. Each "
-            "further one is refused with an error frame of code `overloaded`; its connection lives on.",
-        ),
-        Option(
-            name="max-pending-per-connection",
-            kind=Integer(1, 1_000_000, "messages"),
-            default=500,
-            group=_LIMITS,
-            help="The same of one connection. Beyond it nothing more is read from the connection until half "
-            "of them are acknowledged, so that the client's own sending slows down; nothing is refused.",
-        ),
-        Option(
-            name="max-client-buffer-bytes",
-            kind=Integer(1024, 1_073_741_824, "bytes"),
-            default=4_194_304,
-            group=_LIMITS,
-            help="The most bytes that wait to be sent to one client. A client that reads more slowly is "
-            "closed with code 1013; it can connect again and resume where it was. Others do not notice.",
-        ),
-        Option(
-            name="send-timeout-seconds",
-            kind=Number(1, 3600, "seconds"),
-            default=60.0,
-            group=_LIMITS,
-            help="How long a client may take nothing of what waits to be sent to it, beyond what the system holds for "
-            "it. Then a WebSocket client is closed with code 1013, and the answer to an HTTP request is given up. A "
-            "slow client that goes on reading may take as long as it needs.",
-        ),
+        *LIMIT_OPTIONS,
         Option(
             name="drain-seconds",
             kind=Number(0, 3600, "seconds"),
@@ -370,6 +321,7 @@ class Config:
 
     listen: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    trusted_proxy: tuple[str, ...]
     ping_interval_seconds: float
     auth: str
     jwt_key: tuple[str, ...] = attrs.field(repr=False)
@@ -444,6 +396,11 @@ def _check(settings: Mapping[str, Setting]) -> None:
     if twice is not None:
         raise ConfigError(f"listen ({listen.source}): {twice} is named twice, name each endpoint once")
     check_identity(settings)
+    behind = next((one for one in listen.value if one.startswith("haproxy:")), None)
+    if behind and not settings["trusted-proxy"].value:
+        raise ConfigError(
+            f"listen = {behind} ({listen.source}): who may say there where a client is? Give --trusted-proxy"
+        )
     broker, database = settings["broker"], settings["database"]
     if broker.value == "sqs" and database.value == "embedded":
         raise ConfigError(

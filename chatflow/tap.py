@@ -20,6 +20,7 @@ from chatflow.edge.connections import Connections
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.listeners import Listener, address_of
+from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeLimits, EdgeServices
 from chatflow.edge.stored import StoredTracker
@@ -139,6 +140,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         limits=EdgeLimits.of(config),
         ping_interval_seconds=config.ping_interval_seconds,
         verifier=auth.verifier,
+        proxies=TrustedProxies.of(config.trusted_proxy),
     )
 
     def set_back(room: int, first: int) -> None:

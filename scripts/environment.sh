@@ -32,8 +32,13 @@ environment() {
     "$python" -m venv --clear "$venv"
     # A plain editable install would hide the twistd plugins from Twisted; "compat" puts the checkout on the path.
     # Of what is installed a fraction is ever imported, and then compiled.
-    "$bin/python" -m pip install --no-compile --quiet --disable-pip-version-check \
-        --constraint "$root/scripts/constraints.txt" --editable "$root[$extra]" --config-settings editable_mode=compat
+    local wanted=(--quiet --constraint "$root/scripts/constraints.txt" --editable "$root[$extra]"
+        --config-settings editable_mode=compat)
+    # uv takes seconds for what takes pip minutes. Where there is no wheel of it, or pip alone knows the way to an index, pip
+    # does it, and says what is wrong if anything is.
+    local pip=("$bin/python" -m pip install --disable-pip-version-check --no-compile)
+    { "${pip[@]}" --quiet --constraint "$root/scripts/constraints.txt" uv &&
+        "$bin/uv" pip install --python "$bin/python" "${wanted[@]}"; } >/dev/null 2>&1 || "${pip[@]}" "${wanted[@]}"
     "$bin/twistd" --help >/dev/null # lets Twisted write its plugin cache once
     echo "$stamp" >"$venv/installed-$extra"
     if [ "$extra" = develop ]; then

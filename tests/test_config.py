@@ -184,11 +184,15 @@ class TestListen:
             r"tcp6:8080:interface=\:\:1",
             "unix:/run/chatflow:mode=660",
             "ssl:8443:privateKey=/nonexistent/key.pem",
-            "haproxy:tcp:8080",
         ],
     )
     def test_endpoints_are_a_port_or_what_twisted_takes(self, text: str) -> None:
         assert config(listen=text).listen == (text,)
+
+    def test_of_proxy_protocol_it_is_said_who_may_speak_it(self) -> None:
+        listen = "haproxy:tcp:8080"
+        assert config(listen=listen, trusted_proxy="10.0.0.0/8").trusted_proxy == ("10.0.0.0/8",)
+        assert refusal(listen=listen).endswith("who may say there where a client is? Give --trusted-proxy")
 
     @pytest.mark.parametrize(
         "text",

@@ -17,10 +17,13 @@ def client_ip(peer: Any) -> str | None:
     host = getattr(peer, "host", None)
     if isinstance(host, bytes):
         host = host.decode("ascii", "replace")
-    if not isinstance(host, str):
-        return None
+    return shortest_ip(host) if isinstance(host, str) else None
+
+
+def shortest_ip(text: str) -> str | None:
+    """An IP address in its shortest form, without its zone; None if the text is none."""
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     mapped = getattr(address, "ipv4_mapped", None)

@@ -35,6 +35,7 @@ class Handshake:
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
     :ivar identity: who it is, and what it may do in the room.
+    :ivar client_ip: where the client is; None if that has no IP address.
     :ivar subprotocol: what the answer says in Sec-WebSocket-Protocol.
     """
 
@@ -43,6 +44,7 @@ class Handshake:
     key: str
     dialect: IDialect
     identity: Identity = ANYONE
+    client_ip: str | None = None
     subprotocol: str | None = field(repr=False)
 
     @subprotocol.default
@@ -75,6 +77,7 @@ def judge(
     host: Authority,
     allowed_origins: Collection[str],
     identify: Callable[[Sequence[str]], Identity] = lambda subprotocols: ANYONE,
+    client_ip: str | None = None,
 ) -> Handshake:
     """What a request for ``/chat/{room}`` may have.
 
@@ -84,6 +87,7 @@ def judge(
     :param host: what the request is addressed to.
     :param allowed_origins: in their one form (:mod:`chatflow.authority`), besides those of ``host``; ``*`` for all.
     :param identify: who it is, given the subprotocols that it offers; raises :class:`RequestRefused`.
+    :param client_ip: as :mod:`chatflow.edge.proxies` has resolved it.
     :raises RequestRefused: with what is wrong.
     """
     if method not in (b"GET", b"HEAD"):
@@ -121,7 +125,7 @@ def judge(
     dialect = choose_dialect(offered)
     # Browsers end a connection whose server takes none of what they offer: if all that is offered is the token, that.
     token = next((name for name in offered if name.startswith(SUBPROTOCOL_PREFIX)), None)
-    return Handshake(room, parameters, key, dialect, identity, dialect.subprotocol or token)
+    return Handshake(room, parameters, key, dialect, identity, client_ip, dialect.subprotocol or token)
 
 
 def _judge_version(headers: Headers) -> None:

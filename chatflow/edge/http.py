@@ -32,6 +32,7 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
+from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.websocket import ChatProtocol
@@ -102,6 +103,7 @@ class ChatResource(Resource):
                 host=addressed_host(request),
                 allowed_origins=self._allowed_origins,
                 identify=lambda offered: self._gate.identify(request.requestHeaders, query, offered),
+                client_ip=request.client_ip,
             )
         except RequestRefused as refused:
             if refused.status in (401, 403):
@@ -291,6 +293,7 @@ class Root(Resource):
     :param operators: what is for operators alone, if it is here.
     :param gate: knows who they are.
     :param allowed_origins: whose pages may read the answers.
+    :param proxies: whose word is taken for who made a request.
     """
 
     def __init__(
@@ -300,9 +303,11 @@ class Root(Resource):
         operators: Klein | None,
         gate: Gate,
         allowed_origins: Collection[str] = (),
+        proxies: TrustedProxies | None = None,
     ) -> None:
         super().__init__()
         self._chat = chat
+        self._proxies = proxies or TrustedProxies()
         self._apps = [_App.of(each) for each in (app, operators) if each is not None]
         self._gate = gate
         self._allowed_origins = frozenset(allowed_origins)
@@ -316,6 +321,7 @@ class Root(Resource):
             if request.method not in _SAFE_METHODS:
                 # A page of anybody's can make a browser send a POST, with what it remembers of our user.
                 judge_origin(request.requestHeaders, host, self._allowed_origins)
+            request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from chatflow.contracts.identity import ITokenVerifier
 from chatflow.edge.connections import Connections
+from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
@@ -53,6 +54,7 @@ class EdgeServices:
     :ivar rooms: rooms are numbered from 1 to this.
     :ivar connections: those that are open.
     :ivar verifier: of tokens; None if nobody is asked for one.
+    :ivar proxies: whose word is taken for who a client is.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
 
@@ -69,4 +71,5 @@ class EdgeServices:
     limits: EdgeLimits
     ping_interval_seconds: float
     verifier: ITokenVerifier | None = None
+    proxies: TrustedProxies = Factory(TrustedProxies)
     counters: EdgeCounters = Factory(EdgeCounters)

@@ -39,12 +39,14 @@ MAX_UNREAD_BYTES = 64 * 1024 * 1024
 class _BoundedRequest(Request):
     """Refuses bodies before they are read, and takes a target in absolute form for what it names.
 
+    :ivar client_ip: the address of who made it, as far as it has one; see :mod:`chatflow.edge.proxies`.
     :ivar target_host: the host in a target of absolute form.
     :ivar is_malformed: whether the target is none.
     :ivar identity: who asks, and what they may see and do.
     """
 
     channel: Any
+    client_ip: str | None = None
     target_host: bytes | None = None
     is_malformed = False
     identity: Identity = ANYONE
@@ -105,6 +107,8 @@ class _BoundedChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self.site.came(self)
         super().connectionMade()
+        if not self.site.services.proxies.may_speak(self.transport):
+            self.forceAbortClient()
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._wait_no_more()
@@ -205,15 +209,15 @@ class ChatSite(Site):
     def __init__(self, root: IResource, services: EdgeServices, reactor: Any) -> None:
         super().__init__(root, timeout=_REQUEST_SECONDS, reactor=reactor)
         self.displayTracebacks = False
-        self._services = services
+        self.services = services
         self._channels: set[_BoundedChannel] = set()
         self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
         """None, which closes the connection at once, if there are too many."""
-        connections = len(self._channels) + len(self._services.connections)
-        if connections >= self._services.limits.max_connections + SPARE_CONNECTIONS:
-            self._services.counters.connections_refused += 1
+        connections = len(self._channels) + len(self.services.connections)
+        if connections >= self.services.limits.max_connections + SPARE_CONNECTIONS:
+            self.services.counters.connections_refused += 1
             return None
         return super().buildProtocol(addr)
 
@@ -229,7 +233,7 @@ class ChatSite(Site):
     def does_not_read(self, channel: _BoundedChannel) -> None:
         """More waits for it than the system takes."""
         if channel not in self._unread:
-            self._unread[channel] = _Unread(self._services.clock.seconds())
+            self._unread[channel] = _Unread(self.services.clock.seconds())
         self.end_stalled()
 
     def has_read(self, channel: _BoundedChannel) -> None:
@@ -241,16 +245,16 @@ class ChatSite(Site):
 
         To be called at times: it sees that something was taken by looking twice.
         """
-        now = self._services.clock.seconds()
+        now = self.services.clock.seconds()
         for channel, unread in self._unread.items():
             unread.look(channel.transport, now)
         total = sum(unread.waiting_bytes for unread in self._unread.values())
         for channel, unread in sorted(self._unread.items(), key=lambda item: item[1].moved_at):
-            if now - unread.moved_at < self._services.limits.send_timeout_seconds and total <= MAX_UNREAD_BYTES:
+            if now - unread.moved_at < self.services.limits.send_timeout_seconds and total <= MAX_UNREAD_BYTES:
                 break
             total -= unread.waiting_bytes
             del self._unread[channel]
-            self._services.counters.slow_clients_closed += 1
+            self.services.counters.slow_clients_closed += 1
             channel.transport.abortConnection()  # type: ignore[union-attr]
 
     def log(self, request: Any) -> None:

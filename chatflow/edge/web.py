@@ -70,6 +70,7 @@ def make_sites(
         operators if gate.has_operators else None,
         gate,
         allowed_origins,
+        edge.proxies,
     )
     admin = Root(None, app(gates.operators), operators, gates.operators)
     return ChatSite(public, edge, reactor), ChatSite(admin, edge, reactor)

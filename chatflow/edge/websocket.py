@@ -19,7 +19,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.contracts.members import Accepted, ISender, Reset, Resumed
-from chatflow.edge.addresses import client_ip
 from chatflow.edge.close_codes import SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
 from chatflow.edge.ending import Tally
@@ -56,7 +55,7 @@ class ChatProtocol(MessageReader):
         self._tenure = Tenure(services, handshake, self)
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
-        self._ip: str | None = None
+        self._ip = handshake.client_ip
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
         self._heard = True
@@ -65,7 +64,6 @@ class ChatProtocol(MessageReader):
     # Opening and closing
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        self._ip = client_ip(self.transport.getPeer())
         limits, clock = self._services.limits, self._services.clock
         self._outgoing = Outgoing(self.transport, limits.max_client_buffer_bytes, clock.seconds)
         self._in_flight = InFlight(self._services, self.transport)

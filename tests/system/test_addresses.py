@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -32,7 +33,9 @@ _MAPPED = socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.7") * 2 + struct.pac
 def behind_proxy() -> Iterator[Daemon]:
     with (
         fresh_database() as url,
-        running_daemon("--listen", "haproxy:tcp:0:interface=127.0.0.1", database=url) as daemon,
+        running_daemon(
+            *("--listen", "haproxy:tcp:0:interface=127.0.0.1", "--trusted-proxy", "127.0.0.1"), database=url
+        ) as daemon,
     ):
         daemon.port = int(re.findall(r"listening on .*port=(\d+)", daemon.output())[-1])  # of the endpoint above
         yield daemon
@@ -77,3 +80,24 @@ def test_what_a_proxy_says_of_a_client_is_stored_if_it_is_an_address(
         assert b'"ERROR"' not in receive_until(client, b'"status"')
     assert behind_proxy.sql("SELECT host(client_ip) FROM messages WHERE seq > %s", before) == [(ip,)]
     assert behind_proxy.sql("SELECT count(*) FROM dead_letters") == [(0,)]
+
+
+def test_of_a_stranger_proxy_protocol_is_not_believed(behind_proxy: Daemon) -> None:
+    with socket.create_connection(("127.0.0.1", behind_proxy.port), 30, ("127.0.0.2", 0)) as client:
+        client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n" + handshake(behind_proxy.port))
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+
+
+def test_the_address_that_a_trusted_proxy_forwards_is_stored(behind_proxy: Daemon) -> None:
+    head = handshake(behind_proxy.port).removesuffix(b"\r\n") + b"X-Forwarded-For: 6.6.6.6, 198.51.100.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", behind_proxy.port), 30) as client:
+        client.sendall(
+            b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n"
+            + head
+            + client_frame(1, json.dumps(message("forwarded")).encode())
+        )
+        receive_until(client, b'"SUCCESS"')
+    assert behind_proxy.sql("SELECT host(client_ip) FROM messages WHERE message_text = 'forwarded'") == [
+        ("198.51.100.1",)
+    ]

@@ -1,0 +1,34 @@
+"""IP networks as settings name them, and which of them an address belongs to. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+Network = IPv4Network | IPv6Network
+
+#: RFC 6177: who has one address of IPv6 has at least these, and can take another one for each connection.
+_IPV6_SITE_BITS = 64
+
+
+def parse_network(text: str) -> Network:
+    """What ``10.0.0.0/8``, ``192.0.2.1`` or ``2001:db8::/32`` names.
+
+    :raises ValueError: it names none; an address within a network is none: 10.0.0.1/8.
+    """
+    return ip_network(text)
+
+
+def is_within(ip: str | None, networks: Iterable[Network]) -> bool:
+    """Whether an address, without a zone and not one of IPv4 within IPv6, belongs to one of them."""
+    if ip is None:
+        return False
+    address = ip_address(ip)
+    return any(address in network for network in networks)  # of the other family it never is
+
+
+def site_of(ip: str) -> str:
+    """What limits of an address count by: the address, of IPv6 its network of 64 bits."""
+    if ":" not in ip:
+        return ip
+    return str(ip_network((ip, _IPV6_SITE_BITS), strict=False))
