@@ -16,7 +16,7 @@ from testbed.client import RawClient, handshake
 
 _RECEIVE_BYTES = 1 << 20
 _TOO_LONG_SECONDS = 120.0
-_SEQ = re.compile(rb'"seq":(\d+)')
+_SEQ = re.compile(rb'"seq":(\d+)[,}]')
 _MARK = b'"seq":'
 # Of a crowd, the received bytes of one in so many are kept, to look at the order of every message.
 _LOOKED_AT = 50

@@ -178,7 +178,8 @@ TABLE = Table(
             default=4,
             group=_DATABASE,
             help="Connections, each with a thread, for history and statistics; the writer has its own "
-            "besides, and with SQS so have the heartbeats. When all are busy, further requests wait for one.",
+            "besides, and so have mutes and bans, and with SQS the heartbeats. When all are busy, further requests "
+            "wait for one.",
         ),
         Option(
             name="batch-size",
@@ -281,10 +282,11 @@ TABLE = Table(
         Option(
             name="visibility-seconds",
             kind=Integer(2, 43_200, "seconds"),
-            default=30,
+            default=4,
             group=_AWS,
-            help="How long a room waits for the instance that holds its head, if that dies. While the instance "
-            "lives it keeps extending this.",
+            help="How long a room waits for the instance that holds its head, if that dies: at least so long, and up "
+            "to 30 seconds where messages are held for long anyhow, because database or calls are slow. While the "
+            "instance lives it extends this, which costs calls.",
         ),
         Option(
             name="reap-after-seconds",
@@ -296,11 +298,22 @@ TABLE = Table(
         ),
         *LIMIT_OPTIONS,
         Option(
+            name="drain-grace-seconds",
+            kind=Number(0, 3600, "seconds"),
+            default=0.0,
+            group=_STOP,
+            help="How long stopping (SIGTERM, SIGINT) is put off: `/health/ready` is 503 at once, while everybody is "
+            "still served and new connections are taken. As long as a load balancer needs to notice, so that none of "
+            "its clients is refused: for an ALB, the interval of its health checks times the unhealthy threshold, and "
+            "one time-out more. A second signal ends it at once. Without a balancer, or with one that is told before "
+            "(scripts/deploy roll), 0.",
+        ),
+        Option(
             name="drain-seconds",
             kind=Number(0, 3600, "seconds"),
             default=30.0,
             group=_STOP,
-            help="How long stopping (SIGTERM, SIGINT) may take: no new connections, accepted messages are "
+            help="How long stopping may take after --drain-grace-seconds: no new connections, accepted messages are "
             "stored and acknowledged, clients are closed with code 1012. What is not done by then is given "
             "up; a message that was not acknowledged may be lost with it, an acknowledged one is stored "
             "already. With --broker sqs at least 10 seconds more than --long-poll-seconds, since a receive under way "
@@ -358,6 +371,20 @@ class Config:
     max_pending_per_connection: int
     max_client_buffer_bytes: int
     send_timeout_seconds: float
+    drain_grace_seconds: float
+    max_buffered_bytes: int
+    request_seconds: float
+    unlimited_address: tuple[str, ...]
+    max_connections_per_address: int
+    max_unfinished_per_address: int
+    connections_per_second_per_address: float
+    resumes_per_second_per_address: float
+    requests_per_second_per_address: float
+    messages_per_second: float
+    messages_per_second_per_address: float
+    messages_per_second_per_user: float
+    bytes_per_second: float
+    bytes_per_second_per_address: float
     drain_seconds: float
     log_level: str
     log_format: str

@@ -12,6 +12,7 @@ ErrorCode = Literal[
     "binary_frame",
     "too_large",
     "overloaded",
+    "rate_limited",
     "unavailable",
     "not_stored",
     "id_conflict",
@@ -24,6 +25,8 @@ ErrorCode = Literal[
     "read_only",
     "invalid_token",
     "token_expired",
+    "muted",
+    "banned",
 ]
 
 
@@ -43,12 +46,16 @@ class Refused(ChatFlowError):
     """A client's message is not accepted; the connection lives on.
 
     :ivar field: the wire name of the field at fault, or None.
+    :ivar retry_after_ms: milliseconds after which it would be accepted, if that is known.
     """
 
-    def __init__(self, code: ErrorCode, message: str, field: str | None = None) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, field: str | None = None, retry_after_ms: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.field = field
+        self.retry_after_ms = retry_after_ms
 
 
 #: Why a token is not good, for counting.
@@ -85,3 +92,7 @@ class Unavailable(ChatFlowError):
 
 class NotStored(ChatFlowError):
     """An envelope was refused by the database for good, and is among the dead letters."""
+
+
+class TooManySanctions(ChatFlowError):
+    """There is no room for another mute or ban."""

@@ -13,14 +13,26 @@ _STRANGERS = "Limits of addresses: what one client may take from the others"
 
 
 @attrs.frozen
-class Proxy(Plain):
-    """A network whose hosts are proxies, in its one form; or ``unix``."""
+class Network(Plain):
+    """An address or a network in its one form, or a word that is none."""
 
+    word: str
     placeholder: str = "NETWORK"
-    allowed: str = "an address or a network such as 10.0.0.0/8 or 2001:db8::/32, or unix"
+
+    @property
+    def allowed(self) -> str:
+        return f"an address or a network such as 10.0.0.0/8 or 2001:db8::/32, or {self.word}"
 
     def parse(self, text: str) -> str:
-        return text if text == "unix" else str(parse_network(text))
+        if text == self.word:
+            return text
+        network = parse_network(text)
+        return str(network.network_address if network.num_addresses == 1 else network)
+
+
+def _rate(name: str, unit: str, default: float, help: str) -> Option:
+    maximum = 1_000_000_000 if unit == "bytes" else 1_000_000
+    return Option(name=name, kind=Number(0, maximum, unit), default=default, group=_STRANGERS, help=help)
 
 
 LIMIT_OPTIONS = (
@@ -30,8 +42,8 @@ LIMIT_OPTIONS = (
         default=10_000,
         group=_LIMITS,
         help="The most WebSocket connections at a time. Further ones are refused with HTTP 503. With those of "
-        "plain HTTP there may be 1,000 more; what is beyond is closed at once. The limit of open files "
-        "(ulimit -n) must be higher.",
+        "plain HTTP there may be 1,000 more; for one beyond that the oldest is closed that has not finished its "
+        "request, of the address that has the most of them. The limit of open files (ulimit -n) must be higher.",
     ),
     Option(
         name="max-frame-bytes",
@@ -75,8 +87,28 @@ LIMIT_OPTIONS = (
         "slow client that goes on reading may take as long as it needs.",
     ),
     Option(
+        name="max-buffered-bytes",
+        kind=Integer(0, 1_000_000_000_000, "bytes"),
+        default=0,
+        default_text="0, a quarter of the memory that the process may have, at most 1 GiB",
+        group=_LIMITS,
+        help="The most bytes that wait to be sent to all WebSocket clients together; what several of them wait for "
+        "counts once. Beyond it those that wait for the most are closed with code 1013, and of these first who has "
+        "taken nothing for the longest time. More than three quarters of the memory that the process may have is "
+        "refused at the start.",
+    ),
+    Option(
+        name="request-seconds",
+        kind=Number(1, 3600, "seconds"),
+        default=10.0,
+        group=_LIMITS,
+        help="How long a request may take to come in, head and body, from the moment of the connection, however "
+        "steadily bytes come; a handshake is one. Then it is answered with HTTP 408. Behind an answer there are 30 "
+        "seconds more for the next one.",
+    ),
+    Option(
         name="trusted-proxy",
-        kind=Proxy(),
+        kind=Network("unix"),
         default=(),
         default_text="none",
         repeatable=True,
@@ -86,5 +118,88 @@ LIMIT_OPTIONS = (
         "that is no such proxy), or in PROXY protocol, with an endpoint such as `haproxy:tcp:8080`. That address is "
         "stored with messages and counts for limits; without this option it is the proxy's own, whatever it says. "
         "One that names no address is answered with HTTP 400.",
+    ),
+    Option(
+        name="unlimited-address",
+        kind=Network("none"),
+        default=("127.0.0.1", "::1"),
+        repeatable=True,
+        group=_STRANGERS,
+        help="Addresses that none of the limits below holds for: those of load generators, bots and gateways that you "
+        "run; `none` for no one. By default it is this machine, by its usual addresses, so that what is tried out here "
+        "meets no limit; to load it from another machine, name that one. A proxy on this machine that is no "
+        "--trusted-proxy makes everybody unlimited.",
+    ),
+    Option(
+        name="max-connections-per-address",
+        kind=Integer(0, 1_000_000),
+        default=500,
+        group=_STRANGERS,
+        help="The most WebSocket connections of one address; further ones are refused with HTTP 429. An address of "
+        "IPv6 is here, and in what follows, a network of 64 bits, as one household has it. 0 for any number.",
+    ),
+    Option(
+        name="max-unfinished-per-address",
+        kind=Integer(0, 1_000_000),
+        default=100,
+        group=_STRANGERS,
+        help="The most connections of one address that wait for the rest of a request, or for the next one. For a "
+        "further one the oldest is closed. Not of proxies. 0 for any number.",
+    ),
+    _rate(
+        "connections-per-second-per-address",
+        "connections",
+        20.0,
+        "How many handshakes one address may make in a second; others are refused with HTTP 429. Like every rate here "
+        "it lets through at once what ten seconds of it would, to one who was quiet before. 0 for no limit.",
+    ),
+    _rate(
+        "resumes-per-second-per-address",
+        "resumes",
+        5.0,
+        "How many of these may ask for much history in a second: with since=0, or for more than 1,000 messages. Others "
+        "are refused with HTTP 429. 0 for no limit.",
+    ),
+    _rate(
+        "requests-per-second-per-address",
+        "requests",
+        20.0,
+        "How many HTTP requests one address may make in a second, other than handshakes and /health; others are "
+        "refused with HTTP 429. One for statistics (/api/metrics, /queue/all) counts as ten. 0 for no limit.",
+    ),
+    _rate(
+        "messages-per-second",
+        "messages",
+        50.0,
+        "How many messages one connection may send in a second. Each further one is refused with an error frame of "
+        "code `rate_limited` that says when to send it again, and the connection is not read for as long. After 500 of "
+        "them in a row it is closed with code 1008. Pings and fragments count too, but are not refused. 0 for no "
+        "limit.",
+    ),
+    _rate(
+        "messages-per-second-per-address",
+        "messages",
+        500.0,
+        "The same for all connections of one address together. 0 for no limit.",
+    ),
+    _rate(
+        "messages-per-second-per-user",
+        "messages",
+        100.0,
+        "The same for all connections of one user on this instance, of whatever address, where a token says who that "
+        "is. Not where only messages say it: anybody could use up what another one may send. 0 for no limit.",
+    ),
+    _rate(
+        "bytes-per-second",
+        "bytes",
+        100_000.0,
+        "How many bytes one connection may send in a second. What is beyond is read later; nothing is refused. 0 for "
+        "no limit.",
+    ),
+    _rate(
+        "bytes-per-second-per-address",
+        "bytes",
+        1_000_000.0,
+        "The same for all connections of one address together. 0 for no limit.",
     ),
 )

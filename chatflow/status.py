@@ -50,7 +50,7 @@ class InstanceStatus:
 
         The database's state is not part of it: a failover must not take every instance out at once.
         """
-        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.connections.draining
+        return self.started and self._hears() and not self._clock_is_wrong() and not self._edge.connections.ending
 
     def summary(self) -> str:
         """A line for ``systemctl status``."""
@@ -67,7 +67,7 @@ class InstanceStatus:
             server_id=edge.server_id,
             at_ms=int(self._now() * 1000),
             consuming=consumer.running,
-            draining=edge.connections.draining,
+            draining=edge.connections.ending,
             database_available=self._database_available(),
             connections=len(edge.connections),
             members=hub.members(),

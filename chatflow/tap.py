@@ -19,18 +19,21 @@ from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import Connections
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.listeners import Listener, address_of
 from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.readings import edge_readings
-from chatflow.edge.services import EdgeLimits, EdgeServices
+from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
 from chatflow.edge.web import connection_services, make_sites
 from chatflow.lifecycle import PeriodicService, run_in_own_thread
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
+from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.root import make_root_service
 from chatflow.metrics import Latest, Metrics
+from chatflow.moderating import make_sanction_watch
 from chatflow.operators import make_dashboard, operators_ports
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
@@ -124,7 +127,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
-    connections = Connections(clock=reactor, max_connections=config.max_connections)
+    in_force = LimitsInForce(EdgeLimits.of(config))
+    connections = Connections(clock=reactor, in_force=in_force)
+    sanctions = make_sanction_watch(reactor, url, database, ingress.moderator, connections, metrics)
     auth = make_authentication(config, reactor, now)
     edge = EdgeServices(
         clock=reactor,
@@ -137,7 +142,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         presence=presence,
         stored=StoredTracker(clock=reactor, hub=hub, seqs_of=history.seqs_of),
         connections=connections,
-        limits=EdgeLimits.of(config),
+        in_force=in_force,
         ping_interval_seconds=config.ping_interval_seconds,
         verifier=auth.verifier,
         proxies=TrustedProxies.of(config.trusted_proxy),
@@ -198,7 +203,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             broker.gap_observed()
 
     # Started in this order, stopped in reverse: first the clients, last the database.
-    service = make_root_service(reactor, options, status.summary)
+    grace = Grace(reactor, config.drain_grace_seconds, connections.begin_end)
+    service = make_root_service(reactor, options, status.summary, grace)
     service.add("process", CallbackService(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)
@@ -207,20 +213,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("readers", CallbackService(reads.start, reads.stop))
     service.add("writer's connection", CallbackService(commits.start, commits.stop))
     service.add_all(broker.transport)
-    service.add(
-        "clocks", PeriodicService(reactor, "comparison of clocks", COMPARE_SECONDS, watch.compare, at_once=True)
-    )
+    service.add("clocks", PeriodicService(reactor, "clocks", COMPARE_SECONDS, watch.compare, at_once=True))
     service.add("batch writer", CallbackService(stop=writer.stop))
     service.add("consumer", CallbackService(consumer.start, consumer.stop))
     service.add_all(broker.subscription)
     service.add("heartbeat", PeriodicService(reactor, "heartbeat", broker.beat_seconds, presence.beat, at_once=True))
     service.add_all(upkeep.services)
-    service.add(
-        "count", PeriodicService(reactor, "count of dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True)
-    )
+    service.add("count", PeriodicService(reactor, "dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True))
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
-    service.add_all(auth.services)
-    service.add_all(connection_services(edge, site))
+    service.add_all([*auth.services, *sanctions.services, *connection_services(edge, site)])
     service.add_all(operators_ports(config, reactor, admin_site))
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     for endpoint in config.listen:

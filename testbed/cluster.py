@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import boto3
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -101,9 +102,13 @@ class Cluster:
         if self._faults is not None:
             proxy = FaultProxy(self.emulator.url, rules=self._faults, seed=self._seed)
             self._fault_proxy = self._exits.enter_context(proxy)
-        run_together([lambda: self.admin("migrate"), lambda: self.admin("setup", *self._names)])
+        run_together([lambda: self.admin("migrate"), self.set_up])
         self.add(self._first_instances)
         return self
+
+    def set_up(self) -> str:
+        """Make the queues and the topic, where they are missing."""
+        return self.admin("setup", *self._names)
 
     def stop(self) -> list[int]:
         """SIGTERM to every running instance at once; their exit statuses."""
@@ -135,21 +140,28 @@ class Cluster:
         return self.instances[index].stop()
 
     def _new_instance(self, database_url: str) -> Daemon:
-        instance = Daemon(database=database_url)
+        instance = self.make_instance(f"node-{len(self.instances) + 1}", database_url)
         self.instances.append(self._exits.enter_context(instance))
         self.configure(instance, self.options, {})
         return instance
+
+    def make_instance(self, name: str, database_url: str) -> Daemon:
+        """The daemon of that name, not started: the place for those that are other than usual."""
+        return Daemon(database=database_url)
 
     def configure(self, instance: Daemon, options: Sequence[str], environment: Mapping[str, str]) -> None:
         """Say how an instance is started, the next time.
 
         :param options: beside those that join it to the cluster. :param environment: variables beside the usual ones.
         """
-        # Calls of the daemons may go through the fault proxy, those of ``admin`` never do.
-        aws_url = self._fault_proxy.url if self._fault_proxy else self.emulator.url
         instance.options = ("--broker", "sqs", "--server-id", self.name_of(instance), *self._names, *options)
         clock = self._clock.environment if self._clock else {}
-        instance.environment = {**clean_environment(), **aws_environment(aws_url), **clock, **environment}
+        instance.environment = {**clean_environment(), **aws_environment(self.aws_url), **clock, **environment}
+
+    @property
+    def aws_url(self) -> str:
+        """For the daemons, whose calls may go through the fault proxy; those of ``admin`` never do."""
+        return self._fault_proxy.url if self._fault_proxy else self.emulator.url
 
     def _tell_haproxy(self) -> None:
         if self.haproxy is not None:
@@ -183,6 +195,18 @@ class Cluster:
         """Start it, again if need be."""
         with self._clock.inherited() if self._clock else contextlib.nullcontext():
             self._postgres.start()
+
+    def database_processes(self) -> list[psutil.Process]:
+        """The postmaster, which may have died, and its children."""
+        with contextlib.suppress(OSError, IndexError, ValueError, psutil.NoSuchProcess):
+            lines = (self._postgres.data_directory / "postgres/postmaster.pid").read_text().split()
+            postmaster = psutil.Process(int(lines[0]))
+            return [postmaster, *postmaster.children()] if postmaster.name() == "postgres" else []
+        return []
+
+    def revive_database(self) -> None:
+        """Start it again after a death that :meth:`stop_database` has no part in."""
+        self._postgres.ensure_running()
 
     def sql(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement."""

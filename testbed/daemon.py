@@ -19,7 +19,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import psycopg2
@@ -86,14 +86,14 @@ class Daemon:
                 self.command(), cwd=self.directory, env=self.environment, stdout=stdout, stderr=stderr
             )
 
-    def start(self) -> Daemon:
+    def start(self) -> Self:
         """Start the process and return once it is ready for clients."""
         self.launch()
         eventually(self._is_listening, "a line 'listening on'", _START_SECONDS)
         eventually(self.is_ready, "/health/ready answers 200", _START_SECONDS)
         return self
 
-    def restart(self) -> Daemon:
+    def restart(self) -> Self:
         """Start again after an end, however it was, on the same data."""
         self._make_way()
         return self.start()
@@ -106,6 +106,10 @@ class Daemon:
     def _make_way(self) -> None:
         self.process.wait(_STOP_SECONDS)
         (self.directory / "twistd.pid").unlink(missing_ok=True)  # a killed one leaves it
+
+    def keep_port(self) -> None:
+        """Listen there again after a restart."""
+        self._listen = f"tcp:{self.port}:interface=127.0.0.1"
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

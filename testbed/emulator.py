@@ -67,11 +67,20 @@ class Emulator:
                 return self
         raise RuntimeError(f"ministack does not start: {(self._directory / 'output').read_text()}")
 
-    def stop(self) -> None:
-        """End the process and remove what it left. Harmless when it does not run."""
+    def kill(self) -> None:
+        """SIGKILL; all that it knew is lost."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
+
+    def start_again(self) -> None:
+        """On the same port, knowing nothing."""
+        self._launch(self.port)
+        eventually(self._answers, "the emulator answers again", _START_SECONDS)
+
+    def stop(self) -> None:
+        """End the process and remove what it left. Harmless when it does not run."""
+        self.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def environment(self, url: str | None = None) -> dict[str, str]:

@@ -42,7 +42,7 @@ defaults
     option redispatch 1
     option httpchk GET /health/ready
     http-check expect status 200
-    default-server check inter 500ms fall 2 rise 1
+    default-server check inter ${CHECK_MS}ms fall 2 rise 1
 listen chat
     balance leastconn
     cookie AWSALB insert indirect nocache httponly
@@ -58,9 +58,11 @@ class HAProxy:
     """One address for several instances.
 
     :param port: to listen on; 0 for a free one.
+    :param check_seconds: between two looks at an instance.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, check_seconds: float = 0.5) -> None:
+        self._check_ms = f"{check_seconds * 1000:.0f}"
         self._directory = Path(tempfile.mkdtemp(prefix="chatflow-haproxy-"))
         # Ours and handed down, so that a reload never closes it, and no other process takes a free port first.
         self._listeners = bind_both(Both(port, loopback=True)).sockets
@@ -89,7 +91,7 @@ class HAProxy:
         with (self._directory / "output").open("ab") as output:
             process = subprocess.Popen(
                 command,
-                env={**os.environ, "RUNTIME": str(self._runtime)},
+                env={**os.environ, "RUNTIME": str(self._runtime), "CHECK_MS": self._check_ms},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -28,14 +28,16 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(port: int, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+def request(
+    port: int, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> Answer:
     """One request to this machine, on a connection of its own.
 
     :raises OSError: nobody listens.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
     try:
-        connection.request(method, path, headers=dict(headers or {}))
+        connection.request(method, path, body, dict(headers or {}))
         return _answer(connection.getresponse())
     finally:
         connection.close()

@@ -6,11 +6,13 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 from testbed.daemon import TWISTD, clean_environment
+from testbed.endless_load import ENOUGH, HEARD
 from testbed.forkserver import start
 
 _STOP_SECONDS = 30.0
@@ -23,15 +25,24 @@ class LoadClient:
     :param urls: where to connect, each without the room.
     :param database_url: where to look up every acknowledged message at the end; empty for nowhere.
     :param progress: show it on our own stderr.
+    :param endless: send until :meth:`finish` is called, ``--messages`` at most.
     """
 
-    def __init__(self, *options: object, urls: list[str], database_url: str = "", progress: bool = False) -> None:
+    def __init__(
+        self,
+        *options: object,
+        urls: list[str],
+        database_url: str = "",
+        progress: bool = False,
+        endless: bool = False,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="chatflow-load-"))
         environment = clean_environment()
         if database_url:
             environment["CHATFLOW_LOAD_CHECK_DATABASE"] = database_url  # a URL may hold a password
         where = [word for url in urls for word in ("--url", url)]
-        command = [str(TWISTD), "-n", "--pidfile=", "chatflow-load", "--output", str(self.directory), *where]
+        program = [sys.executable, "-m", "testbed.endless_load"] if endless else [str(TWISTD)]
+        command = [*program, "-n", "--pidfile=", "chatflow-load", "--output", str(self.directory), *where]
         with self._file("stdout").open("wb") as stdout, self._file("stderr").open("wb") as stderr:
             self._process = start(
                 [*command, *map(str, options)],
@@ -53,6 +64,15 @@ class LoadClient:
     def runs(self) -> bool:
         """Whether it is not over."""
         return self._process.poll() is None
+
+    def finish(self) -> None:
+        """An endless one sends nothing more; what it has sent is proven."""
+        (self.directory / ENOUGH).touch()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether every connection of an endless one has received something."""
+        return self._file(HEARD).exists()
 
     def interrupt(self) -> None:
         """Give up: the report then tells what is known so far."""

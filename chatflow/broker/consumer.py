@@ -6,9 +6,8 @@ only the head is announced again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from attrs import evolve
@@ -17,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from chatflow.broker.holding import Holding
 from chatflow.contracts.fanout import IFanout
 from chatflow.contracts.messages import StoredMessage
 from chatflow.contracts.room_queue import Delivery, IRoomQueue
@@ -85,9 +85,10 @@ class Consumer:
         while self.running:
             try:
                 await self._until_stop(self._writer.when_available())
+                known = {room: self._hub.last_seq(room) for room in self._queue.shard_rooms(shard)}
                 deliveries = await self._until_stop(self._queue.receive(shard))
                 if deliveries:
-                    await self._process(deliveries)
+                    await self._process(Holding(self._queue, deliveries, known))
                 backoff.reset()
                 continue
             except Unavailable as error:
@@ -109,18 +110,19 @@ class Consumer:
         finally:
             self._waiting.discard(waiting)
 
-    async def _process(self, deliveries: Sequence[Delivery]) -> None:
+    async def _process(self, held: Holding) -> None:
         try:
-            await self._store_and_announce(deliveries)
+            if held.needs_lease(self._hub.last_seq):
+                await self._queue.renew(held.deliveries)
+            await self._store_and_announce(held)
         except Exception:
             # All of them, since it is not known how far it came: the room's head knows what is stored.
-            await self._queue.nack(deliveries)
+            await self._queue.nack(held.deliveries)
             raise
 
-    async def _store_and_announce(self, deliveries: Sequence[Delivery]) -> None:
-        outcomes = await self._writer.write(
-            [delivery.envelope for delivery in deliveries], partial(self._queue.are_leased, deliveries)
-        )
+    async def _store_and_announce(self, held: Holding) -> None:
+        deliveries = held.deliveries
+        outcomes = await self._writer.write([delivery.envelope for delivery in deliveries], held.may_be_stored)
         settled: list[Delivery] = []
         too_late: list[Delivery] = []
         published: list[StoredMessage] = []

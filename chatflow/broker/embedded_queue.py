@@ -75,9 +75,18 @@ class EmbeddedRoomQueue:
         self._hand_over(room)
         return receiver
 
+    def shard_rooms(self, shard: object) -> Sequence[int]:
+        """See :class:`IRoomQueue`."""
+        assert isinstance(shard, int)
+        return (shard,)
+
     def are_leased(self, deliveries: Sequence[Delivery]) -> bool:
         """See :class:`IRoomQueue`. There is nobody else."""
         return True
+
+    def renew(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`. Nothing is in doubt."""
+        return succeed(None)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`."""

@@ -25,17 +25,17 @@ from chatflow.broker.pacing import Pace
 from chatflow.broker.receiving import MAX_MESSAGES, Receiver, sent_at
 from chatflow.broker.sending import SendCounters, Sender
 from chatflow.broker.settling import delete, settle
+from chatflow.broker.visibility import Visibility
 from chatflow.codec import envelopes
 from chatflow.codec.envelopes import BadEnvelope
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.room_queue import Delivery, IRoomQueue
-from chatflow.contracts.writer import always
 from chatflow.errors import NotStored
 from chatflow.lifecycle import Backoff, Outstanding
 from chatflow.lifecycle.blocking import at_once
 from chatflow.lifecycle.clocks import WallTime
 
-VISIBILITY_SECONDS = 30.0
+VISIBILITY_SECONDS = 4.0
 
 
 @define
@@ -57,14 +57,17 @@ class _Shard:
 class _Receipt:
     """What SQS wants back.
 
-    :ivar visible_at: until then nobody else is given the message, unless that is put off. Rather too early than too
-        late: SQS counts from its answer, this counts from the question.
+    :ivar visible_at: until then certainly nobody else is given the message, unless that is put off. SQS counts from its
+        answer, this counts from the question, which with a long poll may be long before.
+    :ivar due_at: when to put it off. It counts from when the answer came, which is likely, not certain, to be in time.
     :ivar sent_at: when it was published, by the clock of durations.
     """
 
     shard: int
     handle: str
     visible_at: float
+    due_at: float
+    received_at: float
     sent_at: float
 
 
@@ -83,9 +86,8 @@ class SqsRoomQueue:
 
     :param now: is compared with the times that SQS gives.
     :param publish_seconds: see :class:`~chatflow.broker.sending.Sender`, like ``observe_bytes``.
-    :param visibility_seconds: how long a room stays with a consumer that died.
-    :param long_poll_seconds: at most 20 (SQS). Less while stopping, and never so long that little of the visibility
-        would be left.
+    :param visibility_seconds: how long a room stays with a consumer that died, at least; see :mod:`.visibility`.
+    :param long_poll_seconds: at most 20 (SQS). Less while stopping.
     :param may_extend: whether it makes sense to keep what is held for longer: not if it cannot be stored here.
     :param set_aside: takes a body that is no envelope and the reason; it is deleted once that is done.
     """
@@ -104,7 +106,7 @@ class SqsRoomQueue:
         publish_seconds: float = 60.0,
         visibility_seconds: float = VISIBILITY_SECONDS,
         long_poll_seconds: int = 20,
-        may_extend: Callable[[], bool] = always,
+        may_extend: Callable[[], bool] = lambda: True,
         observe_bytes: Callable[[float], object] = lambda size: None,
     ) -> None:
         self._clock = clock
@@ -113,8 +115,8 @@ class SqsRoomQueue:
         self._names = names
         self._pace = pace
         self._set_aside = set_aside
-        self._visibility_seconds = visibility_seconds
-        self._long_poll_seconds = min(long_poll_seconds, int(visibility_seconds * 2 / 3))
+        self._visibility = Visibility(visibility_seconds)
+        self._long_poll_seconds = long_poll_seconds
         self._may_extend = may_extend
         self._held: set[_Receipt] = set()
         self._outstanding = Outstanding()
@@ -144,6 +146,11 @@ class SqsRoomQueue:
         calls = BlockingCalls(self._aws.clients)
         for shard, state in self._shards.items():
             state.sender.url = at_once(require_queue(calls, self._names.room_queue(shard)))
+
+    def shard_rooms(self, shard: object) -> Sequence[int]:
+        """See :class:`IRoomQueue`."""
+        assert isinstance(shard, int)
+        return self._names.shard_rooms(shard)
 
     def urls(self) -> dict[int, str]:
         """The URL of each shard's queue."""
@@ -199,10 +206,11 @@ class SqsRoomQueue:
     async def _poll(self, shard: int) -> Sequence[Delivery]:
         state = self._shards[shard]
         began = self._clock.seconds()
+        visibility_seconds = self._visibility.seconds
         received = await state.receiver.receive(
             state.url,
             min(self._long_poll_seconds, 1) if self._closing else self._long_poll_seconds,
-            VisibilityTimeout=round(self._visibility_seconds),
+            VisibilityTimeout=visibility_seconds,
             AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
         )
         state.received_at = now = self._clock.seconds()
@@ -210,10 +218,10 @@ class SqsRoomQueue:
         state.backlogged = len(received) == MAX_MESSAGES
         deliveries: list[Delivery] = []
         poison: list[tuple[_Receipt, str, str]] = []
-        visible_at = began + self._visibility_seconds
+        visible_at, due_at = began + visibility_seconds, now + Visibility.until_late(visibility_seconds)
         for message in received:
             age_seconds = max(0.0, since_epoch - sent_at(message, since_epoch))
-            receipt = _Receipt(shard, message["ReceiptHandle"], visible_at, now - age_seconds)
+            receipt = _Receipt(shard, message["ReceiptHandle"], visible_at, due_at, now, now - age_seconds)
             self._held.add(receipt)
             try:
                 decoded = envelopes.decode(message["Body"])
@@ -245,6 +253,12 @@ class SqsRoomQueue:
         now = self._clock.seconds()
         return all(delivery.receipt.visible_at > now for delivery in deliveries)
 
+    def renew(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """See :class:`IRoomQueue`. A call where the answer came so late that little of the visibility is certain."""
+        soon = self._clock.seconds() + (seconds := self._visibility.seconds) / 2
+        doubtful = [one.receipt for one in deliveries if one.receipt.visible_at < soon]
+        return Deferred.fromCoroutine(self._change_visibility(doubtful, seconds))
+
     def ack(self, deliveries: Sequence[Delivery]) -> Deferred[None]:
         """See :class:`IRoomQueue`. Paced: a room that is held back gathers the messages of every instance."""
         return Deferred.fromCoroutine(self._done([delivery.receipt for delivery in deliveries]))
@@ -268,7 +282,9 @@ class SqsRoomQueue:
 
     async def _delete(self, receipts: list[_Receipt]) -> None:
         """Delete, or give up: what stays is delivered again, and the room's head will know it."""
+        now = self._clock.seconds()
         self._held.difference_update(receipts)
+        self._visibility.observe(max((now - receipt.received_at for receipt in receipts), default=0.0))
         backoff = Backoff(first_seconds=0.1, cap_seconds=2.0)
         for shard, by_handle in _by_lane(receipts).items():
             unsettled = await delete(self._aws, self._clock, self._shards[shard].url, list(by_handle), backoff)
@@ -291,18 +307,21 @@ class SqsRoomQueue:
             if unsettled.retryable:
                 self._log.warn("the visibility was not changed: {reason}", reason=unsettled.reason)
             # What SQS no longer knows us to hold is held no more, and never extended again.
-            self._held.difference_update(by_handle[handle] for handle in unsettled.lost)
-            self.counters.lost_receipts += len(unsettled.lost)
+            lost = {by_handle[handle] for handle in unsettled.lost}
+            # What was deleted while an extension was on its way is not lost.
+            self.counters.lost_receipts += len(lost & self._held if seconds else lost)
+            self._held -= lost
             for handle in by_handle.keys() - unsettled.retryable:
                 receipt = by_handle[handle]
                 receipt.visible_at = began + seconds if receipt in self._held else began
+                receipt.due_at = began + Visibility.until_late(seconds)
 
     async def extend_visibility(self) -> None:
         """Keep what is held while the database is slow. Call it several times per ``visibility_seconds``."""
-        soon = self._clock.seconds() + self._visibility_seconds * 2 / 3
-        due = [receipt for receipt in self._held if receipt.visible_at < soon]
+        now = self._clock.seconds()
+        due = [receipt for receipt in self._held if receipt.due_at <= now]
         if due and self._may_extend():
-            await self._change_visibility(due, round(self._visibility_seconds))
+            await self._change_visibility(due, self._visibility.seconds)
 
 
 def _by_lane(receipts: Sequence[_Receipt]) -> dict[int, dict[str, _Receipt]]:

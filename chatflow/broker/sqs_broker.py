@@ -164,7 +164,7 @@ class SqsBroker:
             ("room queue", CallbackService(queue.start, queue.stop)),
             (
                 "visibility",
-                PeriodicService(self._reactor, "visibility", visibility_seconds / 6, queue.extend_visibility),
+                PeriodicService(self._reactor, "visibility", visibility_seconds / 8, queue.extend_visibility),
             ),
             ("fan-out", CallbackService(self.fanout.start, self.fanout.stop)),
         ]

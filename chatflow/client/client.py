@@ -133,7 +133,8 @@ class ChatClient:
     def start(self) -> Self:
         """Begin to connect, and to come back whenever the connection is lost, until :meth:`close`.
 
-        A server that answers 400, 403 or 404 ends it too: then the iteration raises :class:`chatflow.client.Rejected`.
+        A server that answers 400, 403 or 404, or closes the connection of who is banned, ends it too: then
+        the iteration raises :class:`chatflow.client.Rejected`.
         """
         self._running = Deferred.fromCoroutine(self._run())
         return self
@@ -225,9 +226,7 @@ class ChatClient:
             try:
                 connection = await open_connection(self._reactor, self._url, self._query(), self)
             except Rejected as error:
-                self._rejected = error
-                self._on_state(State("closed", str(error)))
-                self._end("")
+                self._reject(error)
                 return
             except Exception as error:
                 failures += 1
@@ -235,7 +234,12 @@ class ChatClient:
             else:
                 before = self._session.seq
                 self._opened(connection)
-                reason = await connection.closed
+                try:
+                    reason = await connection.closed
+                except Rejected as error:
+                    self._lost()
+                    self._reject(error)
+                    return
                 self._lost()
                 failures = 0 if self._session.seq != before or self._retry_after_seconds is not None else failures + 1
             if not self._closing:
@@ -243,6 +247,11 @@ class ChatClient:
                 self._on_state(State("waiting", reason))
                 await self._wait(failures)
         self._on_state(State("closed"))
+
+    def _reject(self, error: Rejected) -> None:
+        self._rejected = error
+        self._on_state(State("closed", str(error)))
+        self._end("")
 
     def _query(self) -> dict[str, Any]:
         return {**self._session.query(), **self._who, **({"presence": 1} if self._presence else {})}

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from chatflow.errors import ChatFlowError, ErrorCode, Refused
 
 #: The server could take it another time; every other code is final.
-_LATER = {"overloaded", "unavailable", "draining"}
+_LATER = {"overloaded", "rate_limited", "unavailable", "draining"}
 
 _MAX_ROUNDS = 20
 

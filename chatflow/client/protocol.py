@@ -25,8 +25,15 @@ _MAX_FRAME_BYTES = 1 << 20
 _FINAL_STATUSES = {400, 403, 404}
 
 
+#: The close code of who is banned while connected.
+_BANNED = 4403
+
+
 class Rejected(ChatFlowError):
-    """The server does not let this client in: HTTP 400, 403 or 404. The text says why."""
+    """The server does not let this client in: HTTP 400, 403 or 404, or it closed the connection with 4403.
+
+    The text says why.
+    """
 
 
 class Listener(Protocol):
@@ -38,7 +45,8 @@ class Listener(Protocol):
 
 class Connection(WebSocketClientProtocol):
     """:ivar opened: fires with None once the handshake is done; fails with :class:`Rejected` or ConnectionError.
-    :ivar closed: fires with the reason when the connection is gone.
+    :ivar closed: fires with the reason when the connection is gone; fails with :class:`Rejected` if there is to be no
+        other one.
     """
 
     factory: _Factory
@@ -83,7 +91,9 @@ class Connection(WebSocketClientProtocol):
             self._watch.stop()
         if not self.opened.called:
             self.opened.errback(ConnectionError(f"the server refuses the connection: {reason}"))
-        if not self.closed.called:
+        if not self.closed.called and code == _BANNED:
+            self.closed.errback(Rejected(reason or "banned"))
+        elif not self.closed.called:
             self.closed.callback(f"the connection ended with {code}: {reason}")
 
     def send(self, frame: bytes) -> None:

@@ -4,6 +4,7 @@ Every interface is one of ``zope.interface``; ``tests/test_contracts.py`` names 
 
 - ``messages``, ``envelopes``: a message as a client sent it, as it was accepted, as it was stored; several of one room.
 - ``members``: who listens in a room and who sends there, which the edge implements.
+- ``moderation``: what operators order against users, addresses and rooms.
 - ``identity``: who a client is, and what it may do.
 - ``room_queue``, ``fanout``: what carries envelopes to one consumer and stored messages to every instance.
 - ``writer``, ``deadletters``: what numbers and stores, and where those go that cannot be stored.

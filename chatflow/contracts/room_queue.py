@@ -67,6 +67,9 @@ class IRoomQueue(IPublish):
 
     shards = Attribute("What a consumer receives from, one worker each: a sequence of names.")
 
+    def shard_rooms(shard: object) -> Sequence[int]:
+        """The rooms whose envelopes come from one shard."""
+
     def publish(envelope: Envelope) -> Deferred[Sequence[int]] | Deferred[None]:
         """Fires when the envelope is durable, with the positions of those messages that were refused, if any (embedded
         queue only, where the senders wait for the commit).
@@ -86,6 +89,9 @@ class IRoomQueue(IPublish):
 
     def are_leased(deliveries: Sequence[Delivery]) -> bool:
         """Whether certainly nobody else has been given any of these. May be called in any thread."""
+
+    def renew(deliveries: Sequence[Delivery]) -> Deferred[None]:
+        """Have these leased for long enough to store them, where that is in doubt. Fires even if it is in vain."""
 
     def ack(deliveries: Sequence[Delivery]) -> Deferred[None]:
         """These are stored and announced: forget them and release their rooms. Repeating it is harmless."""

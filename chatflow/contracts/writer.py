@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -62,7 +62,16 @@ class LeaseLost:
 Outcome = Stored | Duplicate | DeadLettered | LeaseLost
 
 
-def always() -> bool:
+#: So many of its last envelopes a room's head remembers, and so many of a room are in flight at most on any queue.
+REMEMBERED_ENVELOPES = 64
+MAX_IN_FLIGHT = 10
+
+#: Rooms with the seq of the last message that is stored in each.
+LastSeqs = Mapping[int, int]
+AreHeld = Callable[[LastSeqs], bool]
+
+
+def always(last_seqs: LastSeqs) -> bool:
     """For envelopes that nobody else can be given."""
     return True
 
@@ -76,11 +85,13 @@ class IBatchWriter(Interface):
         What is received before only waits here, and others may have a database.
         """
 
-    def write(envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always) -> Deferred[Sequence[Outcome]]:
+    def write(envelopes: Sequence[Envelope], are_held: AreHeld = always) -> Deferred[Sequence[Outcome]]:
         """Fires with an outcome per envelope once all are settled. Envelopes of a room keep their order.
 
-        :param are_held: whether all of these are certainly still this consumer's alone. Called in another thread, while
-            their rooms' heads are locked: so who was paused for long stores nothing that others have stored meanwhile.
+        :param are_held: whether each of these certainly is this consumer's alone, or remembered by its room's head if
+            somebody has stored it. Called in another thread, while their rooms' heads are locked, with the last seq of
+            these and perhaps of other rooms: so who was paused for long stores nothing that others have stored
+            meanwhile.
 
         Waits while the database is away. Fails with :class:`chatflow.errors.Unavailable` when the writer stops, and
         with what a defect raised; then nothing is known of these envelopes, they may be written again, and none of a

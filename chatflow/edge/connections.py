@@ -11,10 +11,14 @@ from twisted.internet.task import deferLater
 from zope.interface import Attribute, Interface
 
 from chatflow.edge.close_codes import SERVICE_RESTART
+from chatflow.edge.limits import LimitsInForce
+from chatflow.rooms.rules import Party
 
-# A drain closes connections in this many slices, so that clients do not come back all at once.
+# A drain closes connections in this many slices, so that clients do not come back all at once: no more of them in a
+# second than the other instances can take, and no slower than the time for the drain allows.
 _DRAIN_SLICES = 20
-_DRAIN_PAUSE_SECONDS = 0.05
+_CLOSED_PER_SECOND = 1000.0
+_SHORTEST_SECONDS = 1.0
 
 # And they come back spread over so long, so that the other instances are not overrun.
 _MIN_RETRY_AFTER_MS = 100
@@ -25,6 +29,13 @@ class IConnection(Interface):
     """A connection, as whoever looks after all of them sees it."""
 
     is_live = Attribute("Whether its handshake is done and nobody has begun to close it.")
+    opened_at = Attribute("When its handshake was done, in seconds of the clock; None before.")
+
+    def party(spoken: bool) -> Party:
+        """Who it is to an operator.
+
+        :param spoken: whether also those count in whose name it has sent messages, not only who it said to be.
+        """
 
     def leave(code: int, reason: str) -> None:
         """Send a close frame and take nothing more."""
@@ -51,17 +62,20 @@ class IConnection(Interface):
 class Connections:
     """Those whose handshake is done, oldest first. Runs on the reactor thread.
 
-    :param max_connections: so many may be open at once.
-    :ivar draining: whether this instance takes no more of them.
+    :param in_force: with how many may be open at once.
+    :param close_seconds: the longest time over which many are closed.
+    :ivar ending: whether this instance is about to stop, but may still take some.
+    :ivar draining: whether it takes no more of them.
     :ivar opened: how many there were since the start.
     """
 
-    def __init__(self, *, clock: IReactorTime, max_connections: int) -> None:
+    def __init__(self, *, clock: IReactorTime, in_force: LimitsInForce, close_seconds: float = 5.0) -> None:
         self._clock = clock
-        self._max_connections = max_connections
+        self._in_force = in_force
         self._open: dict[IConnection, None] = {}
         self._empty: list[Deferred[None]] = []
-        self.draining = False
+        self._close_seconds = max(_SHORTEST_SECONDS, close_seconds)
+        self.ending = self.draining = False
         self.opened = 0
 
     def __len__(self) -> int:
@@ -74,7 +88,7 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether there is no place for another one."""
-        return len(self._open) >= self._max_connections
+        return len(self._open) >= self._in_force.limits.max_connections
 
     def add(self, connection: IConnection) -> None:
         """Count a connection whose handshake is done as open."""
@@ -94,9 +108,13 @@ class Connections:
         for connection in self:
             connection.set_back(room, first)
 
+    def begin_end(self) -> None:
+        """Say to whoever asks that nobody should be sent here any more; who comes is served all the same."""
+        self.ending = True
+
     def begin_drain(self) -> None:
         """Take no more connections, and leave what clients still send in their sockets."""
-        self.draining = True
+        self.ending = self.draining = True
         for connection in self:
             connection.stop_reading()
 
@@ -104,11 +122,12 @@ class Connections:
         """Ask everyone who is here now to come back, elsewhere if there is a choice: close with 1012, in slices."""
         waiting = list(self)
         size = max(1, -(-len(waiting) // _DRAIN_SLICES))
+        seconds = min(self._close_seconds, max(_SHORTEST_SECONDS, len(waiting) / _CLOSED_PER_SECOND))
         for begin in range(0, len(waiting), size):
             for connection in waiting[begin : begin + size]:
                 connection.say_goodbye(randint(_MIN_RETRY_AFTER_MS, _MAX_RETRY_AFTER_MS))
                 connection.leave(SERVICE_RESTART, reason)
-            await deferLater(self._clock, _DRAIN_PAUSE_SECONDS)
+            await deferLater(self._clock, seconds / _DRAIN_SLICES)
 
     async def close_all(self) -> None:
         """Close every connection; done when all are gone. Silent ones are dropped by Autobahn."""

@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from chatflow.authority import parse_origin
 
 # What a page may send besides what needs no leave, and may read besides what every page may.
-_REQUEST_HEADERS = "Accept, Authorization, Content-Type, If-None-Match"
+_REQUEST_HEADERS = "Accept, Authorization, Content-Type, Idempotency-Key, If-None-Match"
 _READABLE_HEADERS = "Allow, ETag, Link, Retry-After"
 #: How long a browser may remember an answer to a preflight. Chromium takes no more than two hours.
 _REMEMBERED_SECONDS = 600

@@ -31,6 +31,19 @@ def broadcast_block(messages: Sequence[StoredMessage]) -> bytes:
     return b"".join([text_frame(encode_broadcast(message)) for message in messages])
 
 
+def frame_end(block: bytes, position: int) -> int:
+    """Where the frame ends that the byte at ``position`` belongs to, in a block of whole, unmasked frames; ``position``
+    itself if a frame begins there."""
+    end = 0
+    while end < position:
+        length, start = block[end + 1], 2
+        if length >= _LENGTH_16:
+            start = 4 if length == _LENGTH_16 else 10
+            length = int.from_bytes(block[end + 2 : end + start], "big")
+        end += start + length
+    return end
+
+
 def take_text_frames(data: bytes, max_payload_bytes: int) -> tuple[list[bytes], int]:
     """The payloads of the complete client text frames that ``data`` begins with, and how many bytes they took.
 

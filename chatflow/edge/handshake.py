@@ -52,6 +52,12 @@ class Handshake:
         name: str | None = self.dialect.subprotocol
         return name
 
+    @property
+    def user_id(self) -> int | None:
+        """Whose connection it is: by its token, or as it says; None for nobody's."""
+        who = self.parameters.who
+        return self.identity.user_id or (None if who is None else who.user_id)
+
     def plain_headers(self) -> Headers:
         """The headers of the shortest request that asks for the same."""
         headers = {

@@ -18,8 +18,10 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
+from chatflow.edge.admission import Admission
 from chatflow.edge.compat.routes import InstanceSource, add_health, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
@@ -32,11 +34,11 @@ from chatflow.edge.operations import (
     add_operations,
     json_response,
 )
-from chatflow.edge.proxies import TrustedProxies
+from chatflow.edge.publishing import MAX_AT_ONCE
 from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.websocket import ChatProtocol
-from chatflow.errors import Unavailable
+from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
 
 _log = Logger()
@@ -56,9 +58,11 @@ class _Error(Resource):
     def __init__(self, refused: RequestRefused) -> None:
         super().__init__()
         self._status = refused.status
-        self._body = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
+        self._body: dict[str, Any] = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
         if refused.field is not None:
             self._body["field"] = refused.field
+        if refused.retry_after_ms is not None:
+            self._body["retryAfterMs"] = refused.retry_after_ms
         self._headers = refused.headers
 
     def getChild(self, path: bytes, request: Request) -> Resource:
@@ -79,6 +83,7 @@ class ChatResource(Resource):
         super().__init__()
         self._services = services
         self._gate = gate
+        self._admission = Admission(services)
         self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
 
@@ -93,6 +98,8 @@ class ChatResource(Resource):
             return self._no_room()
         query = request.uri.partition(b"?")[2]
         try:
+            self._check_bans(room, request)
+            self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
                 method=request.method,
@@ -105,8 +112,9 @@ class ChatResource(Resource):
                 identify=lambda offered: self._gate.identify(request.requestHeaders, query, offered),
                 client_ip=request.client_ip,
             )
+            self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
-            if refused.status in (401, 403):
+            if refused.status in (401, 403, 429):
                 services.counters.connections_refused += 1
             return _Error(refused)
         connections = services.connections
@@ -115,6 +123,18 @@ class ChatResource(Resource):
             reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(self._factory, handshake)
+
+    def _check_bans(self, room: int, request: Any) -> None:
+        """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        try:
+            who = parse_connect_parameters(request.uri.decode("latin-1")).who
+        except Refused:
+            who = None
+        try:
+            user_ids = () if who is None else (who.user_id,)
+            self._services.moderator.check_entry(room, user_ids, request.client_ip)
+        except Refused as refused:
+            raise RequestRefused(403, refused.code, str(refused)) from None
 
     def _no_room(self) -> _Error:
         return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
@@ -165,6 +185,7 @@ def routes(
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
+    publishing: Sequence[Operation] = (),
 ) -> Klein:
     """Everything but ``/chat/`` and what is for operators as a whole. ``/api/openapi.json`` describes the operations.
 
@@ -173,13 +194,16 @@ def routes(
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
+    :param publishing: operations that wait until a message is durable.
     """
     app = Klein()
     add_health(app, instance)
     add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING), gate)
     add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING), gate)
     add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0), gate)
-    document = OpenApi(metadata.version("chatflow"), [*history, *analytics, *refreshing], gate).document()
+    add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0), gate)
+    operations = [*history, *analytics, *refreshing, *publishing]
+    document = OpenApi(metadata.version("chatflow"), operations, gate).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
@@ -293,7 +317,6 @@ class Root(Resource):
     :param operators: what is for operators alone, if it is here.
     :param gate: knows who they are.
     :param allowed_origins: whose pages may read the answers.
-    :param proxies: whose word is taken for who made a request.
     """
 
     def __init__(
@@ -302,15 +325,16 @@ class Root(Resource):
         app: Klein,
         operators: Klein | None,
         gate: Gate,
+        services: EdgeServices,
         allowed_origins: Collection[str] = (),
-        proxies: TrustedProxies | None = None,
     ) -> None:
         super().__init__()
         self._chat = chat
-        self._proxies = proxies or TrustedProxies()
+        self._proxies = services.proxies
         self._apps = [_App.of(each) for each in (app, operators) if each is not None]
         self._gate = gate
         self._allowed_origins = frozenset(allowed_origins)
+        self._admission = Admission(services) if chat is not None else None
         self._cors = Cors(allowed_origins)
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
@@ -322,6 +346,8 @@ class Root(Resource):
                 # A page of anybody's can make a browser send a POST, with what it remembers of our user.
                 judge_origin(request.requestHeaders, host, self._allowed_origins)
             request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
+            if path != b"chat" and self._admission is not None:  # operators are not strangers
+                self._admission.request(request.client_ip, request.path)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

@@ -18,7 +18,7 @@ _MAX_FRAGMENTS = 1024
 
 
 class MessageReader(WebSocketServerProtocol):
-    """Autobahn's protocol, of which a subclass is told messages by :meth:`text_received` and :meth:`message_refused`.
+    """Autobahn's protocol; a subclass is told messages by :meth:`text_received` and :meth:`message_unreadable`.
 
     :param max_message_bytes: of a payload; Autobahn's own limits are to be off.
     """
@@ -34,9 +34,12 @@ class MessageReader(WebSocketServerProtocol):
         """A text message has come. It may not be UTF-8."""
         raise NotImplementedError
 
-    def message_refused(self, refused: Refused) -> None:
+    def message_unreadable(self, refused: Refused) -> None:
         """A message has come that is none for :meth:`text_received`; it is to be answered."""
         raise NotImplementedError
+
+    def fragment_received(self) -> None:
+        """Another frame of a message has come, which may be empty."""
 
     def dataReceived(self, data: bytes) -> None:
         # Autobahn's own formats a log line for each chunk, whether or not it is logged.
@@ -61,6 +64,8 @@ class MessageReader(WebSocketServerProtocol):
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
         self._fragments += 1
+        if self._fragments > 1:
+            self.fragment_received()
         if self.message_data_total_length > self._max_message_bytes or self._fragments > _MAX_FRAGMENTS:
             self._oversized = True
             self.message_data = []
@@ -80,10 +85,12 @@ class MessageReader(WebSocketServerProtocol):
             return
         self.message_data = []
         if not self.failedByMe:
-            self.message_refused(Refused("too_large", f"the message must be at most {self._max_message_bytes} bytes"))
+            self.message_unreadable(
+                Refused("too_large", f"the message must be at most {self._max_message_bytes} bytes")
+            )
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if isBinary:
-            self.message_refused(Refused("binary_frame", "messages are JSON in text frames, not binary frames"))
+            self.message_unreadable(Refused("binary_frame", "messages are JSON in text frames, not binary frames"))
         elif self.state == self.STATE_OPEN:
             self.text_received(payload)

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -102,6 +102,9 @@ class Operation:
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
     :ivar may: whether somebody may ask this, by identity and arguments; by default operators alone.
     :ivar seen_by: what somebody may see of an answer.
+    :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
+    :ivar body: what the body of a request is an instance of, if it has one; then the handler is given the request, too.
+    :ivar headers: of a request that mean something here, with their help.
     :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
@@ -114,6 +117,10 @@ class Operation:
     seen_by: Callable[[Identity, Any], Any] = lambda identity, answer: answer
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
+    status: int = 200
+    statuses: Sequence[int] = ()
+    body: Any = None
+    headers: Mapping[str, str] = field(factory=dict)
     strict: bool = True
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
     error: Any = ApiError
@@ -169,6 +176,8 @@ def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Cal
             arguments = operation.arguments(in_path, query)
             if not operation.may(identity, arguments):
                 raise gate.refuse(identity, "the token does not allow this")
+            if operation.body is not None:
+                arguments["request"] = request
             answer = operation.seen_by(identity, await limit.run(lambda: operation.handler(**arguments)))
         except CancelledError:
             raise  # the client is gone
@@ -176,7 +185,7 @@ def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Cal
             refused = _refusal(operation, error)
             return json_response(request, refused.status, operation.refusal(refused), refused.headers)
         links = [f'<{url}>; rel="{name}"' for name, url in operation.links(answer).items() if url]
-        return json_response(request, 200, answer, {"link": ", ".join(links)} if links else {})
+        return json_response(request, operation.status, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
 
@@ -208,11 +217,12 @@ class OpenApi:
     """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
 
     def __init__(self, version: str, operations: Sequence[Operation], gate: Gate) -> None:
-        types = [kind for operation in operations for kind in (operation.answer, operation.error)]
+        types = [kind for each in operations for kind in (each.answer, each.error, each.body or each.answer)]
         schemas, self._components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self._version = version
         self._paths: dict[str, dict[str, Any]] = {}
-        for operation, answer, error in zip(operations, schemas[::2], schemas[1::2], strict=True):
+        self._components = _ecma_patterns(self._components)
+        for operation, answer, error, body in zip(operations, schemas[::3], schemas[1::3], schemas[2::3], strict=True):
             described = _describe(operation, answer, error)
             if gate.asks_operators:
                 schemes = (
@@ -221,6 +231,8 @@ class OpenApi:
                 described["security"] = [{scheme: []} for scheme in schemes]
                 for status in ("401", "403"):
                     described["responses"][status] = _response(HTTPStatus(int(status)).phrase, error)
+            if operation.body is not None:
+                described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
             self._paths.setdefault(operation.path, {})[operation.method.lower()] = described
 
     def document(self) -> dict[str, Any]:
@@ -235,6 +247,7 @@ class OpenApi:
 
 def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
     statuses = {"400", "500", "503"} | {str(parameter.status) for parameter in operation.parameters}
+    statuses |= {str(status) for status in operation.statuses}
     return {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -247,11 +260,25 @@ def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[st
                 "schema": dict(parameter.schema),
             }
             for parameter in operation.parameters
+        ]
+        + [
+            {"name": name, "in": "header", "required": False, "description": help, "schema": {"type": "string"}}
+            for name, help in operation.headers.items()
         ],
-        "responses": {"200": _response("The answer", answer)}
+        "responses": {str(operation.status): _response("The answer", answer)}
         | {status: _response(HTTPStatus(int(status)).phrase, error) for status in sorted(statuses)},
     }
 
 
 def _response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": dict(schema)}}}
+
+
+def _ecma_patterns(schema: Any) -> Any:
+    """The same schema with patterns of JavaScript, as JSON Schema has them: its ``$`` is Python's ``\\Z``."""
+    if isinstance(schema, dict):
+        return {
+            name: inner.replace(r"\Z", "$") if name == "pattern" and isinstance(inner, str) else _ecma_patterns(inner)
+            for name, inner in schema.items()
+        }
+    return [_ecma_patterns(inner) for inner in schema] if isinstance(schema, list) else schema

@@ -2,6 +2,10 @@
 
 What is bounded is what waits now, not what was ever written: a client that keeps up on the whole may never let its
 buffer run empty, and stays.
+
+A transport of Twisted's makes one piece of all that it holds, a copy of its own for each client. So it is given slices,
+and the rest stays here, as references to blocks that are the same for all members of a room: a broadcast that a hundred
+stalled clients wait for is in memory once.
 """
 
 from __future__ import annotations
@@ -10,12 +14,19 @@ import contextlib
 import fcntl
 import struct
 import termios
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
+
+from chatflow.edge.frames import frame_end
+from chatflow.edge.limits import LimitsInForce
+
+#: What a transport is given at a time. It holds twice that at most, and may have it in two pieces for a moment.
+SLICE_BYTES = 64 * 1024
 
 
 def _connection(transport: Any) -> Any:
@@ -48,40 +59,125 @@ def untaken_bytes(transport: Any) -> int:
     return waiting_bytes(transport) + queued
 
 
+class Backlog:
+    """What waits for all clients together: each block once, however many wait for it. Runs on the reactor thread.
+
+    Beyond ``--max-buffered-bytes`` the clients for which the most waits are given up.
+
+    :param limited: is told of them.
+    :ivar waiting_bytes: how much that is.
+    """
+
+    def __init__(self, clock: IReactorTime, in_force: LimitsInForce, limited: Counter[str]) -> None:
+        self._clock = clock
+        self._in_force = in_force
+        self._limited = limited
+        self._copies: dict[int, int] = {}
+        self._behind: dict[Outgoing, None] = {}
+        self._look: IDelayedCall | None = None
+        self.waiting_bytes = 0
+
+    @property
+    def clients(self) -> int:
+        """How many of them something waits for."""
+        return len(self._behind)
+
+    def add(self, outgoing: Outgoing, block: bytes) -> None:
+        """Another client waits for this block."""
+        # A block that is referred to keeps its identity.
+        copies = self._copies.get(id(block), 0)
+        self._copies[id(block)] = copies + 1
+        if not copies:
+            self.waiting_bytes += len(block)
+            most = self._in_force.limits.max_buffered_bytes
+            if most and self.waiting_bytes > most and self._look is None:
+                # Not here: whoever is ended may be one of those who are just written to.
+                self._look = self._clock.callLater(0, self._end_largest)
+        self._behind[outgoing] = None
+
+    def remove(self, block: bytes) -> None:
+        """One client less waits for it."""
+        copies = self._copies[id(block)] - 1
+        if copies:
+            self._copies[id(block)] = copies
+        else:
+            del self._copies[id(block)]
+            self.waiting_bytes -= len(block)
+
+    def leave(self, outgoing: Outgoing) -> None:
+        """Nothing waits for this client any more."""
+        self._behind.pop(outgoing, None)
+
+    def _end_largest(self) -> None:
+        self._look = None
+        by_size = sorted(self._behind, key=lambda each: (each.backlog_bytes, each.stalled_seconds()), reverse=True)
+        for outgoing in by_size:
+            most = self._in_force.limits.max_buffered_bytes
+            if not most or self.waiting_bytes <= most:
+                break
+            self._limited["buffered_bytes"] += 1
+            outgoing.give_up()
+
+
 @implementer(IPushProducer)
 class Outgoing:
     """The writing side of a connection. It is the transport's producer from :meth:`start` on.
 
     :param max_bytes: the most that may wait.
     :param seconds: the time of a clock that is never set.
+    :param backlog: that of all connections.
+    :ivar give_up: called when this client is to be closed as one that reads too slowly.
     """
 
     __slots__ = (
-        "_counted_bytes",
+        "_backlog",
+        "_behind",
+        "_blocks",
+        "_controls",
+        "_direct",
         "_drained",
+        "_finishing",
+        "_given_bytes",
         "_held",
-        "_held_bytes",
         "_max_bytes",
         "_moved_at",
-        "_passed_on_bytes",
+        "_offset",
         "_paused",
         "_seconds",
         "_taken_bytes",
         "_transport",
+        "backlog_bytes",
+        "give_up",
     )
 
-    def __init__(self, transport: Any, max_bytes: int, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        transport: Any,
+        max_bytes: int,
+        seconds: Callable[[], float],
+        backlog: Backlog,
+        give_up: Callable[[], object] = int,
+    ) -> None:
         self._transport = transport
         self._max_bytes = max_bytes
         self._seconds = seconds
-        self._held: list[bytes] | None = None
-        self._held_bytes = 0
-        # While the transport's own buffer is over its mark: all that waited then and was written since, how much of
-        # that the system had when we looked last, and how much the client had taken, which begins below zero with what
-        # the system already held then.
+        self._backlog = backlog
+        self.give_up = give_up
+        # Whether what is written goes straight to the transport: it wants more, and nothing waits or is held here.
+        self._direct = True
+        self._held = False
         self._paused = False
-        self._counted_bytes = 0
-        self._passed_on_bytes = 0
+        self._finishing = False
+        # What the transport has not been given: of the first block what is behind the offset.
+        self._blocks: deque[bytes] = deque()
+        self._offset = 0
+        self.backlog_bytes = 0
+        # The newest ping and pong that could not be sent at once, by their first byte.
+        self._controls: dict[int, bytes] = {}
+        # Since the transport was full, until all is passed on: what it held then and was given since, and how much of
+        # that the client had taken when we looked last, which begins below zero with what the system held then.
+        self._behind = False
+        self._given_bytes = 0
         self._taken_bytes = 0
         self._moved_at = 0.0
         self._drained: Deferred[None] | None = None
@@ -93,44 +189,48 @@ class Outgoing:
         self._transport.registerProducer(self, True)
 
     def write(self, data: bytes) -> bool:
-        """Send ``data``, or keep it until :meth:`release`. False if more waits now than may: nothing was written."""
-        if self._held is not None:
-            self._held_bytes += len(data)
-            if self._held_bytes > self._max_bytes:
-                return False
-            self._held.append(data)
+        """Send ``data``, or keep it until it can be sent. False if more waits than may: nothing was written.
+
+        :param data: whole frames. What is written to several clients is to be the same object.
+        """
+        if self._direct and len(data) <= SLICE_BYTES:
+            self._transport.write(data)
             return True
-        if self._paused:
-            counted = self._counted_bytes + len(data)
-            if counted - self._passed_on_bytes > self._max_bytes:
-                self._passed_on_bytes = self._counted_bytes - waiting_bytes(self._transport)
-                if counted - self._passed_on_bytes > self._max_bytes:
-                    return False
-            self._counted_bytes = counted
-        self._transport.write(data)
+        waiting = self.backlog_bytes + len(data)
+        # Who has taken everything is written to without a limit.
+        if not self._direct and waiting + waiting_bytes(self._transport) > self._max_bytes:
+            return False
+        self._keep(data)
+        self._fill()
         return True
+
+    def write_control(self, frame: bytes) -> None:
+        """Send a ping or a pong, ahead of all that waits here. Of each kind the newest one waits (RFC 6455, 5.5.3)."""
+        if self._direct or (self._held and not self._paused):
+            self._transport.write(frame)
+        else:
+            self._controls[frame[0]] = frame
 
     def hold(self) -> None:
         """Keep what is written from now on."""
-        self._held = []
+        self._held, self._direct = True, False
 
     def release(self, first: bytes) -> None:
         """Send ``first`` and then what was kept."""
-        held, self._held = self._held or [], None
-        self._held_bytes = 0
-        data = b"".join([first, *held])
-        if self._paused:
-            self._counted_bytes += len(data)
-        self._transport.write(data)
+        self._held = False
+        self._backlog.add(self, first)
+        self._blocks.appendleft(first)
+        self.backlog_bytes += len(first)
+        self._fill()
 
     @property
     def holds(self) -> bool:
         """Whether what is written is kept."""
-        return self._held is not None
+        return self._held
 
     def drained(self) -> Deferred[None]:
         """Fires when the transport wants more; at once, if it does now."""
-        if not self._paused:
+        if not self._paused and not self._blocks:
             return succeed(None)
         self._drained = Deferred()
         return self._drained
@@ -142,26 +242,109 @@ class Outgoing:
         """
         if not self._paused:
             return 0.0
-        taken = self._counted_bytes - untaken_bytes(self._transport)
+        taken = self._given_bytes - untaken_bytes(self._transport)
         if taken > self._taken_bytes:
             self._taken_bytes = taken
             self._moved_at = self._seconds()
         return self._seconds() - self._moved_at
+
+    # The end
+
+    def cut(self) -> None:
+        """Forget all that waits here, but for the rest of a frame of which the client may have the beginning."""
+        rest = b""
+        if self._offset:
+            rest = self._blocks[0][self._offset : frame_end(self._blocks[0], self._offset)]
+        self._forget()
+        if rest:
+            self._keep(rest)
+
+    def finish(self, frame: bytes) -> None:
+        """Send the close frame behind all that waits. Nothing may be written afterwards."""
+        self._held = False
+        self._finishing = True
+        self._keep(frame)
+        self._fill()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._forget()
+        self._direct = False
+
+    def _forget(self) -> None:
+        for block in self._blocks:
+            self._backlog.remove(block)
+        self._backlog.leave(self)
+        self._blocks.clear()
+        self._controls.clear()
+        self._offset = self.backlog_bytes = 0
+
+    # From here to the transport
+
+    def _keep(self, data: bytes) -> None:
+        self._direct = False
+        self._backlog.add(self, data)
+        self._blocks.append(data)
+        self.backlog_bytes += len(data)
+
+    def _fill(self) -> None:
+        """Give the transport what it wants."""
+        if self._held:
+            return
+        # What is left of one that ends is given at once, if it is little: then it need not be looked after.
+        hurries = self._finishing and self.backlog_bytes <= SLICE_BYTES
+        while (self._blocks or self._controls) and (hurries or not self._paused):
+            data = self._slice()
+            self._given_bytes += len(data)
+            self._transport.write(data)  # which may call pauseProducing
+        if not self._blocks:
+            self._backlog.leave(self)
+            # A producer that is paused would keep the connection from closing.
+            if self._finishing:
+                self._transport.unregisterProducer()
+            elif not self._paused:
+                self._direct = True
+
+    def _slice(self) -> bytes:
+        parts: list[bytes] = []
+        room = SLICE_BYTES
+        while True:
+            if not self._offset:  # between two frames
+                parts += self._controls.values()
+                self._controls.clear()
+            if not self._blocks or not room:
+                return b"".join(parts)
+            block = self._blocks[0]
+            part = block[self._offset : self._offset + room] if self._offset or len(block) > room else block
+            room -= len(part)
+            self.backlog_bytes -= len(part)
+            self._offset += len(part)
+            parts.append(part)
+            if self._offset == len(block):
+                self._offset = 0
+                self._blocks.popleft()
+                self._backlog.remove(block)
 
     # What the transport says
 
     def pauseProducing(self) -> None:
         """The transport holds more than it likes (64 KiB) for this client. It says so at each further write."""
         if not self._paused:
+            if not self._behind:
+                self._behind = True
+                self._given_bytes = waiting_bytes(self._transport)
+                self._taken_bytes = self._given_bytes - untaken_bytes(self._transport)
+                self._moved_at = self._seconds()
             self._paused = True
-            self._counted_bytes = waiting_bytes(self._transport)
-            self._passed_on_bytes = 0
-            self._taken_bytes = self._counted_bytes - untaken_bytes(self._transport)
-            self._moved_at = self._seconds()
+            self._direct = False
 
     def resumeProducing(self) -> None:
-        """The client took everything."""
+        """The transport has passed on everything."""
         self._paused = False
+        self._fill()
+        if self._paused or self._blocks:
+            return
+        self._behind = False
         drained, self._drained = self._drained, None
         if drained is not None and not drained.called:
             drained.callback(None)

@@ -11,6 +11,7 @@ class RequestRefused(Exception):
     :ivar status: of HTTP.
     :ivar headers: beside the usual ones.
     :ivar field: what of the request is at fault, if it has a name.
+    :ivar retry_after_ms: milliseconds after which it may be made again, if that is known.
     """
 
     def __init__(
@@ -20,12 +21,14 @@ class RequestRefused(Exception):
         message: str,
         headers: Mapping[str, str] | None = None,
         field: str | None = None,
+        retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.headers = headers or {}
         self.field = field
+        self.retry_after_ms = retry_after_ms
 
 
 def unavailable(reason: str) -> RequestRefused:

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from attrs import Factory, define, fields, frozen
+from attrs import Factory, define, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from chatflow.contracts.identity import ITokenVerifier
+from chatflow.edge.accounts import Accounts
 from chatflow.edge.connections import Connections
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
+from chatflow.edge.outgoing import Backlog
 from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.ingress import Ingress
+from chatflow.rooms.moderator import Moderator
 from chatflow.rooms.presence import Presence
 from chatflow.rooms.resume import Resumer
-
-
-@frozen
-class EdgeLimits:
-    """What connections may cost; see the options of the same names in ``docs/configuration.rst``."""
-
-    max_frame_bytes: int
-    max_connections: int
-    max_pending_per_connection: int
-    max_client_buffer_bytes: int
-    send_timeout_seconds: float
-
-    @classmethod
-    def of(cls, options: object) -> EdgeLimits:
-        """:param options: what has them as attributes."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
 @define
@@ -54,6 +42,9 @@ class EdgeServices:
     :ivar rooms: rooms are numbered from 1 to this.
     :ivar connections: those that are open.
     :ivar verifier: of tokens; None if nobody is asked for one.
+    :ivar in_force: the limits that hold, which may change.
+    :ivar backlog: what waits for all clients.
+    :ivar accounts: what each address has and takes.
     :ivar proxies: whose word is taken for who a client is.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
@@ -68,8 +59,20 @@ class EdgeServices:
     presence: Presence
     stored: StoredTracker
     connections: Connections
-    limits: EdgeLimits
+    in_force: LimitsInForce
     ping_interval_seconds: float
     verifier: ITokenVerifier | None = None
     proxies: TrustedProxies = Factory(TrustedProxies)
     counters: EdgeCounters = Factory(EdgeCounters)
+    accounts: Accounts = Factory(lambda self: Accounts(self.clock, self.in_force), takes_self=True)
+    backlog: Backlog = Factory(lambda self: Backlog(self.clock, self.in_force, self.accounts.limited), takes_self=True)
+
+    @property
+    def limits(self) -> EdgeLimits:
+        """Those that hold now."""
+        return self.in_force.limits
+
+    @property
+    def moderator(self) -> Moderator:
+        """Says who may not be here."""
+        return self.ingress.moderator

@@ -1,4 +1,7 @@
-"""Connections to a port, of HTTP and of what becomes of it: how many, and what may wait for them.
+"""Connections to a port, of HTTP and of what becomes of it: how many, for how long, and what may wait for them.
+
+Who has not finished a request has so long for it and no longer, whatever comes meanwhile; and gives its place to who
+comes next, if there are too many of them. So there is always a place for the questions of a load balancer.
 
 What waits for clients that do not read is bounded: a connection gets no further answer before it has taken the last
 one; one that takes nothing of it for too long is ended; and so is, if what waits for all of them is too much, whoever
@@ -20,10 +23,13 @@ from zope.interface import implementer
 from chatflow.authority import split_target
 from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
+from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.services import EdgeServices
+from chatflow.edge.unfinished import Unfinished
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.
 _MAX_BODY_BYTES = 64 * 1024
+#: For a request to begin behind an answer.
 _REQUEST_SECONDS = 30
 
 #: A client that has closed its half may have gone altogether, which cannot be told: it is not waited for longer.
@@ -67,10 +73,7 @@ class _BoundedRequest(Request):
         if not self._is_refused:
             self._is_refused = True
             self.requestHeaders.removeHeader(b"expect")  # it is not to be sent: nothing more is said
-            self.channel.transport.write(
-                b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            )
-            self.channel.loseConnection()
+            self.channel.refuse(b"413 Content Too Large")
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._is_refused:
@@ -80,6 +83,11 @@ class _BoundedRequest(Request):
         except ValueError:
             self.is_malformed = True
         super().requestReceived(command, path, version)
+
+    def process(self) -> None:
+        for name, value in SECURITY_HEADERS:
+            self.responseHeaders.setRawHeaders(name, [value])
+        super().process()
 
     def render(self, resource: Any) -> None:
         channel = self.channel
@@ -108,7 +116,13 @@ class _BoundedChannel(HTTPChannel):
         self.site.came(self)
         super().connectionMade()
         if not self.site.services.proxies.may_speak(self.transport):
-            self.forceAbortClient()
+            self.site.services.accounts.limited["proxy"] += 1
+            self.transport.abortConnection()  # type: ignore[union-attr]
+
+    def allContentReceived(self) -> None:
+        """A request is whole."""
+        self.site.unfinished.forget(self)
+        super().allContentReceived()
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._wait_no_more()
@@ -126,6 +140,8 @@ class _BoundedChannel(HTTPChannel):
         """Never: this side is not closed by halves."""
 
     def requestDone(self, request: Any) -> None:
+        if self.persistent:
+            self.site.unfinished.add(self, _REQUEST_SECONDS)
         super().requestDone(request)
         if self._is_half_closed:
             self._wait_no_more()
@@ -160,10 +176,30 @@ class _BoundedChannel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A header, or the target, is longer than any that a client has cause to send."""
-        self.transport.write(  # type: ignore[union-attr]
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-        )
+        self.refuse(b"431 Request Header Fields Too Large")
+
+    def refuse(self, status: bytes) -> None:
+        """Answer what is no whole request, and end the connection."""
+        head = [b"HTTP/1.1 " + status, b"connection: close", b"content-length: 0"]
+        head += [name + b": " + value for name, value in SECURITY_HEADERS]
+        self.transport.write(b"\r\n".join([*head, b"", b""]))  # type: ignore[union-attr]
+        self._wait_no_more()
+        self._last_wait = self.callLater(HALF_CLOSED_SECONDS, self.transport.abortConnection)  # type: ignore[union-attr]
         self.loseConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """What Twisted calls when it cannot read a request."""
+        self.refuse(b"400 Bad Request")
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether an answer is still on its way."""
+        return self._answers_wait
+
+    @property
+    def is_of_proxy(self) -> bool:
+        """Whether who asks is somebody else than who connected."""
+        return self.site.services.proxies.trusts(self.transport.getPeer())  # type: ignore[union-attr]
 
     def rawDataReceived(self, data: bytes) -> None:
         """Bytes behind a request: of its body, of the next one, or frames that came together with a handshake."""
@@ -211,12 +247,13 @@ class ChatSite(Site):
         self.displayTracebacks = False
         self.services = services
         self._channels: set[_BoundedChannel] = set()
+        self.unfinished = Unfinished(services)
         self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
-        """None, which closes the connection at once, if there are too many."""
+        """None, which closes the connection at once, if there are too many who all wait for an answer."""
         connections = len(self._channels) + len(self.services.connections)
-        if connections >= self.services.limits.max_connections + SPARE_CONNECTIONS:
+        if connections >= self.services.limits.max_connections + SPARE_CONNECTIONS and not self.unfinished.end_one():
             self.services.counters.connections_refused += 1
             return None
         return super().buildProtocol(addr)
@@ -224,10 +261,12 @@ class ChatSite(Site):
     def came(self, channel: _BoundedChannel) -> None:
         """Count an HTTP connection as open."""
         self._channels.add(channel)
+        self.unfinished.add(channel)
 
     def left(self, channel: _BoundedChannel) -> None:
         """It has ended, or is no longer one of HTTP."""
         self._channels.discard(channel)
+        self.unfinished.forget(channel)
         self._unread.pop(channel, None)
 
     def does_not_read(self, channel: _BoundedChannel) -> None:

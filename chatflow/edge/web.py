@@ -18,6 +18,7 @@ from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.gate import Gate, Gates
 from chatflow.edge.http import ChatResource, Root, operator_routes, routes
 from chatflow.edge.operations import Operation
+from chatflow.edge.publishing import Publishing
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.site import ChatSite
 from chatflow.edge.static import add_pages
@@ -50,29 +51,30 @@ def make_sites(
     analytics_api = AnalyticsApi(source=analytics, now=edge.now, rooms=edge.rooms)
     operators = operator_routes(instance, dashboard)
 
-    def app(gate: Gate, history: Sequence[Operation] = ()) -> Klein:
+    def app(gate: Gate, history: Sequence[Operation] = (), publishing: Sequence[Operation] = ()) -> Klein:
         analysing = gate.has_operators
         return routes(
             instance,
             ready=ready,
             gate=gate,
             history=history,
+            publishing=publishing,
             analytics=analytics_api.operations() if analysing else (),
             refreshing=analytics_api.refreshing() if analysing else (),
         )
 
     gate = gates.public
-    public_app = app(gate, api.operations())
+    public_app = app(gate, api.operations(), [Publishing(edge).operation(edge.rooms)])
     add_pages(public_app)
     public = Root(
         ChatResource(edge, gate, allowed_origins),
         public_app,
         operators if gate.has_operators else None,
         gate,
+        edge,
         allowed_origins,
-        edge.proxies,
     )
-    admin = Root(None, app(gates.operators), operators, gates.operators)
+    admin = Root(None, app(gates.operators), operators, gates.operators, edge)
     return ChatSite(public, edge, reactor), ChatSite(admin, edge, reactor)
 
 
@@ -83,15 +85,20 @@ def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[st
         each = Sweep(clock=edge.clock, connections=edge.connections, interval_seconds=interval_seconds, visit=visit)
         return CallbackService(each.start, each.stop)
 
+    async def look_for_late_requests() -> None:
+        site.unfinished.end_late()
+
     async def look_for_stalled_answers() -> None:
         site.end_stalled()
 
     # Often enough that nobody stands still for much longer than allowed.
     looks_seconds = edge.limits.send_timeout_seconds / 4
     return [
+        ("limits", CallbackService(edge.in_force.fit_process)),
         ("places", PeriodicService(edge.clock, "look-up of places", LOOK_UP_SECONDS, edge.stored.look_up)),
         ("pings", sweep(edge.ping_interval_seconds, lambda each: each.ping_or_drop())),
         ("heads", sweep(HEARTBEAT_SECONDS, lambda each: each.tell_head())),
         ("stalled clients", sweep(looks_seconds, lambda each: each.leave_if_stalled())),
+        ("late requests", PeriodicService(edge.clock, "late requests", 1.0, look_for_late_requests)),
         ("stalled answers", PeriodicService(edge.clock, "stalled answers", looks_seconds, look_for_stalled_answers)),
     ]

@@ -19,21 +19,29 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.contracts.members import Accepted, ISender, Reset, Resumed
-from chatflow.edge.close_codes import SERVICE_RESTART, TRY_AGAIN_LATER
+from chatflow.edge.close_codes import BANNED, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
 from chatflow.edge.ending import Tally
+from chatflow.edge.enforcement import close_reason
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.incoming import MessageReader
 from chatflow.edge.inflight import InFlight
 from chatflow.edge.outgoing import Outgoing
+from chatflow.edge.quota import quota_of
 from chatflow.edge.room_session import ISessionMember, RoomSession
 from chatflow.edge.services import EdgeServices
+from chatflow.edge.speakers import Speakers
 from chatflow.edge.tenure import ITenant, Tenure
 from chatflow.errors import Refused
+from chatflow.rooms.rules import Party
 
 #: A client that has not taken its close frame by then is dropped.
 CLOSE_HANDSHAKE_SECONDS = 5
 
+#: So long at most a client that sends too much is not read, and is believed to live.
+_MAX_REST_SECONDS = 60.0
+
+_CLOSE_FINAL = 0x88
 _PONG_FINAL = 0x8A
 
 
@@ -56,6 +64,8 @@ class ChatProtocol(MessageReader):
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip = handshake.client_ip
+        self._speakers = Speakers(handshake.user_id)
+        self._quota = quota_of(services, handshake)
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
         self._heard = True
@@ -65,8 +75,10 @@ class ChatProtocol(MessageReader):
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         limits, clock = self._services.limits, self._services.clock
-        self._outgoing = Outgoing(self.transport, limits.max_client_buffer_bytes, clock.seconds)
-        self._in_flight = InFlight(self._services, self.transport)
+        self._outgoing = Outgoing(
+            self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self._leave_as_slow
+        )
+        self._in_flight = InFlight(self._services, self.transport, self._quota)
         return self._subprotocol
 
     def onOpen(self) -> None:
@@ -74,7 +86,14 @@ class ChatProtocol(MessageReader):
         if connections.draining:
             self.leave(SERVICE_RESTART, "the server restarts")
             return
+        try:  # once more: it may have been ordered since the handshake was judged
+            self._services.moderator.check_entry(self._room, self._speakers.named, self._ip)
+        except Refused as refused:
+            self.leave(BANNED, close_reason(str(refused)))
+            return
         connections.add(self)
+        if self._quota is not None:
+            self._quota.opened()
         self._outgoing.start()
         self._forget_handshake()
         self._tally.opened_at = self._services.clock.seconds()
@@ -88,12 +107,25 @@ class ChatProtocol(MessageReader):
             self._end.cancel()
         self._services.connections.remove(self)
         if self._tally.opened_at is not None:
+            if self._quota is not None:
+                self._quota.closed()
+            self._in_flight.end_rest()
+            self._outgoing.lost()
             self._tally.log_end(self._room, self._ip, self._services.clock.seconds(), code, reason)
 
     @property
     def is_live(self) -> bool:
         """Whether its handshake is done and nobody has begun to close it."""
         return bool(self.state == self.STATE_OPEN)
+
+    @property
+    def opened_at(self) -> float | None:
+        """When its handshake was done, in seconds of the clock; None before."""
+        return self._tally.opened_at
+
+    def party(self, spoken: bool) -> Party:
+        """See :class:`IConnection`."""
+        return Party(self._room, self._speakers.all if spoken else self._speakers.named, self._ip)
 
     def leave(self, code: int, reason: str) -> None:
         """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
@@ -112,8 +144,6 @@ class ChatProtocol(MessageReader):
             self._tally.ended_by_us(f"{code}, {(reasonUtf8 or b'').decode(errors='replace')}")
         self._session.release()
         self._session.close()
-        # A producer that is paused would keep the connection from closing.
-        self.transport.unregisterProducer()
         super().sendCloseFrame(code, reasonUtf8, isReply)
         if isReply:
             # Autobahn closes the connection now, which waits until the client has taken everything.
@@ -141,6 +171,8 @@ class ChatProtocol(MessageReader):
     def dataReceived(self, data: bytes) -> None:
         self._heard = True
         self._tally.bytes_in += len(data)
+        if self._quota is not None and self.state == self.STATE_OPEN:
+            self._rest(self._quota.charge_bytes(len(data)))
         super().dataReceived(data)
 
     def text_received(self, payload: bytes) -> None:
@@ -148,6 +180,11 @@ class ChatProtocol(MessageReader):
         services = self._services
         services.counters.messages_received += 1
         self._tally.messages += 1
+        if self._quota is not None:
+            too_often = self._quota.take_message()
+            if too_often is not None:
+                self._refuse_rate(too_often)
+                return
         if not payload.isascii():
             try:
                 payload.decode()
@@ -164,8 +201,31 @@ class ChatProtocol(MessageReader):
             self._log.failure("a message in room {room} failed", room=self._room)
             self.message_refused(Refused("internal_error", "the server failed on this message"))
             return
+        self._speakers.spoke(message.user_id)
         self._dialect.sent(services, message, self)
         self._in_flight.accepted()
+
+    def _refuse_rate(self, refused: Refused) -> None:
+        self.message_refused(refused)
+        assert self._quota is not None
+        if self._quota.is_abused:
+            self.leave(POLICY_VIOLATION, "this client goes on sending too much, whatever it is told")
+        elif refused.retry_after_ms is not None:
+            self._rest(refused.retry_after_ms / 1000)
+
+    def _rest(self, seconds: float) -> None:
+        if seconds and self.state == self.STATE_OPEN:
+            self._in_flight.rest(min(seconds, _MAX_REST_SECONDS))
+
+    def fragment_received(self) -> None:
+        """See :meth:`MessageReader.fragment_received`."""
+        if self._quota is not None:
+            self._rest(self._quota.charge_frame())
+
+    def message_unreadable(self, refused: Refused) -> None:
+        """See :meth:`MessageReader.message_unreadable`. It costs what a message does."""
+        self.fragment_received()
+        self.message_refused(refused)
 
     def message_refused(self, refused: Refused) -> None:
         """Answer a message that is not accepted; the connection lives on."""
@@ -174,10 +234,20 @@ class ChatProtocol(MessageReader):
             self.write(self._dialect.error(refused, self._now_us()))
 
     def onPing(self, payload: bytes) -> None:
-        # Not as Autobahn answers: who sends pings and reads nothing must meet the limit of what waits for a client.
-        self.write(bytes([_PONG_FINAL, len(payload)]) + payload)
+        self.fragment_received()
+        if self.state == self.STATE_OPEN:
+            self._outgoing.write_control(bytes([_PONG_FINAL, len(payload)]) + payload)
 
     # Frames out
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """What Autobahn sends: the answer to the handshake, pings, and the frame that closes."""
+        if self._tally.opened_at is None:
+            super().sendData(data, sync, chopsize)
+        elif data[0] == _CLOSE_FINAL:
+            self._outgoing.finish(data)
+        else:
+            self._outgoing.write_control(data)
 
     def acknowledge(self, accepted: Sequence[Accepted]) -> None:
         self._in_flight.answered(len(accepted))
@@ -211,7 +281,11 @@ class ChatProtocol(MessageReader):
                 self._leave_as_slow()
 
     def _leave_as_slow(self) -> None:
+        if self.state != self.STATE_OPEN:
+            return
         self._services.counters.slow_clients_closed += 1
+        self._session.release()
+        self._outgoing.cut()
         self.leave(TRY_AGAIN_LATER, "this client reads too slowly: reconnect and resume")
 
     def _now_us(self) -> int:

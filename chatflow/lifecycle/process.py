@@ -37,6 +37,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from chatflow.errors import ChatFlowError, StartupError
+from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.manager import ServiceManager
 from chatflow.lifecycle.ordered_services import OrderedServices
 from chatflow.lifecycle.reload import Reloads
@@ -64,6 +65,7 @@ class RootService(OrderedServices):
     :param supervision: who is told how it goes.
     :param log: where the process shall log; None leaves it to twistd.
     :param reloads: what SIGHUP applies; None if there is nothing to read again, and SIGHUP ends the process.
+    :param grace: comes before the stop and its deadline, not when a failure is the reason. A further signal ends it.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class RootService(OrderedServices):
         supervision: Supervision | None = None,
         log: Log | None = None,
         reloads: Reloads | None = None,
+        grace: Grace | None = None,
     ) -> None:
         super().__init__(reactor, deadline_seconds=deadline_seconds)
+        self._grace = grace or Grace(reactor, 0.0, lambda: None)
         self._program = program
         self._supervision = supervision or Supervision(reactor, ServiceManager())
         self._log_observer = log
@@ -168,8 +172,16 @@ class RootService(OrderedServices):
     def stopService(self) -> Deferred[None]:
         if not self._has_started:
             _ignore_signals()  # or one would interrupt what undoes a failed start
-        self._supervision.ending(self._deadline_seconds)
-        return super().stopService().addCallback(self._has_stopped)
+        has_grace = self._has_started and not self._exit_status
+        self._supervision.ending(self._deadline_seconds + (self._grace.seconds if has_grace else 0.0))
+        return Deferred.fromCoroutine(self._stop_after_grace(has_grace))
+
+    async def _stop_after_grace(self, has_grace: bool) -> None:
+        if has_grace:
+            await self._grace.wait()
+        await super().stopService()
+        if self._log_observer is not None:
+            self._log_observer.close()
 
     def _is_up(self) -> None:
         """The reactor runs."""
@@ -183,10 +195,6 @@ class RootService(OrderedServices):
             self._reopen()
         if self._shall_reload:
             self.reload()
-
-    def _has_stopped(self, nothing: None) -> None:
-        if self._log_observer is not None:
-            self._log_observer.close()
 
     def _on_signal_while_starting(self, number: int, frame: FrameType | None) -> None:
         """Ends the start in an orderly way, or is put off."""
@@ -221,6 +229,8 @@ class RootService(OrderedServices):
 
     def _end_on_signal(self, name: str) -> None:
         _log.info("received {signal}, {what}", signal=name, what="is ending" if self._is_ending else "ending")
+        if self._is_ending:
+            self._grace.end()
         self.end()
 
     def _stop_reactor(self) -> None:

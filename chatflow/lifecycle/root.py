@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.manager import ServiceManager
 from chatflow.lifecycle.process import RootService
 from chatflow.lifecycle.reload import Reloads
@@ -14,11 +15,14 @@ from chatflow.logs import log_for
 from chatflow.options import CommandLine
 
 
-def make_root_service(reactor: Any, options: CommandLine, describe: Callable[[], str]) -> RootService:
+def make_root_service(
+    reactor: Any, options: CommandLine, describe: Callable[[], str], grace: Grace | None = None
+) -> RootService:
     """With a log of its own, unless twistd was given one; a reload where there is a file to read again.
 
     :param options: their ``config`` has ``log_settings`` and ``drain_seconds``.
     :param describe: what is going on, in a line for the operator.
+    :param grace: see :class:`.RootService`.
     """
     log = log_for(options.config.log_settings, options.parent)
     reloads = Reloads(options.table, options.settings, options.read_again)
@@ -29,5 +33,6 @@ def make_root_service(reactor: Any, options: CommandLine, describe: Callable[[],
         deadline_seconds=options.config.drain_seconds,
         supervision=Supervision(reactor, ServiceManager.from_environment(os.environ), describe),
         log=log,
+        grace=grace,
         reloads=reloads if options.settings["config"].value else None,
     )

@@ -119,6 +119,8 @@ class ReturningClient:
 
     def connection_closed(self, code: int, reason: str) -> None:
         self._ending = str(code)
+        if code == wire.BANNED:
+            self.session.lose(f"the server does not let it come back: {reason}")
         self._connection.transport.abortConnection()
 
     def connection_ended(self, reason: Failure) -> None:

@@ -17,6 +17,9 @@ import attrs
 import msgspec
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+#: The close code for which nobody comes back.
+BANNED = 4403
 FINAL = 0x80
 
 _UNAVAILABLE = ("502", "503", "504")

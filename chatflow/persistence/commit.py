@@ -5,8 +5,9 @@ circle. A head remembers its room's last 64 envelopes, in the same transaction a
 envelope is left out: a FIFO group can only redeliver what was not deleted yet, and that is at most 10.
 
 A consumer that was paused for longer than its queue holds envelopes for it may wake with some that others have stored
-meanwhile, and more than 64 since. So it is asked whether it still holds them, once the heads are locked: who is given
-them after that waits for the same lock, and finds them remembered.
+meanwhile, and more than 64 since. So it is asked, once the heads are locked, whether it still holds them, or whether
+so little was stored since that they would be remembered (:mod:`chatflow.broker.holding`). Who is given them after that
+waits for the same lock, and finds them remembered.
 
 A message that a client repeats under the same clientMessageId has the same id (:func:`~chatflow.rooms.identifiers
 .derived_id`), and is left out as well. The head is locked meanwhile, so two copies cannot both be the first. Another
@@ -18,7 +19,7 @@ dropped.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import psycopg2
@@ -26,14 +27,12 @@ from attrs import define
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
-from chatflow.contracts.writer import always
+from chatflow.contracts.writer import REMEMBERED_ENVELOPES, AreHeld, always
 from chatflow.persistence.driver import Cursor
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
 from chatflow.persistence.rollups import COUNTS_BY_TYPE
 from chatflow.rooms.identifiers import same_name
 from chatflow.rooms.messages import content, iso_timestamp
-
-_REMEMBERED_ENVELOPES = 64
 
 #: For so long a repeated clientMessageId is recognised.
 REPEAT_HOURS = 24
@@ -135,19 +134,21 @@ _Names = dict[tuple[int, int, str], set[str]]
 def commit_in_thread(
     cursor: Cursor,
     envelopes: Sequence[Envelope],
-    are_held: Sequence[Callable[[], bool]] | None = None,
+    are_held: Sequence[AreHeld] | None = None,
     refuse_conflicts: bool = False,
 ) -> list[CommitResult]:
     """Store what is new of the envelopes, in the order given; a place for each.
 
-    :param are_held: for each envelope, whether it is certainly nobody else's; each different one is asked once.
+    :param are_held: for each envelope, whether it may be stored if its head does not remember it; each different one is
+        asked once. See :class:`~chatflow.contracts.writer.IBatchWriter`.
     :param refuse_conflicts: leave out what is another message under a clientMessageId that is taken; else store it.
     :raises psycopg2.DataError: as :func:`refuse_forged`; ValueError, OverflowError: what cannot be sent to PostgreSQL.
     """
     refuse_forged(envelopes)
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
     asked = are_held or [always] * len(envelopes)
-    lost = {is_held for is_held in set(asked) if not is_held()}
+    last_seqs = {room: head.before for room, head in heads.items()}
+    lost = {is_held for is_held in set(asked) if not is_held(last_seqs)}
     names = _names(cursor, envelopes)
     results: list[CommitResult] = []
     rows = io.StringIO()
@@ -180,7 +181,7 @@ def commit_in_thread(
                 "rooms": list(changed),
                 "before": [head.before for head in changed.values()],
                 "after": [head.after for head in changed.values()],
-                "remembered": [" ".join(head.recent[-_REMEMBERED_ENVELOPES:]) for head in changed.values()],
+                "remembered": [" ".join(head.recent[-REMEMBERED_ENVELOPES:]) for head in changed.values()],
                 "earliest": iso_timestamp(earliest),
                 "latest": iso_timestamp(latest),
             },

@@ -19,7 +19,16 @@ from zope.interface import implementer
 
 from chatflow.contracts.deadletters import IDeadLetters
 from chatflow.contracts.envelopes import Envelope
-from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, LeaseLost, Outcome, Stored, always
+from chatflow.contracts.writer import (
+    AreHeld,
+    DeadLettered,
+    Duplicate,
+    IBatchWriter,
+    LeaseLost,
+    Outcome,
+    Stored,
+    always,
+)
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
@@ -29,7 +38,7 @@ from chatflow.persistence.failures import one_line
 @frozen(eq=False)
 class _Waiting:
     envelope: Envelope
-    is_held: Callable[[], bool]
+    is_held: AreHeld
     outcome: Deferred[Outcome]
 
 
@@ -78,9 +87,7 @@ class BatchWriter:
         """See :class:`IBatchWriter`."""
         return self._database.when_available()
 
-    def write(
-        self, envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always
-    ) -> Deferred[Sequence[Outcome]]:
+    def write(self, envelopes: Sequence[Envelope], are_held: AreHeld = always) -> Deferred[Sequence[Outcome]]:
         """See :class:`IBatchWriter`."""
         waiting = [_Waiting(envelope, are_held, Deferred()) for envelope in envelopes]
         if self._stopped:

@@ -23,6 +23,7 @@ from chatflow.errors import ErrorCode, NotStored, Refused, Unavailable
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.identifiers import derived_id, uuid7
 from chatflow.rooms.messages import content
+from chatflow.rooms.moderator import Moderator
 
 _OVERLOADED = "the server has too many messages under way: send this one again later"
 _ID_CONFLICT = "this user has sent another message to this room under the same clientMessageId: use another one"
@@ -48,6 +49,7 @@ class Ingress:
     :param max_pending_messages: accepted but unanswered messages; beyond them clients are refused (``overloaded``).
     :param observe: called once for each acknowledged envelope, with the seconds that its oldest message had waited for
         that.
+    :ivar moderator: refuses whom operators have muted or banned.
     """
 
     _log = Logger()
@@ -67,6 +69,7 @@ class Ingress:
         self._observe = observe
         self._queue = queue
         self._server_id = server_id
+        self.moderator = Moderator()
         self.max_pending_messages = max_pending_messages
         self._rooms: dict[int, _Room] = {}
         #: Why nothing is accepted.
@@ -81,12 +84,15 @@ class Ingress:
     def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> Message:
         """Take a message, which gets its id; its sender is answered through :class:`ISender` later.
 
-        :raises Refused: ``overloaded``, or why nothing is accepted; then the sender is not called.
+        :raises Refused: ``overloaded``, ``muted``, ``banned``, or why nothing is accepted; then the sender is not
+            called.
         """
         if self._closed is not None:
             raise Refused(*self._closed)
         if self.pending >= self.max_pending_messages:
             raise Refused("overloaded", _OVERLOADED)
+        if self.moderator.rules is not None:
+            self.moderator.check_message(room, int(original.userId), client_ip)
         now = self._now()
         user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
@@ -177,7 +183,8 @@ class Ingress:
             of_conflicts = [batch[at] for at in conflicts]
             self._answer(of_conflicts, Refused("id_conflict", _ID_CONFLICT, "clientMessageId"))
             batch = [one for at, one in enumerate(batch) if at not in conflicts]
-        self._answer(batch, refused)
+        if batch:
+            self._answer(batch, refused)
 
     def _answer(self, batch: Sequence[tuple[ISender, Accepted]], refused: Refused | None) -> None:
         by_sender: dict[ISender, list[Accepted]] = {}

@@ -54,19 +54,24 @@ class Broadcast(msgspec.Struct):
     serverId: str
 
 
-class _Ack(msgspec.Struct):
+class Ack(msgspec.Struct):
+    """The acknowledgement of a message."""
+
     status: str
     messageId: str
     timestamp: str
     originalMessage: ClientMessage
 
 
-class _Error(msgspec.Struct, omit_defaults=True):
+class Error(msgspec.Struct, omit_defaults=True):
+    """Why a message was refused."""
+
     status: str
     code: str
     errorMessage: str
     timestamp: str
     field: str | None = None
+    retryAfterMs: int | None = None
 
 
 _decoder = msgspec.json.Decoder(ClientMessage)
@@ -146,12 +151,19 @@ def _broken_rule(error: str) -> Refused:
 
 def encode_ack(message: Message, original: ClientMessage) -> bytes:
     """The one acknowledgement of a message, for its sender."""
-    return _encode(_Ack("SUCCESS", message.message_id, iso_timestamp(message.created_at_us), original))
+    return _encode(acknowledgement(message, original))
+
+
+def acknowledgement(message: Message, original: ClientMessage) -> Ack:
+    """The same as a value."""
+    return Ack("SUCCESS", message.message_id, iso_timestamp(message.created_at_us), original)
 
 
 def encode_error(refused: Refused, now_us: int) -> bytes:
     """The one error of a refused message. Has neither messageId nor roomId, which mark a broadcast."""
-    return _encode(_Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field))
+    return _encode(
+        Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field, refused.retry_after_ms)
+    )
 
 
 def encode_broadcast(stored: StoredMessage) -> bytes:

@@ -11,8 +11,13 @@ from scripts.aws.network import LISTEN_PORT, subnets
 #: the longest silence: a late ping closes no connection.
 IDLE_SECONDS = 120
 
-#: For so long after it was taken out an instance may still be sent connections, until all of the balancer's nodes know.
-SETTLE_SECONDS = 10
+_CHECK_SECONDS = 10
+_CHECK_TIMEOUT_SECONDS = 5
+_FAILED_CHECKS = 2
+
+#: For so long an instance that is about to stop may still be sent connections: until the balancer has seen it, or until
+#: all of the balancer's nodes know that it was taken out, which takes less.
+GRACE_SECONDS = _CHECK_SECONDS * _FAILED_CHECKS + _CHECK_TIMEOUT_SECONDS
 
 # Of these a stranger would learn how busy we are; four and an address are what one rule takes.
 _OPERATIONS = ["/metrics", "/db-metrics", "/queue/*", "/dashboard*"]
@@ -48,13 +53,13 @@ def make(*, drain_seconds: int) -> Resources:
                 "Protocol": "HTTP",
                 "ProtocolVersion": "HTTP1",  # of which WebSocket is an upgrade
                 "Port": LISTEN_PORT,
-                # Ready: attached to its queues and not stopping. Whoever is not gets no new connections within 20 s.
+                # Ready: attached to its queues and not stopping. Whoever is not gets no new connections soon.
                 "HealthCheckProtocol": "HTTP",
                 "HealthCheckPath": "/health/ready",
-                "HealthCheckIntervalSeconds": 10,
-                "HealthCheckTimeoutSeconds": 5,
+                "HealthCheckIntervalSeconds": _CHECK_SECONDS,
+                "HealthCheckTimeoutSeconds": _CHECK_TIMEOUT_SECONDS,
                 "HealthyThresholdCount": 2,
-                "UnhealthyThresholdCount": 2,
+                "UnhealthyThresholdCount": _FAILED_CHECKS,
                 "Matcher": {"HttpCode": "200"},
                 "TargetGroupAttributes": [
                     # Any instance can serve a client. A cookie keeps a browser's requests beside its WebSocket, and
@@ -66,7 +71,7 @@ def make(*, drain_seconds: int) -> Resources:
                     # An open WebSocket is an outstanding request: who has the fewest gets the next.
                     _pair("load_balancing.algorithm.type", "least_outstanding_requests"),
                     # The daemon closes its clients while it drains, after the balancer has stopped to send new ones.
-                    _pair("deregistration_delay.timeout_seconds", str(SETTLE_SECONDS + drain_seconds)),
+                    _pair("deregistration_delay.timeout_seconds", str(GRACE_SECONDS + drain_seconds)),
                 ],
                 "Tags": tags("daemons"),
             },

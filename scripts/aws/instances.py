@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from scripts.aws import database
-from scripts.aws.balancer import SETTLE_SECONDS
+from scripts.aws.balancer import GRACE_SECONDS
 from scripts.aws.intrinsics import Resources, Value, attribute, ref, sub, tags
 from scripts.aws.network import LISTEN_PORT, subnets, ways_out
 
 HOOK = "drain"
 
-#: Beyond settling and draining: to notice, and to close what the daemon's own deadline leaves.
+#: Beyond grace and drain: to notice, and to close what the daemon's own deadline leaves.
 _MARGIN_SECONDS = 30
 
 CERTIFICATES_FILE = "/etc/chatflow/rds-ca.pem"
@@ -97,7 +97,7 @@ def make(*, rooms: int, room_queues: int, drain_seconds: int, room_queue_ids: li
                     {
                         "LifecycleHookName": HOOK,
                         "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
-                        "HeartbeatTimeout": SETTLE_SECONDS + drain_seconds + _MARGIN_SECONDS,
+                        "HeartbeatTimeout": GRACE_SECONDS + drain_seconds + _MARGIN_SECONDS,
                         "DefaultResult": "CONTINUE",
                     }
                 ],
@@ -127,6 +127,7 @@ def _user_data(rooms: int, room_queues: int, drain_seconds: int) -> Value:
         "CHATFLOW_QUEUE_PREFIX": "${QueuePrefix}",
         "CHATFLOW_ROOMS": rooms,
         "CHATFLOW_ROOM_QUEUES": room_queues,
+        "CHATFLOW_DRAIN_GRACE_SECONDS": GRACE_SECONDS,
         "CHATFLOW_DRAIN_SECONDS": drain_seconds,
         "CHATFLOW_LOG_FORMAT": "json",
         "AWS_REGION": "${AWS::Region}",
@@ -136,8 +137,7 @@ def _user_data(rooms: int, room_queues: int, drain_seconds: int) -> Value:
         "DATABASE_SECRET_ARN": "${DatabaseSecretArn}",
         "GROUP": "${AWS::StackName}",
         "HOOK": HOOK,
-        "SETTLE_SECONDS": SETTLE_SECONDS,
-        "DRAIN_SECONDS": drain_seconds,
+        "STOP_SECONDS": GRACE_SECONDS + drain_seconds,
         "MANAGEMENT": "${ManagementEndpoints}",
         "CERTIFICATES_FILE": CERTIFICATES_FILE,
         "PASSWORD_FILE": PASSWORD_FILE,

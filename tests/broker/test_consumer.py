@@ -5,7 +5,7 @@ The queue is the embedded one and writes down how it is told to settle; writer a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +22,16 @@ from chatflow.contracts.history import IHistory
 from chatflow.contracts.members import IMember
 from chatflow.contracts.messages import StoredMessage
 from chatflow.contracts.room_queue import Delivery
-from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, LeaseLost, Outcome, Stored, always
+from chatflow.contracts.writer import (
+    AreHeld,
+    DeadLettered,
+    Duplicate,
+    IBatchWriter,
+    LeaseLost,
+    Outcome,
+    Stored,
+    always,
+)
 from chatflow.errors import NotStored, Unavailable
 from chatflow.lifecycle import Backoff
 from chatflow.rooms.hub import Hub
@@ -65,7 +74,7 @@ class Writer:
         self.away: list[Deferred[None]] | None = None
         self.under_way: list[tuple[list[Envelope], Deferred[Sequence[Outcome]]]] = []
         self.heads: dict[int, int] = {}
-        self.are_held: list[Callable[[], bool]] = []
+        self.are_held: list[AreHeld] = []
 
     def when_available(self) -> Deferred[None]:
         if self.away is None:
@@ -79,9 +88,7 @@ class Writer:
         for one in waiting:
             one.callback(None)
 
-    def write(
-        self, envelopes: Sequence[Envelope], are_held: Callable[[], bool] = always
-    ) -> Deferred[Sequence[Outcome]]:
+    def write(self, envelopes: Sequence[Envelope], are_held: AreHeld = always) -> Deferred[Sequence[Outcome]]:
         self.are_held.append(are_held)
         self.events.append(("write", *envelope_texts(envelopes)))
         self.under_way.append((list(envelopes), Deferred()))
@@ -338,7 +345,7 @@ class TestOutcomes:
         rig.queue.are_leased = lambda deliveries: asked.append(texts(deliveries)) or False  # type: ignore[method-assign, func-returns-value]
         rig.begin("a", "b")
         (are_held,) = rig.writer.are_held
-        assert not are_held()
+        assert not are_held({1: 1000})
         assert asked == [["a", "b"]]
 
 

@@ -102,6 +102,44 @@ class TestConnecting:
         assert rig.page.evaluate("() => sockets[0].closed")
 
 
+class TestBanned:
+    def test_one_that_is_banned_while_connected_ends_with_the_reason(self, rig: PageRig) -> None:
+        rig.start(user=ALICE)
+        rig.welcome()
+        rig.say("Hello")
+        rig.page.evaluate("() => sockets.at(-1).onclose({ code: 4403, reason: 'banned: spam' })")
+        rig.advance(60)
+        assert (rig.connections, rig.state) == (1, "closed")
+        assert rig.page.evaluate("() => chat.status.reason") == "banned: spam"
+        assert rig.page.evaluate("() => outcomes") == ["ChatFlowError banned"]
+
+    def test_one_whose_handshakes_are_refused_asks_why_and_ends(self, rig: PageRig) -> None:
+        rig.page.evaluate(
+            """() => { globalThis.fetch = async (address) => {
+                globalThis.asked = address;
+                return new Response(JSON.stringify({ code: "banned", errorMessage: "banned: spam" }), { status: 403 });
+            }; }"""
+        )
+        rig.start(user=ALICE)
+        for _ in range(2):
+            rig.end()
+            rig.advance(1)
+        rig.end()
+        rig.page.wait_for_function("() => chat.status.state === 'closed'")
+        assert rig.page.evaluate("() => asked") == "http://chat.test/chat/1?userId=7&username=alice"
+        rig.advance(60)
+        assert (rig.connections, rig.page.evaluate("() => chat.status.reason")) == (4, "banned: spam")
+
+    def test_one_that_is_disconnected_comes_back_later(self, rig: PageRig) -> None:
+        rig.start()
+        rig.welcome()
+        rig.end(4000)
+        rig.advance(1)
+        assert (rig.connections, rig.state) == (1, "waiting")
+        rig.advance(3)
+        assert rig.connections == 2
+
+
 class TestReconnecting:
     def test_it_goes_on_where_it_was(self, rig: PageRig) -> None:
         rig.start(last=50)

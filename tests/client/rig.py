@@ -105,6 +105,12 @@ class Server:
         """The connection is gone."""
         self.protocol.connectionLost(Failure(ConnectionDone() if cleanly else ConnectionLost()))
 
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame, and end the connection once the client has answered it."""
+        payload = code.to_bytes(2, "big") + reason.encode()
+        self.protocol.dataReceived(bytes([0x88, len(payload)]) + payload)
+        self.lose(cleanly=True)
+
     def ping(self) -> None:
         """Ask whether it lives."""
         self.protocol.dataReceived(b"\x89\x00")

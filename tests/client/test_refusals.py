@@ -198,6 +198,35 @@ class TestAClientThatIsNotLetIn:
         assert waiting.result
         assert [state.name for state in rig.states] == ["connecting", "waiting", "connecting", "open"]
 
+    def test_one_that_is_banned_while_connected_ends_and_does_not_come_back(self, rig: ClientRig) -> None:
+        client = rig.client()
+        server = rig.server()
+        server.welcome()
+        waiting, taking = Outcome(client.send("Hello")), Outcome(client.__anext__())
+        server.close(4403, "banned: spam")
+        rig.advance(60)
+        assert isinstance(taking.error, Rejected) and str(taking.error) == "banned: spam"
+        assert isinstance(waiting.error, SendFailed)
+        assert [state.name for state in rig.states] == ["connecting", "open", "closed"]
+        assert client.connections == 1
+
+    def test_one_that_is_disconnected_comes_back(self, rig: ClientRig) -> None:
+        rig.client()
+        server = rig.server()
+        server.welcome()
+        server.close(4000, "an operator ended this connection")
+        rig.advance(1)
+        rig.server().welcome()
+        assert [state.name for state in rig.states] == ["connecting", "open", "waiting", "connecting", "open"]
+
+    @pytest.mark.parametrize("code", ["muted", "banned"])
+    def test_a_message_of_somebody_muted_is_not_sent_again(self, rig: ClientRig, code: str) -> None:
+        server, (one,) = begin(rig, 1)
+        server.messages()
+        server.refuse(code)
+        rig.advance(60)
+        assert isinstance(one.error, Refused) and one.error.code == code and texts(server) == []
+
 
 class TestPlaces:
     def sent(self, rig: ClientRig, **options: Any) -> tuple[ChatClient, Server, Outcome]:

@@ -32,8 +32,7 @@ AWS_REGION=eu-west-1
 DATABASE_SECRET_ARN=arn:aws:secretsmanager:eu-west-1:123456789012:secret:rds!cluster-1
 GROUP=chat
 HOOK=drain
-SETTLE_SECONDS=10
-DRAIN_SECONDS=60
+STOP_SECONDS=85
 MANAGEMENT=true
 PORT=8080
 CERTIFICATES_FILE=/etc/chatflow/rds-ca.pem
@@ -116,7 +115,7 @@ class TestFirstStart:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert (root / "etc" / "chatflow" / "database.url").read_text() == _DATABASE + "\n"
         unit = root / "etc" / "systemd" / "system" / "chatflow@.service.d" / "aws.conf"
-        assert "TimeoutStopSec=75" in unit.read_text()
+        assert "TimeoutStopSec=100" in unit.read_text()
 
     def test_the_log_goes_to_the_stack_s_own_groups(self, root: Path, programs: Programs) -> None:
         self.start(root, programs)
@@ -197,7 +196,6 @@ class TestTermination:
     @contextlib.contextmanager
     def watching(self, programs: Programs, metadata: Metadata, **variables: str) -> Iterator[subprocess.Popen[str]]:
         settings = {
-            "SETTLE_SECONDS": "0",
             "GROUP": "chat",
             "HOOK": "drain",
             "MANAGEMENT": "true",

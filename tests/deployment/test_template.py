@@ -23,7 +23,7 @@ from chatflow.lifecycle.blocking import at_once
 from chatflow.options import load
 from scripts.aws import artefacts
 from scripts.aws.__main__ import main as print_template
-from scripts.aws.balancer import IDLE_SECONDS, SETTLE_SECONDS
+from scripts.aws.balancer import IDLE_SECONDS
 from scripts.aws.parameters import PARAMETERS as DECLARED
 from scripts.aws.template import MAX_RESOURCES, render
 from testbed.emulator import aws_environment
@@ -219,12 +219,13 @@ class TestLoadBalancer:
         self, stacks: Stacks, stack: Stack, settings: dict[str, str]
     ) -> None:
         attributes = target_group_attributes(stacks, stack)
-        drain_seconds = config(daemon_environment(settings)).drain_seconds
-        assert int(attributes["deregistration_delay.timeout_seconds"]) == drain_seconds + SETTLE_SECONDS
-        assert int(settings["SETTLE_SECONDS"]) == SETTLE_SECONDS
+        daemon = config(daemon_environment(settings))
+        stop_seconds = daemon.drain_grace_seconds + daemon.drain_seconds
+        assert int(attributes["deregistration_delay.timeout_seconds"]) == stop_seconds
+        assert int(settings["STOP_SECONDS"]) == stop_seconds
         [hook] = render(ROOMS)["Resources"]["AutoScalingGroup"]["Properties"]["LifecycleHookSpecificationList"]
         assert hook["LifecycleTransition"] == "autoscaling:EC2_INSTANCE_TERMINATING"
-        assert hook["HeartbeatTimeout"] > drain_seconds + SETTLE_SECONDS
+        assert hook["HeartbeatTimeout"] > stop_seconds
         assert hook["DefaultResult"] == "CONTINUE"
         assert hook["LifecycleHookName"] == settings["HOOK"]
 
@@ -239,14 +240,19 @@ class TestLoadBalancer:
         ping_seconds = config(daemon_environment(settings)).ping_interval_seconds
         assert int(attributes["idle_timeout.timeout_seconds"]) == IDLE_SECONDS > 2 * ping_seconds + 10
 
-    def test_a_target_is_healthy_once_it_is_ready(self, stacks: Stacks, stack: Stack) -> None:
+    def test_a_target_is_healthy_once_it_is_ready_and_serves_until_it_is_known_not_to_be(
+        self, stacks: Stacks, stack: Stack, settings: dict[str, str]
+    ) -> None:
         [group] = stacks.client("elbv2").describe_target_groups(TargetGroupArns=[stack.outputs["TargetGroupArn"]])[
             "TargetGroups"
         ]
         assert (group["HealthCheckPath"], group["HealthCheckPort"]) == ("/health/ready", "traffic-port")
         assert group["Matcher"] == {"HttpCode": "200"}
         # How long somebody who is not ready is still sent clients.
-        assert group["HealthCheckIntervalSeconds"] * group["UnhealthyThresholdCount"] <= 20
+        noticed_seconds = group["HealthCheckIntervalSeconds"] * group["UnhealthyThresholdCount"]
+        assert noticed_seconds <= 20
+        grace_seconds = config(daemon_environment(settings)).drain_grace_seconds
+        assert grace_seconds >= noticed_seconds + group["HealthCheckTimeoutSeconds"]
 
     def test_operations_are_for_those_whom_a_parameter_names(self, stacks: Stacks, stack: Stack) -> None:
         rules = stacks.client("elbv2").describe_rules(ListenerArn=stack.resources["HttpListener"])["Rules"]

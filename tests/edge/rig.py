@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from chatflow.contracts.envelopes import Envelope
+from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.contracts.messages import StoredMessage
 from chatflow.contracts.room_queue import IPublish
 from chatflow.edge.connect_parameters import parse_connect_parameters
@@ -21,7 +22,8 @@ from chatflow.edge.dialects import choose_dialect
 from chatflow.edge.factory import ChatFactory
 from chatflow.edge.frames import broadcast_block
 from chatflow.edge.handshake import Handshake
-from chatflow.edge.services import EdgeLimits, EdgeServices
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
+from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import SUBPROTOCOL, presence_block
 from chatflow.rooms.hub import Hub
@@ -55,9 +57,9 @@ class Queue:
 class Peer:
     """A client's end of one connection."""
 
-    def __init__(self, factory: ChatFactory, query: str, v2: bool) -> None:
+    def __init__(self, factory: ChatFactory, query: str, v2: bool, ip: str | None, identity: Identity) -> None:
         dialect = choose_dialect([SUBPROTOCOL] if v2 else [])
-        asked = Handshake(1, parse_connect_parameters(query), _KEY, dialect)
+        asked = Handshake(1, parse_connect_parameters(query), _KEY, dialect, client_ip=ip, identity=identity)
         self.protocol = factory.build_connection(asked)
         self.transport = Transport()
         self.protocol.makeConnection(self.transport)
@@ -97,9 +99,10 @@ class Peer:
 class EdgeRig:
     """An instance with everything behind its connections; room 1 is what tests talk in."""
 
-    def __init__(self, *, max_client_buffer_bytes: int = 1_000_000) -> None:
+    def __init__(self, *, max_client_buffer_bytes: int = 1_000_000, **limits: Any) -> None:
         self.clock = Clock()
         self.clock.advance(1000)
+        self.in_force = LimitsInForce(EdgeLimits(16384, 100, 100, max_client_buffer_bytes, 60, **limits))
         self.store = Store()
         self.queue = Queue()
         self.hub = Hub(clock=self.clock, history=self.store, encode=broadcast_block)
@@ -120,8 +123,8 @@ class EdgeRig:
             resumer=self.resumer,
             presence=self.presence,
             stored=self.stored,
-            connections=Connections(clock=self.clock, max_connections=100),
-            limits=EdgeLimits(16384, 100, 100, max_client_buffer_bytes, 60),
+            connections=Connections(clock=self.clock, in_force=self.in_force),
+            in_force=self.in_force,
             ping_interval_seconds=20,
         )
         self.factory = ChatFactory(self.edge)
@@ -129,9 +132,9 @@ class EdgeRig:
     async def _seqs_of(self, message_ids: object) -> dict[str, int]:
         return {}
 
-    def peer(self, query: str = "", *, v2: bool = True) -> Peer:
+    def peer(self, query: str = "", *, v2: bool = True, ip: str | None = None, identity: Identity = ANYONE) -> Peer:
         """Somebody connects."""
-        return Peer(self.factory, query, v2)
+        return Peer(self.factory, query, v2, ip, identity)
 
     def deliver(self, first: int, last: int) -> None:
         """These messages are stored and come from the fan-out, one by one."""

@@ -92,6 +92,7 @@ def test_what_waited_behind_a_welcome_does_not_count_later() -> None:
         rig.store.let_go()
         peer.transport.stalls()
         rig.deliver(6, 10)
+        peer.transport.takes(100_000)
         assert peer.kinds() == ["welcome", *range(1, 11)]
 
 
@@ -170,7 +171,7 @@ class TestLeavingWhileResuming:
             peer = rig.peer("?since=0")
             peer.transport.stalls()
             rig.clock.pump([0] * 5)
-            assert peer.kinds() == ["welcome", "resumed", 1013]
+            assert peer.kinds() == ["welcome", 1013], "what waits for who does not read is dropped"
             assert (rig.hub.members(), rig.resumer.resuming) == ({}, 0)
 
     def test_whose_room_is_set_back_in_the_midst_of_it_has_to_come_back(self, rig: EdgeRig) -> None:

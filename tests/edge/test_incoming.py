@@ -45,7 +45,7 @@ class Reader(MessageReader):
         if payload == self.leaves_at:
             self.sendCloseFrame(1012)
 
-    def message_refused(self, refused: Refused) -> None:
+    def message_unreadable(self, refused: Refused) -> None:
         self.told.append(refused.code)
 
     @property

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from twisted.internet.task import Clock
 
-from chatflow.edge.outgoing import Outgoing, waiting_bytes
+from chatflow.edge.frames import text_frame
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
+from chatflow.edge.outgoing import SLICE_BYTES, Backlog, Outgoing, waiting_bytes
 from tests.support.transport import Transport
 
 _MAX_BYTES = 1000
+
+# Of a room, for whoever is in it: 20 frames of 10,000 bytes.
+_BLOCK = b"".join(text_frame(bytes([65 + number]) * 9996) for number in range(20))
 
 
 @pytest.fixture
@@ -21,11 +28,40 @@ def transport() -> Transport:
     return Transport()
 
 
+def make_backlog(clock: Clock, max_buffered_bytes: int = 0) -> Backlog:
+    limits = EdgeLimits(16384, 100, 100, _MAX_BYTES, 60, max_buffered_bytes=max_buffered_bytes)
+    return Backlog(clock, LimitsInForce(limits), Counter())
+
+
 @pytest.fixture
 def outgoing(transport: Transport, clock: Clock) -> Outgoing:
-    outgoing = Outgoing(transport, _MAX_BYTES, clock.seconds)
+    outgoing = Outgoing(transport, _MAX_BYTES, clock.seconds, make_backlog(clock))
     outgoing.start()
     return outgoing
+
+
+class Crowd:
+    """Clients of one room that take nothing, and what waits for them."""
+
+    def __init__(self, clock: Clock, count: int, max_buffered_bytes: int = 0, max_bytes: int = 10_000_000) -> None:
+        self.backlog = make_backlog(clock, max_buffered_bytes)
+        self.given_up: list[int] = []
+        self.transports = [Transport() for _ in range(count)]
+        self.clients = [
+            Outgoing(transport, max_bytes, clock.seconds, self.backlog, lambda at=at: self._give_up(at))  # type: ignore[misc]
+            for at, transport in enumerate(self.transports)
+        ]
+        for client, transport in zip(self.clients, self.transports, strict=True):
+            client.start()
+            transport.stalls()
+
+    def _give_up(self, at: int) -> None:
+        self.given_up.append(at)
+        self.clients[at].cut()
+
+    def write(self, *blocks: bytes) -> None:
+        for block in blocks:
+            assert all(client.write(block) for client in self.clients)
 
 
 def test_a_client_that_keeps_up_is_written_to_without_a_limit(outgoing: Outgoing, transport: Transport) -> None:
@@ -36,6 +72,7 @@ def test_a_client_that_keeps_up_is_written_to_without_a_limit(outgoing: Outgoing
 def test_of_one_that_stands_still_only_so_much_is_kept(outgoing: Outgoing, transport: Transport) -> None:
     transport.stalls()
     assert [outgoing.write(b"x" * 400) for _ in range(3)] == [True, True, False]
+    transport.takes(0)
     assert transport.value() == b"x" * 800, "what is too much is not written"
 
 
@@ -47,7 +84,7 @@ def test_one_that_takes_as_much_as_comes_may_always_have_something_waiting(
     for _ in range(100):
         transport.takes(150)
         assert outgoing.write(b"x" * 150)
-    assert waiting_bytes(transport) == 800
+    assert waiting_bytes(transport) + outgoing.backlog_bytes == 800
 
 
 def test_one_that_takes_less_than_comes_is_at_the_limit_in_the_end(outgoing: Outgoing, transport: Transport) -> None:
@@ -147,3 +184,124 @@ def test_drained_fires_at_once_or_when_everything_was_taken(outgoing: Outgoing, 
     assert not drained.called
     transport.takes(1)
     assert drained.called
+
+
+class TestBlocks:
+    def test_what_many_wait_for_is_kept_once(self, clock: Clock) -> None:
+        crowd = Crowd(clock, 100)
+        blocks = [bytes([number]) * 50_000 for number in range(10)]
+        crowd.write(*blocks)
+        assert crowd.backlog.waiting_bytes == 500_000
+        assert crowd.backlog.clients == 100
+        for transport in crowd.transports[1:]:
+            transport.takes(1_000_000)
+        assert crowd.backlog.clients == 1
+        assert all(transport.value() == b"".join(blocks) for transport in crowd.transports[1:])
+        crowd.transports[0].takes(60_000)
+        assert crowd.backlog.waiting_bytes <= 450_000
+        crowd.clients[0].lost()
+        assert (crowd.backlog.waiting_bytes, crowd.backlog.clients) == (0, 0)
+
+    def test_a_transport_is_given_no_more_than_a_slice_beyond_what_it_holds(
+        self, outgoing: Outgoing, transport: Transport
+    ) -> None:
+        transport.stalls()
+        transport.takes(0)
+        transport.stalls()
+        outgoing = Outgoing(transport, 10_000_000, float, make_backlog(Clock()))
+        outgoing.start()
+        assert outgoing.write(_BLOCK * 5)
+        while waiting_bytes(transport):
+            assert waiting_bytes(transport) <= SLICE_BYTES
+            transport.takes(10_000)
+        assert transport.value() == _BLOCK * 5
+
+    def test_who_has_taken_everything_may_be_given_a_block_beyond_the_limit(
+        self, outgoing: Outgoing, transport: Transport
+    ) -> None:
+        assert outgoing.write(_BLOCK)
+        assert transport.value() == _BLOCK
+
+
+class TestBufferedBytes:
+    def test_at_the_limit_all_stay_and_beyond_it_the_largest_goes(self, clock: Clock) -> None:
+        crowd = Crowd(clock, 3, max_buffered_bytes=30_000)
+        crowd.clients[1].write(b"x" * 9_000)
+        crowd.write(b"y" * 21_000)
+        clock.advance(0)
+        assert not crowd.given_up
+        crowd.write(b"z")
+        assert not crowd.given_up, "nobody is ended while others are written to"
+        clock.advance(0)
+        assert crowd.given_up == [1]
+
+    def test_of_the_same_size_the_slowest_goes(self, clock: Clock) -> None:
+        crowd = Crowd(clock, 3, max_buffered_bytes=100_000)
+        crowd.write(b"x" * 40_000)
+        for client, transport in zip(crowd.clients, crowd.transports, strict=True):
+            transport.takes(1)
+            client.stalled_seconds()
+        clock.advance(5)
+        for at in (0, 2):
+            crowd.transports[at].takes(1)
+            crowd.clients[at].stalled_seconds()
+        crowd.clients[0].write(b"a" * 60_000)
+        crowd.clients[1].write(b"b" * 60_000)
+        crowd.clients[2].write(b"c" * 60_000)
+        clock.advance(0)
+        assert crowd.given_up[0] == 1
+        assert crowd.backlog.waiting_bytes <= 100_000
+
+
+class TestControlFrames:
+    def test_they_go_between_frames_and_ahead_of_what_waits(self, transport: Transport, clock: Clock) -> None:
+        outgoing = Outgoing(transport, 10_000_000, clock.seconds, make_backlog(clock))
+        outgoing.start()
+        transport.stalls()
+        outgoing.write(_BLOCK)
+        outgoing.write(_BLOCK)
+        transport.takes(1)  # the first slice is on its way, and ends amid a frame
+        for number in range(1000):
+            outgoing.write_control(bytes([0x8A, 1, number % 256]))
+        outgoing.write_control(b"\x89\x00")
+        transport.takes(1_000_000)
+        assert transport.value() == _BLOCK + b"\x8a\x01\xe7" + b"\x89\x00" + _BLOCK, "of each kind the newest one"
+
+    def test_they_do_not_count(self, outgoing: Outgoing, transport: Transport) -> None:
+        transport.stalls()
+        assert outgoing.write(b"x" * (_MAX_BYTES - 1))
+        outgoing.write_control(b"\x8a\x00")
+        assert outgoing.write(b"x")
+        assert not outgoing.write(b"x")
+
+
+class TestTheEnd:
+    def test_the_close_frame_comes_behind_all_that_waits(self, transport: Transport, clock: Clock) -> None:
+        outgoing = Outgoing(transport, 10_000_000, clock.seconds, make_backlog(clock))
+        outgoing.start()
+        transport.stalls()
+        outgoing.write(_BLOCK)
+        outgoing.finish(b"\x88\x00")
+        assert transport.producer is not None, "or what waits would never be asked for"
+        transport.takes(1_000_000)
+        assert transport.value() == _BLOCK + b"\x88\x00"
+        assert transport.producer is None, "or the connection would never be closed"
+
+    @pytest.mark.parametrize("taken", [0, 1, 10_000, 65_536, 70_000])
+    def test_who_is_too_slow_gets_the_rest_of_a_frame_and_then_the_close_frame(
+        self, transport: Transport, clock: Clock, taken: int
+    ) -> None:
+        backlog = make_backlog(clock)
+        outgoing = Outgoing(transport, 10_000_000, clock.seconds, backlog)
+        outgoing.start()
+        transport.stalls()
+        outgoing.write(_BLOCK)
+        transport.takes(taken)
+        outgoing.cut()
+        outgoing.finish(b"\x88\x00")
+        sent = transport.value()
+        assert sent.endswith(b"\x88\x00")
+        assert (len(sent) - 2) % 10_000 == 0
+        assert _BLOCK.startswith(sent[:-2])
+        assert len(sent) <= taken + SLICE_BYTES + 10_002
+        assert backlog.waiting_bytes == 0

@@ -9,7 +9,9 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from chatflow.edge.connections import Connections, IConnection
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.sweep import Sweep
+from chatflow.rooms.rules import Party
 from testbed.client import client_frame
 from tests.edge.rig import EdgeRig, Peer, rigged
 
@@ -22,6 +24,7 @@ class Connection:
 
     def __init__(self, clock: Clock, *, is_live: bool = True, fails: bool = False) -> None:
         self.is_live = is_live
+        self.opened_at = 0.0
         self.visited: list[float] = []
         self._clock = clock
         self._fails = fails
@@ -30,6 +33,9 @@ class Connection:
         self.visited.append(self._clock.seconds())
         if self._fails:
             raise RuntimeError("so")
+
+    def party(self, spoken: bool) -> Party:
+        return Party(1, (), None)
 
     def leave(self, code: int, reason: str) -> None: ...
     def say_goodbye(self, retry_after_ms: int) -> None: ...
@@ -47,7 +53,7 @@ class TestTurns:
 
     @pytest.fixture
     def connections(self, clock: Clock) -> Connections:
-        return Connections(clock=clock, max_connections=1000)
+        return Connections(clock=clock, in_force=LimitsInForce(EdgeLimits(16384, 1000, 100, 10_000, 60)))
 
     def sweep(self, clock: Clock, connections: Connections, seconds: float) -> Callable[[], None]:
         """Starts one; returns what stops it."""

@@ -126,6 +126,14 @@ async def test_a_server_that_closes_out_of_order_is_a_cause_to_fail(code: int) -
     assert (main.returns, main.losses, faults(outcome)) == (1, {str(code): 1}, {})
 
 
+@ensureDeferred
+async def test_who_is_banned_does_not_come_back() -> None:
+    outcome = await _run_against(Ends(reactor, partial(_close_with, 4403)), reconnect=_NEVER)
+    assert outcome.causes[0].endswith(": the server does not let it come back: why"), outcome.causes
+    (main,) = outcome.phases
+    assert main.returns == 0
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
-from chatflow.contracts.writer import always
+from chatflow.contracts.writer import AreHeld, LastSeqs, always
 from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.heads import create_rooms_in_thread
 from testbed.postgres import execute
@@ -181,7 +181,7 @@ class TestRedelivery:
 class TestHeld:
     """A consumer that was paused, or cut off from the database, wakes with envelopes that may be another's by now."""
 
-    def place(self, connection: Any, *envelopes: tuple[Envelope, Callable[[], bool]]) -> list[CommitResult]:
+    def place(self, connection: Any, *envelopes: tuple[Envelope, AreHeld]) -> list[CommitResult]:
         with connection, connection.cursor() as cursor:
             return commit_in_thread(cursor, [one for one, _ in envelopes], [is_held for _, is_held in envelopes])
 
@@ -219,7 +219,7 @@ class TestHeld:
         execute(database_url, "INSERT INTO rooms (room_id) VALUES (1)")
         free: list[object] = []
 
-        def is_held() -> bool:
+        def is_held(last_seqs: LastSeqs) -> bool:
             free.append(execute(database_url, "SELECT room_id FROM rooms FOR UPDATE SKIP LOCKED"))
             return True
 
@@ -227,7 +227,7 @@ class TestHeld:
         assert free == [[]], "once, since it is one answer for both"
 
 
-def never() -> bool:
+def never(last_seqs: LastSeqs) -> bool:
     return False
 
 

@@ -33,10 +33,10 @@ class HeldQueue:
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
-        self.under_way: dict[int, Deferred[None]] = {}
+        self.under_way: dict[int, Deferred[Any]] = {}
         self.gather_seconds = 0.0
 
-    def publish(self, envelope: Envelope) -> Deferred[None]:
+    def publish(self, envelope: Envelope) -> Deferred[Any]:
         assert envelope.room not in self.under_way, "a second publish of a room while one is under way"
         self.envelopes.append(envelope)
         self.under_way[envelope.room] = Deferred()
@@ -45,10 +45,10 @@ class HeldQueue:
     def wait_seconds(self, room: int) -> float:
         return self.gather_seconds
 
-    def settle(self, room: int = 1, error: Exception | None = None) -> None:
-        """What was published last in the room is durable, or failed."""
+    def settle(self, room: int = 1, error: Exception | None = None, conflicts: Sequence[int] | None = None) -> None:
+        """What was published last in the room is durable, but for conflicts, or failed."""
         if error is None:
-            self.under_way.pop(room).callback(None)
+            self.under_way.pop(room).callback(conflicts)
         else:
             self.under_way.pop(room).errback(error)
 
@@ -127,6 +127,18 @@ def refusal(accept: Callable[[], None]) -> str:
 @pytest.fixture
 def rig() -> IngressRig:
     return IngressRig()
+
+
+def test_an_envelope_of_nothing_but_conflicts_is_answered_and_the_next_one_is_published(rig: IngressRig) -> None:
+    rig.accept("a", "b")
+    rig.turn()
+    rig.accept("c")
+    rig.queue.settle(conflicts=[0, 1])
+    assert rig.sender.refused == [("id_conflict", 2)]
+    rig.turn()
+    rig.queue.settle()
+    assert rig.sender.acknowledged == [["c"]]
+    assert (rig.ingress.pending, rig.ingress.acknowledged, rig.ingress.failed) == (0, 1, 2)
 
 
 def test_the_doubles_of_this_test_are_what_ingress_asks_for(rig: IngressRig) -> None:

@@ -24,17 +24,23 @@ class Transport(StringTransport):
         self.producer.pauseProducing()
 
     def takes(self, size: int) -> None:
-        """The client takes so much of what waits; of all, the transport says so."""
-        self._tempDataLen -= size
-        if not self._tempDataLen:
-            self._stalled = False
-            assert self.producer is not None
-            self.producer.resumeProducing()
+        """The client takes so much of what waits; whenever nothing does, the transport asks for more."""
+        while self._stalled:
+            taken = min(size, self._tempDataLen)
+            size -= taken
+            self._tempDataLen -= taken
+            if self._tempDataLen:
+                return
+            if self.producer is not None:
+                self.producer.resumeProducing()
+            self._stalled = bool(self._tempDataLen)
 
     def write(self, data: bytes) -> None:
         super().write(data)
         if self._stalled:
             self._tempDataLen += len(data)
+            if self.producer is not None:
+                self.producer.pauseProducing()
 
     def unregisterProducer(self) -> None:
         self.producer = None

@@ -16,6 +16,7 @@ from testbed.haproxy import HAProxy, find_haproxy
 from testbed.load_client import LoadClient
 from testbed.recounting import recount
 from testbed.waiting import eventually
+from tests.system.test_moderation import admin, refusal, until
 
 _RUN_SECONDS = 120.0
 _ROOMS, _CONNECTIONS = 8, 24
@@ -93,3 +94,23 @@ def test_the_proof_holds_over_cut_connections_and_an_instance_that_is_killed(clu
     assert report["verdict"] == "pass", report["causes"]
     assert report["stored"]["checked"] == report["acked"] == 4000
     assert report["reconnects"] > _CONNECTIONS
+
+
+def test_what_an_operator_orders_is_in_force_on_every_instance(cluster: Cluster) -> None:
+    url, room, who = cluster.database_url, 5, "?userId=7&username=somebody"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(ChatClient(one.chat_url(room) + who)) for one in cluster.running]
+        admin(url, "mute", "--user", "7")
+        for client in clients:
+            until("muted", client, 7)
+        admin(url, "ban", "--user", "7")
+        assert [client.wait_closed() for client in clients] == [4403] * len(clients)
+    assert {refusal(instance, room, who) for instance in cluster.running} == {(403, "banned")}
+    admin(url, "unban", "--user", "7")
+    admin(url, "unmute", "--user", "7")
+    for instance in cluster.running:
+        eventually(lambda instance=instance: refusal(instance, room, who) == (101, ""), "let in again")  # type: ignore[misc]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(ChatClient(one.chat_url(room))) for one in cluster.running]
+        admin(url, "disconnect", "--room", str(room))
+        assert [client.wait_closed() for client in clients] == [4000] * len(clients)

@@ -216,7 +216,7 @@ class TestAllowedOrigins:
 
 
 class TestMethods:
-    @pytest.mark.parametrize("path", ["/", "/health", "/chatflow.js", "/api/rooms/1/messages", "/chat/1"])
+    @pytest.mark.parametrize("path", ["/", "/health", "/chatflow.js", "/api/rooms/1/presence", "/chat/1"])
     def test_options_names_those_that_are_taken(self, daemon: Daemon, path: str) -> None:
         answer = daemon.get(path, method="OPTIONS")
         assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")

@@ -161,3 +161,23 @@ def test_without_clients_it_ends_and_comes_back_where_it_was() -> None:
         with ChatClient(daemon.chat_url(1)) as client:
             client.send("second")
             assert client.receive_kind("broadcast")["seq"] == 2
+
+
+def test_before_it_drains_it_is_not_ready_but_serves_everybody_for_a_grace(module_database_url: str) -> None:
+    with (
+        running_daemon("--drain-grace-seconds", "600", database=module_database_url) as daemon,
+        ChatClient(daemon.chat_url(1)) as client,
+    ):
+        daemon.send_signal(signal.SIGTERM)
+        eventually(lambda: daemon.get("/health/ready").status == 503, "it is not ready any more")
+        assert daemon.get("/health").json()["status"] == "DOWN"
+        assert daemon.counter("chatflow_draining") == 1
+        with ChatClient(daemon.chat_url(1)) as late:  # a balancer that has not noticed yet
+            late.talk(["served"])
+            while client.receive_kind("broadcast")["message"] != "served":
+                pass
+            daemon.send_signal(signal.SIGTERM)  # impatience ends the grace
+            assert client.wait_closed() == late.wait_closed() == 1012
+        assert daemon.wait() == 0
+        assert "serving until then" in daemon.output()
+        check_gone(daemon)

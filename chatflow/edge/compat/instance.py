@@ -13,7 +13,7 @@ class InstanceFigures:
 
     :ivar at_ms: milliseconds since the epoch.
     :ivar consuming: whether its consumer runs.
-    :ivar draining: whether it takes no more clients.
+    :ivar draining: whether it stops, or is about to.
     :ivar database_available: whether the database answered last time.
     :ivar connections: open now. :ivar members: of each room now, of rooms with any.
     :ivar pending: accepted and not answered now.

@@ -20,7 +20,8 @@
  *     ack       {clientMessageId, messageId, timestamp}       a message of ours is durable
  *     error     {code, message, field, clientMessageId, retrying}
  *               the server refused something; clientMessageId if it was a message of ours, retrying if it is sent again
- *     status    {state, retryAt, reason}    state: "connecting", "open", "waiting", "offline" or "closed";
+ *     status    {state, retryAt, reason}    state: "connecting", "open", "waiting", "offline" or "closed" (by `close`, or
+ *               because the user or the address is banned: then with a reason);
  *               retryAt: when the next attempt is, in milliseconds since 1970, or null
  *     presence  {members, users: [{userId, username, connections}], truncated}    members: connections, named or not
  *     reset     {reason, from}    messages are missing here, or what was seen is not this room's;
@@ -31,6 +32,8 @@
 
 const SUBPROTOCOL = "chatflow.v2";
 const TRY_AGAIN_LATER = 1013; // close code: we read too slowly
+const DISCONNECTED = 4000; // close code: by an operator; not to come back at once
+const BANNED = 4403; // close code: not to come back at all
 
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
@@ -63,11 +66,11 @@ export function countCharacters(text) {
 }
 
 /** The server could take it another time. */
-const TRANSIENT = new Set(["overloaded", "unavailable", "draining"]);
+const TRANSIENT = new Set(["overloaded", "rate_limited", "unavailable", "draining"]);
 /** Answers to the address, not to a message. */
 const RESETS = { since_expired: "expired", since_beyond_head: "beyond_head" };
 
-/** Why a message was not sent: `code` is one of the protocol's, or "closed", "queue_full". */
+/** Why a message was not sent: `code` is one of the protocol's ("banned" among them), or "closed", "queue_full". */
 export class ChatFlowError extends Error {
   constructor(code, message, field) {
     super(message);
@@ -192,14 +195,18 @@ export class ChatFlow extends EventTarget {
 
   /** End it for good. What waits is rejected with the code "closed". */
   close() {
+    this.#close("closed", null);
+  }
+
+  #close(code, reason) {
     if (this.#status.state === "closed") return;
     clearInterval(this.#watch);
     globalThis.removeEventListener?.("online", this.#onOnline);
     globalThis.removeEventListener?.("offline", this.#onOffline);
     this.#drop();
     clearTimeout(this.#retryTimer);
-    this.#tell("closed");
-    const closed = new ChatFlowError("closed", "the client was closed before this message was acknowledged");
+    this.#tell("closed", null, reason);
+    const closed = new ChatFlowError(code, reason ?? "the client was closed before this message was acknowledged");
     for (const { reject } of this.#outbox.splice(0)) reject(closed);
   }
 
@@ -239,10 +246,14 @@ export class ChatFlow extends EventTarget {
     this.#flush();
   }
 
-  #ended({ code }) {
+  #ended({ code, reason }) {
     const wasOpen = this.#openedAt !== null;
     const wasStable = wasOpen && now() - this.#openedAt >= STABLE_MS;
     const offered = !this.#plain;
+    if (code === BANNED) {
+      this.#banned(reason);
+      return;
+    }
     this.#drop();
     this.#plain = false;
     if (wasStable) this.#attempt = 0;
@@ -251,10 +262,30 @@ export class ChatFlow extends EventTarget {
       // may as well have been the network; so v2 is what the next connection offers again.
       this.#plain = true;
       this.#connect();
+      this.#askWhy();
       return;
     }
-    if (code === TRY_AGAIN_LATER) this.#attempt = Math.max(this.#attempt, 3);
+    if (code === TRY_AGAIN_LATER || code === DISCONNECTED) this.#attempt = Math.max(this.#attempt, 3);
     this.#waitAndConnect(wasOpen ? `the connection ended (${code})` : "the server cannot be reached");
+  }
+
+  /** A browser does not tell why a handshake was refused, but it may ask at the same address without one. */
+  async #askWhy() {
+    const address = new URL(this.#address);
+    address.protocol = address.protocol.replace("ws", "http");
+    try {
+      const answer = await fetch(address.href);
+      const { code, errorMessage } = answer.status === 403 ? await answer.json() : {};
+      if (code === "banned" && this.#openedAt === null) this.#banned(errorMessage);
+    } catch {
+      // It is away, or of another origin that does not tell us.
+    }
+  }
+
+  #banned(reason) {
+    if (this.#status.state === "closed") return;
+    this.#emit("error", { code: "banned", message: reason || "banned", retrying: false });
+    this.#close("banned", reason || "banned");
   }
 
   /** Forget the connection, whatever becomes of it. */
@@ -376,7 +407,7 @@ export class ChatFlow extends EventTarget {
     this.#flush();
   }
 
-  #refused({ code, errorMessage, field }) {
+  #refused({ code, errorMessage, field, retryAfterMs = 0 }) {
     const reason = RESETS[code];
     if (reason) {
       if (reason === "expired") this.#anySeqNext = true;
@@ -391,7 +422,7 @@ export class ChatFlow extends EventTarget {
       this.#resendTimer = setTimeout(() => {
         entry.sentAt = null;
         this.#flush();
-      }, BACKOFF_BASE_MS + backoffMs(this.#resends++));
+      }, Math.max(retryAfterMs, BACKOFF_BASE_MS + backoffMs(this.#resends++)));
     } else if (entry) {
       this.#outbox.shift();
       this.#resends = 0;

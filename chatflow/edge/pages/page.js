@@ -87,12 +87,12 @@ function join() {
 let countdown;
 let explained = false;
 
-function showStatus({ state, retryAt }) {
+function showStatus({ state, retryAt, reason }) {
   clearInterval(countdown);
   byId("state").dataset.state = state;
   byId("now").hidden = state !== "waiting" && state !== "offline";
   const texts = { open: "connected", connecting: "connecting", waiting: "reconnecting", offline: "offline" };
-  byId("state-text").textContent = texts[state] ?? "not connected";
+  byId("state-text").textContent = texts[state] ?? reason ?? "not connected";
   byId("countdown").textContent = "";
   if (state === "waiting") {
     const tick = () => {

@@ -1,0 +1,161 @@
+"""What each address has and takes: connections, messages, bytes, requests; and what that may be.
+
+Rates are token buckets on a clock that nobody sets. A bucket holds :data:`BURST_SECONDS` of its rate: so much may come
+at once, and what is used comes back at the rate. ``--unlimited-address`` names those who have no account.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from twisted.internet.interfaces import IReactorTime
+
+from chatflow.edge.limits import LimitsInForce
+from chatflow.networks import Network, is_within, parse_network, site_of
+
+#: For so long somebody who was quiet may go on at once with what a rate allows.
+BURST_SECONDS = 10.0
+# Sums of fractions: 200 times 0.05 is a little more than 10.
+_ROUNDING = 1e-6
+
+#: So many new accounts between two looks for those that can be forgotten.
+_FORGET_EVERY = 1000
+
+#: Why something was refused, delayed or ended: the label of the metric ``chatflow_limited_total``.
+REASONS = (
+    "address_bytes",
+    "address_message_rate",
+    "buffered_bytes",
+    "bytes",
+    "connection_rate",
+    "connections",
+    "control_frames",
+    "message_rate",
+    "pending",
+    "proxy",
+    "public_host",
+    "request_rate",
+    "request_time",
+    "resume_rate",
+    "unfinished",
+    "user_message_rate",
+)
+
+
+class Bucket:
+    """What is left of a rate. The rate is given at each call, so that it may change."""
+
+    __slots__ = ("_full_at",)
+
+    def __init__(self) -> None:
+        self._full_at = float("-inf")
+
+    def take(self, now: float, rate: float, cost: float = 1.0) -> float:
+        """Take so much if it is there. What costs more than there can ever be needs a full bucket.
+
+        :param now: seconds.
+        :return: 0 if it was taken; else the seconds until it could be, and nothing was.
+        """
+        needed = cost / rate
+        full_at = (self._full_at if self._full_at > now else now) + needed
+        wait = full_at - now - (needed if needed > BURST_SECONDS else BURST_SECONDS)
+        if wait > _ROUNDING:
+            return wait
+        self._full_at = full_at
+        return 0.0
+
+    def charge(self, now: float, rate: float, cost: float = 1.0) -> float:
+        """Take so much of what has come already, whether or not it is there.
+
+        :return: the seconds until what is owed has come back; 0 if nothing is.
+        """
+        self._full_at = (self._full_at if self._full_at > now else now) + cost / rate
+        return self.owed(now)
+
+    def owed(self, now: float) -> float:
+        """The seconds until what is owed has come back; 0 if nothing is."""
+        return max(0.0, self._full_at - now - BURST_SECONDS - _ROUNDING)
+
+    def is_full(self, now: float) -> bool:
+        """Whether nothing was taken that has not come back."""
+        return self._full_at <= now
+
+
+class Account:
+    """Of one address, or of one user; of IPv6 an address is a network of 64 bits.
+
+    :ivar connections: of WebSocket, open now.
+    :ivar pending: messages that are accepted and not yet answered.
+    """
+
+    __slots__ = ("connections", "handshakes", "messages", "octets", "pending", "requests", "resumes")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.pending = 0
+        self.handshakes = Bucket()
+        self.resumes = Bucket()
+        self.requests = Bucket()
+        self.messages = Bucket()
+        self.octets = Bucket()
+
+    def is_idle(self, now: float) -> bool:
+        """Whether a new one would be the same."""
+        buckets = (self.handshakes, self.resumes, self.requests, self.messages, self.octets)
+        return not self.connections and not self.pending and all(bucket.is_full(now) for bucket in buckets)
+
+
+class Accounts:
+    """The accounts of all who have been here lately. Runs on the reactor thread.
+
+    Bounded by what the limits let through: who has nothing open and has been quiet for
+    :data:`BURST_SECONDS` is forgotten.
+
+    :ivar limited: how often which limit took effect, by its reason.
+    """
+
+    def __init__(self, clock: IReactorTime, in_force: LimitsInForce) -> None:
+        self._clock = clock
+        self._in_force = in_force
+        self._accounts: dict[str | int, Account] = {}
+        self._until_forgetting = _FORGET_EVERY
+        self._unlimited_texts: tuple[str, ...] = ()
+        self._unlimited: tuple[Network, ...] = ()
+        self.limited: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def of_address(self, ip: str | None) -> Account | None:
+        """That of an address as :func:`chatflow.edge.addresses.client_ip` gives it; None if it has no limits.
+
+        Who comes without an address, by a UNIX socket, comes from this machine, and has none.
+        """
+        return None if ip is None or self.is_unlimited(ip) else self._of(site_of(ip))
+
+    def of_user(self, user_id: int) -> Account:
+        """That of a user who has shown to be the one."""
+        return self._of(user_id)
+
+    def is_unlimited(self, ip: str) -> bool:
+        """Whether no limit of addresses holds for this one."""
+        texts = self._in_force.limits.unlimited_address
+        if texts is not self._unlimited_texts:
+            self._unlimited_texts = texts
+            self._unlimited = tuple(parse_network(text) for text in texts if text != "none")
+        return is_within(ip, self._unlimited)
+
+    def _of(self, key: str | int) -> Account:
+        account = self._accounts.get(key)
+        if account is None:
+            self._until_forgetting -= 1
+            if not self._until_forgetting:
+                self._forget()
+            account = self._accounts[key] = Account()
+        return account
+
+    def _forget(self) -> None:
+        now = self._clock.seconds()
+        self._accounts = {key: account for key, account in self._accounts.items() if not account.is_idle(now)}
+        # In proportion to what a look costs.
+        self._until_forgetting = max(_FORGET_EVERY, len(self._accounts))

@@ -1,0 +1,95 @@
+"""Whether an address may connect, resume, ask, now. The answer to who may not is HTTP 429 (RFC 6585, 4)."""
+
+from __future__ import annotations
+
+import math
+
+from chatflow.edge.accounts import Account
+from chatflow.edge.connect_parameters import ConnectParameters
+from chatflow.edge.limits import EdgeLimits
+from chatflow.edge.refusals import RequestRefused
+from chatflow.edge.services import EdgeServices
+
+#: Whose answer says how this instance is: a load balancer's question is always answered.
+_HEALTH = b"/health"
+# Statistics count what a page only reads.
+_COSTLY = (b"/api/metrics", b"/queue/all")
+_COSTLY_REQUESTS = 10
+#: Who has missed more than this reads pages of history that few others share.
+LONG_RESUME_MESSAGES = 1000
+
+
+class Admission:
+    """Judges handshakes and requests by the limits of their addresses. Runs on the reactor thread."""
+
+    def __init__(self, services: EdgeServices) -> None:
+        self._services = services
+
+    def connect(self, client_ip: str | None) -> None:
+        """Take the place of one more handshake.
+
+        :raises RequestRefused: the address has all the connections it may, or opens them too quickly, or has sent more
+            than it may and left before that was held against it.
+        """
+        account = self._services.accounts.of_address(client_ip)
+        if account is None:
+            return
+        limits, now = self._services.limits, self._services.clock.seconds()
+        most = limits.max_connections_per_address
+        if most and account.connections >= most:
+            raise self._refused("connections", 1.0, f"there are {most} connections from your address already")
+        wait = _owed(account, limits, now)
+        if limits.connections_per_second_per_address:
+            wait = wait or account.handshakes.take(now, limits.connections_per_second_per_address)
+        if wait:
+            raise self._refused("connection_rate", wait, "your address connects too often")
+
+    def resume(self, client_ip: str | None, room: int, parameters: ConnectParameters) -> None:
+        """Take the place of a request for much history.
+
+        :raises RequestRefused: the address asks for it too often.
+        """
+        account, rate = (
+            self._services.accounts.of_address(client_ip),
+            self._services.limits.resumes_per_second_per_address,
+        )
+        if account is None or not rate or parameters.since is None:
+            return
+        missed = self._services.hub.head(room) - parameters.since
+        if parameters.since and missed <= LONG_RESUME_MESSAGES:
+            return
+        wait = account.resumes.take(self._services.clock.seconds(), rate)
+        if wait:
+            raise self._refused("resume_rate", wait, "your address asks for much history too often")
+
+    def request(self, client_ip: str | None, path: bytes) -> None:
+        """Take the place of a request for anything but ``/chat``.
+
+        :raises RequestRefused: the address asks too much.
+        """
+        rate = self._services.limits.requests_per_second_per_address
+        if not rate or path == _HEALTH or path.startswith(_HEALTH + b"/"):
+            return
+        account = self._services.accounts.of_address(client_ip)
+        if account is None:
+            return
+        cost = _COSTLY_REQUESTS if path.startswith(_COSTLY) else 1
+        wait = account.requests.take(self._services.clock.seconds(), rate, cost)
+        if wait:
+            raise self._refused("request_rate", wait, "your address asks too often")
+
+    def _refused(self, reason: str, wait_seconds: float, text: str) -> RequestRefused:
+        self._services.accounts.limited[reason] += 1
+        headers = {"retry-after": str(math.ceil(wait_seconds))}
+        return RequestRefused(
+            429, "rate_limited", f"{text}: try again later", headers, retry_after_ms=math.ceil(wait_seconds * 1000)
+        )
+
+
+def _owed(account: Account, limits: EdgeLimits, now: float) -> float:
+    owed = 0.0
+    if limits.messages_per_second_per_address:
+        owed = account.messages.owed(now)
+    if limits.bytes_per_second_per_address:
+        owed = max(owed, account.octets.owed(now))
+    return owed

@@ -1,0 +1,284 @@
+"""What one address, one connection and one user may send, at the edge of each limit; without sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from chatflow.contracts.identity import Identity
+from chatflow.edge.accounts import BURST_SECONDS, Accounts, Bucket
+from chatflow.edge.admission import LONG_RESUME_MESSAGES, Admission
+from chatflow.edge.connect_parameters import ConnectParameters
+from chatflow.edge.limits import EdgeLimits, LimitsInForce
+from chatflow.edge.quota import MAX_REFUSALS_IN_A_ROW
+from chatflow.edge.refusals import RequestRefused
+from chatflow.networks import site_of
+from testbed.client import BINARY, PING, TEXT, client_frame, message
+from tests.edge.rig import EdgeRig, Peer, rigged
+
+_BURST = int(BURST_SECONDS)
+_IP, _OTHER = "192.0.2.1", "198.51.100.1"
+
+
+def accepted(peer: Peer, count: int) -> list[bool]:
+    """Which of so many messages are not refused as too many. A plain connection is told nothing else at once."""
+    found = []
+    for _ in range(count):
+        peer.say("x")
+        found.append(not [frame for frame in peer.frames() if frame.get("code") in ("rate_limited", "overloaded")])
+    return found
+
+
+def reads_paused(rig: EdgeRig) -> int:
+    """How often somebody is not read any more."""
+    return rig.edge.counters.reads_paused
+
+
+@contextmanager
+def limited(**limits: Any) -> Iterator[EdgeRig]:
+    with rigged(**limits) as rig:
+        yield rig
+
+
+class TestBucket:
+    @given(rate=st.floats(0.01, 1000), steps=st.lists(st.tuples(st.floats(0, 5), st.floats(0.01, 20)), max_size=60))
+    def test_it_never_lets_through_more_than_a_burst_and_the_rate(
+        self, rate: float, steps: list[tuple[float, float]]
+    ) -> None:
+        bucket, now, taken = Bucket(), 1000.0, 0.0
+        for pause, cost in steps:
+            now += pause
+            wait = bucket.take(now, rate, cost)
+            if not wait:
+                taken += cost
+            else:
+                assert not bucket.take(now + wait, rate, cost), "after the wait it is there"
+                return
+            assert taken <= rate * (BURST_SECONDS + now - 1000) * 1.001 + cost
+
+    def test_what_costs_more_than_it_holds_needs_a_full_one(self) -> None:
+        bucket = Bucket()
+        assert bucket.take(0, 1, 50) == 0
+        assert bucket.take(0, 1, 50) == pytest.approx(50)
+        assert bucket.take(50, 1, 50) == 0
+
+
+class TestMessages:
+    def test_of_one_connection_a_burst_passes_and_one_more_is_refused(self) -> None:
+        with limited(messages_per_second=2) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            assert accepted(peer, 2 * _BURST + 1) == [True] * 2 * _BURST + [False]
+            peer.say("x")
+            (refused,) = peer.frames()
+            assert (refused["code"], refused["retryAfterMs"]) == ("rate_limited", 500)
+            assert rig.edge.accounts.limited["message_rate"] == 2
+            assert accepted(rig.peer(v2=False, ip=_IP), 1) == [True], "another connection has a rate of its own"
+
+    def test_when_it_was_said_to_it_passes(self) -> None:
+        with limited(messages_per_second=2) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            accepted(peer, 2 * _BURST + 1)
+            assert reads_paused(rig) == 1
+            rig.clock.advance(0.5)
+            assert accepted(peer, 2) == [True, False]
+
+    def test_all_connections_of_an_address_share_its_rate(self) -> None:
+        with limited(messages_per_second_per_address=1) as rig:
+            one, two = rig.peer(v2=False, ip="2001:db8::1"), rig.peer(v2=False, ip="2001:db8::2:1")
+            assert accepted(one, _BURST - 1) + accepted(two, 2) == [True] * _BURST + [False]
+            assert accepted(rig.peer(v2=False, ip="2001:db8:0:1::1"), 1) == [True], "another network of 64 bits"
+            assert rig.edge.accounts.limited["address_message_rate"] == 1
+
+    def test_a_user_whom_a_token_names_has_one_wherever_it_is(self) -> None:
+        with limited(messages_per_second_per_user=1) as rig:
+            somebody = Identity(user_id=7)
+            peers = [rig.peer(v2=False, ip=ip, identity=somebody) for ip in (_IP, _OTHER, None)]
+            assert [accepted(peer, 4) for peer in peers] == [[True] * 4, [True] * 4, [True] * 2 + [False] * 2]
+            assert accepted(rig.peer(v2=False, ip=_IP), 1) == [True], "whom only messages name has none"
+
+    def test_who_goes_on_is_closed_with_1008(self) -> None:
+        with limited(messages_per_second=1) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            accepted(peer, _BURST + MAX_REFUSALS_IN_A_ROW - 1)
+            assert peer.protocol.is_live
+            peer.say("x")
+            assert [frame.get("closed") for frame in peer.frames()] == [None, 1008]
+
+    @pytest.mark.parametrize("ip", [None, "127.0.0.1", "10.1.2.3"])
+    def test_who_is_unlimited_has_no_rate(self, ip: str | None) -> None:
+        with limited(messages_per_second=1, unlimited_address=("127.0.0.1", "10.0.0.0/8")) as rig:
+            assert all(accepted(rig.peer(v2=False, ip=ip), 50))
+
+    def test_none_is_unlimited_if_nobody_is_to_be(self) -> None:
+        with limited(messages_per_second=1, unlimited_address=("none",)) as rig:
+            assert accepted(rig.peer(v2=False, ip="127.0.0.1"), _BURST + 1)[-1] is False
+
+    def test_a_rate_that_is_changed_holds_for_those_who_are_here(self) -> None:
+        with limited(messages_per_second=1) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            assert accepted(peer, _BURST + 1)[-1] is False
+            rig.in_force.apply(EdgeLimits(16384, 100, 100, 1_000_000, 60, messages_per_second=1000))
+            rig.clock.advance(1)
+            assert all(accepted(peer, 30))
+
+
+class TestFrames:
+    def test_pings_and_what_is_no_message_cost_what_messages_do_and_are_answered(self) -> None:
+        with limited(messages_per_second=1) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            peer.protocol.dataReceived(client_frame(PING, b"x") * _BURST)
+            assert reads_paused(rig) == 0
+            peer.protocol.dataReceived(client_frame(BINARY, b"x"))
+            assert reads_paused(rig) == 1
+            assert rig.edge.accounts.limited["control_frames"] == 1
+            assert peer.transport.value().count(b"\x8a\x01x") == _BURST
+            assert b"binary_frame" in peer.transport.value()
+
+    def test_so_do_fragments_beyond_the_first(self) -> None:
+        with limited(messages_per_second=1) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            begin = client_frame(TEXT, b"", fin=False)
+            peer.protocol.dataReceived(begin + client_frame(0, b"", fin=False) * _BURST)
+            assert reads_paused(rig) == 0
+            peer.protocol.dataReceived(client_frame(0, b"", fin=False))
+            assert reads_paused(rig) == 1
+
+
+class TestBytes:
+    def test_beyond_a_burst_nothing_is_read_until_it_is_paid_for(self) -> None:
+        frame = client_frame(TEXT, json.dumps(message("x")).encode())
+        with limited(bytes_per_second=len(frame)) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            for _ in range(_BURST):
+                peer.protocol.dataReceived(frame)
+            assert reads_paused(rig) == 0
+            peer.protocol.dataReceived(frame)
+            assert reads_paused(rig) == 1
+            assert peer.transport.producerState == "paused"
+            rig.clock.advance(1.001)
+            assert peer.transport.producerState == "producing"
+            assert not [frame for frame in peer.frames() if "code" in frame], "nothing was refused"
+            assert rig.edge.accounts.limited["bytes"] == 1
+
+
+class TestShares:
+    def test_an_address_may_have_as_many_under_way_as_it_leaves_for_others(self) -> None:
+        with limited() as rig:  # 100 messages may be pending
+            greedy = [rig.peer(v2=False, ip=_IP) for _ in range(4)]
+            assert sum(sum(accepted(peer, 30)) for peer in greedy) == 50
+            assert sum(accepted(rig.peer(v2=False, ip=_OTHER), 40)) == 25
+            assert sum(accepted(rig.peer(v2=False, ip="203.0.113.1"), 40)) == 13
+            assert rig.edge.accounts.limited["pending"] == 70 + 15 + 27
+
+    def test_what_is_answered_is_given_back_also_of_who_is_gone(self) -> None:
+        with limited() as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            assert sum(accepted(peer, 60)) == 50
+            peer.protocol.connectionLost()
+            rig.store_published(1)
+            assert sum(accepted(rig.peer(v2=False, ip=_IP), 60)) == 50
+
+
+class TestAdmission:
+    def test_of_connections_an_address_has_only_so_many(self) -> None:
+        with limited(max_connections_per_address=2) as rig:
+            admission, peers = Admission(rig.edge), []
+            for _ in range(2):
+                admission.connect(_IP)
+                peers.append(rig.peer(ip=_IP))
+            with pytest.raises(RequestRefused, match="there are 2 connections") as refused:
+                admission.connect(_IP)
+            assert (refused.value.status, refused.value.code) == (429, "rate_limited")
+            admission.connect(_OTHER)
+            peers[0].protocol.connectionLost()
+            admission.connect(_IP)
+            assert rig.edge.accounts.limited["connections"] == 1
+
+    def test_and_opens_them_only_so_often(self) -> None:
+        with limited(connections_per_second_per_address=3) as rig:
+            admission = Admission(rig.edge)
+            for _ in range(3 * _BURST):
+                admission.connect(_IP)
+            with pytest.raises(RequestRefused) as refused:
+                admission.connect(_IP)
+            assert refused.value.retry_after_ms == 334
+            assert refused.value.headers == {"retry-after": "1"}
+            rig.clock.advance(0.334)
+            admission.connect(_IP)
+
+    def test_who_owes_for_what_it_sent_does_not_come_in_by_another_connection(self) -> None:
+        with limited(bytes_per_second_per_address=100) as rig:
+            peer = rig.peer(ip=_IP)
+            Admission(rig.edge).connect(_IP)
+            peer.protocol.dataReceived(client_frame(TEXT, b"x" * 1200))
+            peer.protocol.connectionLost()
+            with pytest.raises(RequestRefused):
+                Admission(rig.edge).connect(_IP)
+
+    @pytest.mark.parametrize(
+        ("since", "counts"),
+        [(0, True), (1, True), (None, False), (LONG_RESUME_MESSAGES, False), (LONG_RESUME_MESSAGES - 1, True)],
+    )
+    def test_much_history_is_asked_for_only_so_often(self, since: int | None, counts: bool) -> None:
+        with limited(resumes_per_second_per_address=1) as rig:
+            rig.hub.start_at(1, 2 * LONG_RESUME_MESSAGES)
+            admission = Admission(rig.edge)
+            for _ in range(_BURST):
+                admission.resume(_IP, 1, ConnectParameters(since=since))
+            if not counts:
+                admission.resume(_IP, 1, ConnectParameters(since=since))
+                return
+            with pytest.raises(RequestRefused, match="much history"):
+                admission.resume(_IP, 1, ConnectParameters(since=since))
+
+    def test_of_requests_statistics_count_as_ten_and_health_as_none(self) -> None:
+        with limited(requests_per_second_per_address=3) as rig:
+            admission = Admission(rig.edge)
+            for _ in range(2):
+                admission.request(_IP, b"/api/metrics/summary")
+            for _ in range(10):
+                admission.request(_IP, b"/api/rooms")
+            with pytest.raises(RequestRefused, match="asks too often"):
+                admission.request(_IP, b"/api/rooms")
+            for path in (b"/health", b"/health/ready", b"/health/live"):
+                admission.request(_IP, path)
+            admission.request(_OTHER, b"/api/rooms")
+
+
+class TestAccounts:
+    def test_who_was_quiet_is_forgotten_and_who_is_here_is_not(self) -> None:
+        clock = Clock()
+        accounts = Accounts(clock, LimitsInForce(EdgeLimits(1, 1, 1, 1, 1)))
+        here = accounts.of_address("10.0.0.1")
+        assert here is not None
+        here.connections += 1
+        for number in range(50_000):
+            clock.advance(0.01)
+            account = accounts.of_address(f"10.{1 + number // 65536}.{number // 256 % 256}.{number % 256}")
+            assert account is not None
+            account.requests.take(clock.seconds(), 10)
+        assert len(accounts) < 3000
+        assert accounts.of_address("10.0.0.1") is here
+
+    @given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+    def test_addresses_of_one_network_of_64_bits_are_one(self, address: Any, host: int) -> None:
+        other = type(address)(int(address) >> 64 << 64 | host)
+        assert site_of(str(address)) == site_of(str(other))
+
+
+def test_what_changed_is_said_in_one_line() -> None:
+    in_force = LimitsInForce(EdgeLimits(16384, 100, 100, 1, 60, unlimited_address=("::1",), max_buffered_bytes=9))
+    line = in_force.apply(EdgeLimits(16384, 20_000, 100, 1, 60.5, max_buffered_bytes=9))
+    assert line.split(", ") == [
+        "max-connections = 20000 (was 100)",
+        "send-timeout-seconds = 60.5 (was 60)",
+        "unlimited-address = none (was ::1)",
+    ]
+    assert in_force.apply(in_force.limits) == ""

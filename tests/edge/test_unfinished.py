@@ -1,0 +1,154 @@
+"""Requests that are not finished: how long, how many, and whose go first; without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from attrs import evolve
+from twisted.internet.address import IPv4Address
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from chatflow.edge.proxies import TrustedProxies
+from chatflow.edge.security import SECURITY_HEADERS
+from chatflow.edge.site import SPARE_CONNECTIONS, ChatSite
+from tests.edge.rig import EdgeRig, rigged
+from tests.support.transport import Transport
+
+_REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Answer(Resource):
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes | int:
+        return NOT_DONE_YET if request.path == b"/later" else b"here"
+
+
+class Client(Transport):
+    def __init__(self, site: ChatSite, ip: str = "192.0.2.1") -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", ip, 1))
+        self.protocol = site.buildProtocol(None)
+        self.gone = self.protocol is None
+        if self.protocol is not None:
+            self.protocol.makeConnection(self)
+
+    def says(self, data: bytes) -> None:
+        self.protocol.dataReceived(data)
+
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        self.gone = True
+        self.protocol.connectionLost(None)
+
+
+@pytest.fixture
+def rig() -> Iterator[EdgeRig]:
+    with rigged(max_unfinished_per_address=3, unlimited_address=("127.0.0.1",), request_seconds=10.0) as rig:
+        yield rig
+
+
+@pytest.fixture
+def site(rig: EdgeRig) -> ChatSite:
+    return ChatSite(Answer(), rig.edge, rig.clock)
+
+
+def test_who_sends_a_byte_now_and_then_has_no_longer_than_who_sends_none(rig: EdgeRig, site: ChatSite) -> None:
+    dripping, silent = Client(site), Client(site)
+    for byte in _REQUEST[:10]:
+        assert not dripping.value()
+        rig.clock.advance(1)
+        dripping.says(bytes([byte]))
+        site.unfinished.end_late()
+    for client in (dripping, silent):
+        assert client.value().startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert client.disconnecting
+    assert rig.edge.accounts.limited["request_time"] == 2
+    rig.clock.advance(5)
+    assert dripping.aborted, "and does not wait for it to be taken"
+
+
+def test_a_body_belongs_to_the_request(rig: EdgeRig, site: ChatSite) -> None:
+    client = Client(site)
+    client.says(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+    rig.clock.advance(9.9)
+    client.says(b"x")
+    site.unfinished.end_late()
+    assert not client.value()
+    rig.clock.advance(0.1)
+    site.unfinished.end_late()
+    assert client.value().startswith(b"HTTP/1.1 408")
+
+
+def test_an_answer_may_take_longer_and_the_next_request_has_its_own_time(rig: EdgeRig, site: ChatSite) -> None:
+    waiting, served = Client(site), Client(site)
+    waiting.says(_REQUEST.replace(b" / ", b" /later "))
+    served.says(_REQUEST)
+    for _ in range(39):
+        rig.clock.advance(1)
+        served.says(b"G"[: not len(served.protocol.requests)])
+        site.unfinished.end_late()
+    assert not waiting.value()
+    assert b"408" not in served.value()
+    rig.clock.advance(1)
+    site.unfinished.end_late()
+    assert b"408" in served.value()
+    assert not waiting.value()
+
+
+def test_of_one_address_beyond_the_limit_the_oldest_goes(rig: EdgeRig, site: ChatSite) -> None:
+    mine, other = [Client(site) for _ in range(3)], Client(site, "192.0.2.2")
+    assert not any(client.gone for client in mine)
+    mine.append(Client(site))
+    assert [client.gone for client in (*mine, other)] == [True, False, False, False, False]
+    assert rig.edge.accounts.limited["unfinished"] == 1
+
+
+def test_who_has_asked_is_not_counted(rig: EdgeRig, site: ChatSite) -> None:
+    asked = [Client(site) for _ in range(3)]
+    for client in asked:
+        client.says(_REQUEST.replace(b" / ", b" /later "))
+    assert not any(client.gone for client in (*asked, *[Client(site) for _ in range(3)]))
+
+
+def test_a_proxy_and_who_is_unlimited_may_have_more(rig: EdgeRig) -> None:
+    edge = evolve(rig.edge, proxies=TrustedProxies.of(["10.0.0.0/8"]))
+    site = ChatSite(Answer(), edge, rig.clock)
+    assert not any(Client(site, ip).gone for ip in ["10.0.0.1", "127.0.0.1"] * 10)
+
+
+def test_when_all_places_are_taken_the_oldest_of_the_busiest_address_makes_room(rig: EdgeRig, site: ChatSite) -> None:
+    places = SPARE_CONNECTIONS + rig.edge.limits.max_connections
+    balancer = Client(site, "192.0.2.2")
+    flood = [Client(site, "127.0.0.1") for _ in range(places - 1)]
+    assert not any(client.gone for client in flood)
+    newest = Client(site, "192.0.2.3")
+    newest.says(_REQUEST)
+    assert newest.value().endswith(b"here")
+    assert (flood[0].gone, flood[1].gone, balancer.gone) == (True, False, False)
+
+
+def test_when_everybody_waits_for_an_answer_there_is_no_place(rig: EdgeRig, site: ChatSite) -> None:
+    for _ in range(SPARE_CONNECTIONS + rig.edge.limits.max_connections):
+        Client(site).says(_REQUEST.replace(b" / ", b" /later "))
+    assert Client(site).gone
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (_REQUEST, b"200"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n" + b"x" * 20_000, b"431"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", b"413"),
+    ],
+)
+def test_every_answer_has_the_security_headers(site: ChatSite, data: bytes, status: bytes) -> None:
+    client = Client(site)
+    client.says(data)
+    head = client.value().partition(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1.1 " + status)
+    for name, value in SECURITY_HEADERS:
+        assert name + b": " + value.lower() in head

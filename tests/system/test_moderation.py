@@ -1,0 +1,157 @@
+"""Mutes, bans and disconnections on a running daemon; in a cluster: tests/system/test_any_instance.py."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+from websockets.exceptions import InvalidStatus
+
+from chatflow.admin import main as chatflow_admin
+from testbed.client import ChatClient, kind
+from testbed.daemon import Daemon
+from testbed.http_client import request
+from testbed.postgres import execute
+from testbed.waiting import eventually
+
+DAEMON_OPTIONS = ("--rooms", "1000")
+
+#: What is promised, and a little for a busy machine.
+_SECONDS = 7.0
+
+
+def admin(url: str, *arguments: str) -> None:
+    """A command that must succeed."""
+    assert chatflow_admin([*arguments, "--database", url]) == 0
+
+
+def refusal(daemon: Daemon, room: int, query: str = "") -> tuple[int, str]:
+    """Status and code of a handshake's answer; 101 if it is let in."""
+    try:
+        with ChatClient(daemon.chat_url(room) + query):
+            return 101, ""
+    except InvalidStatus as error:
+        return error.response.status_code, json.loads(error.response.body or b"{}")["code"]
+
+
+def send(client: ChatClient, user: int, text: str = "Hello") -> str:
+    """A message; its acknowledgement or the code of its error."""
+    client.send(text, userId=str(user))
+    while kind(frame := client.receive()) == "broadcast":
+        pass
+    return "ack" if kind(frame) == "ack" else str(frame["code"])
+
+
+def until(wanted: str, client: ChatClient, user: int) -> None:
+    eventually(lambda: send(client, user) == wanted, f"{wanted} for user {user}", _SECONDS)
+
+
+def test_a_muted_user_may_read_and_others_may_write(daemon: Daemon, module_database_url: str, room: int) -> None:
+    with ChatClient(daemon.chat_url(room)) as client, ChatClient(daemon.chat_url(room)) as other:
+        assert send(client, 70) == "ack"
+        admin(module_database_url, "mute", "--user", "70", "--reason", "spam")
+        until("muted", client, 70)
+        assert send(other, 70) == "muted", "whichever way it comes"
+        assert send(client, 71, "from another") == "ack"
+        while other.receive_kind("broadcast")["message"] != "from another":
+            pass
+        admin(module_database_url, "unmute", "--user", "70")
+        until("ack", client, 70)
+
+
+def test_a_ban_closes_with_its_own_code_and_refuses_the_next_handshake(
+    daemon: Daemon, module_database_url: str, room: int
+) -> None:
+    who = "?userId=72&username=somebody"
+    with ChatClient(daemon.chat_url(room) + who) as client:
+        admin(module_database_url, "ban", "--user", "72", "--reason", "spam", "--for", "1h")
+        assert client.wait_closed() == 4403
+    assert refusal(daemon, room, who) == (403, "banned")
+    answer = request(daemon.port, "GET", f"/chat/{room}{who}")
+    assert (answer.status, answer.json()["code"]) == (403, "banned"), "a page may ask why"
+    assert "spam" in answer.json()["errorMessage"]
+    assert refusal(daemon, room, "?userId=73&username=somebody") == (101, "")
+    admin(module_database_url, "unban", "--user", "72")
+    eventually(lambda: refusal(daemon, room, who) == (101, ""), "let in again", _SECONDS)
+
+
+def test_an_address_is_kept_out_of_a_room(daemon: Daemon, module_database_url: str, room: int) -> None:
+    with ChatClient(daemon.chat_url(room)) as client, ChatClient(daemon.chat_url(room + 500)) as elsewhere:
+        admin(module_database_url, "ban", "--address", "127.0.0.0/8", "--room", str(room))
+        assert client.wait_closed() == 4403
+        assert send(elsewhere, 1) == "ack"
+    assert refusal(daemon, room) == (403, "banned")
+    admin(module_database_url, "unban", "--address", "127.0.0.0/8", "--room", str(room))
+
+
+def test_a_disconnection_closes_who_spoke_as_the_user_and_lets_it_come_back(
+    daemon: Daemon, module_database_url: str, room: int
+) -> None:
+    with ChatClient(daemon.chat_url(room)) as spoke, ChatClient(daemon.chat_url(room)) as other:
+        assert (send(spoke, 74), send(other, 75)) == ("ack", "ack")
+        admin(module_database_url, "disconnect", "--user", "74")
+        assert spoke.wait_closed() == 4000
+        with ChatClient(daemon.chat_url(room)) as again:
+            assert send(again, 74) == "ack"
+            assert send(other, 75) == "ack"
+
+
+def test_a_mute_with_an_end_is_over_by_itself(daemon: Daemon, module_database_url: str, room: int) -> None:
+    with ChatClient(daemon.chat_url(room)) as client:
+        admin(module_database_url, "mute", "--room", str(room), "--for", "3s")
+        until("muted", client, 76)
+        until("ack", client, 76)
+
+
+def test_every_message_sent_while_a_mute_comes_is_acknowledged_and_stored_or_refused(
+    daemon: Daemon, module_database_url: str, room: int
+) -> None:
+    answers: list[str] = []
+    with ChatClient(daemon.chat_url(room)) as client:
+        ordered = threading.Thread(target=admin, args=(module_database_url, "mute", "--user", "77"))
+        ordered.start()
+        while answers[-50:] != ["muted"] * 50:
+            client.send(f"{len(answers)}", userId="77")
+            while kind(frame := client.receive()) == "broadcast":
+                pass
+            answers.append("ack" if kind(frame) == "ack" else frame["code"])
+            assert len(answers) < 20_000
+        ordered.join()
+    first = answers.index("muted")
+    assert set(answers[:first]) == {"ack"} and set(answers[first:]) == {"muted"}, "none after the first refusal"
+    stored = execute(module_database_url, "SELECT count(*) FROM messages WHERE room_id = %s", (room,))
+    assert stored == [(first,)]
+
+
+def test_each_order_is_in_the_log_with_who_and_why(daemon: Daemon, module_database_url: str) -> None:
+    admin(module_database_url, "mute", "--user", "78", "--reason", "for the log")
+    eventually(lambda: "mute of user 78 until it is lifted, ordered by " in daemon.output(), "the line", _SECONDS)
+    assert "for the log" in daemon.output()
+    admin(module_database_url, "unmute", "--user", "78")
+    eventually(lambda: "mute of user 78 is lifted by " in daemon.output(), "its end", _SECONDS)
+
+
+def test_what_was_in_force_is_in_force_after_a_restart_from_the_first_handshake_on(
+    daemon: Daemon, module_database_url: str, room: int
+) -> None:
+    admin(module_database_url, "ban", "--room", str(room))
+    daemon.kill()
+    daemon.restart()
+    assert refusal(daemon, room) == (403, "banned")
+    assert "in force: " in daemon.output()
+    admin(module_database_url, "unban", "--room", str(room))
+
+
+def test_while_the_database_is_away_it_stays_in_force(daemon: Daemon, module_database_url: str, room: int) -> None:
+    admin(module_database_url, "ban", "--room", str(room))
+    eventually(lambda: refusal(daemon, room) == (403, "banned"), "kept out", _SECONDS)
+    execute(module_database_url, "ALTER TABLE sanctions RENAME TO elsewhere")
+    try:
+        age = daemon.counter("chatflow_sanctions_age_seconds")
+        eventually(lambda: daemon.counter("chatflow_sanctions_age_seconds") > age + 2, "it is told", _SECONDS)
+        assert refusal(daemon, room) == (403, "banned")
+        assert daemon.output().count("the sanctions cannot be read") == 1
+    finally:
+        execute(module_database_url, "ALTER TABLE elsewhere RENAME TO sanctions")
+    admin(module_database_url, "unban", "--room", str(room))
+    eventually(lambda: refusal(daemon, room) == (101, ""), "and so it is again when it is back", _SECONDS)
