@@ -34,15 +34,16 @@ class Ours(MessageReader):
         super().__init__(_MAX_BYTES)
         self._told = told
 
-    def text_received(self, payload: bytes) -> None:
+    def text_received(self, payload: bytes) -> bool:
         try:
             payload.decode()
         except UnicodeDecodeError:
             self._invalid_payload("a text frame must be UTF-8")
         else:
             self._told.append(payload)
+        return False
 
-    def message_refused(self, refused: Refused) -> None:
+    def message_unreadable(self, refused: Refused) -> None:
         self._told.append(refused.code)
 
 
