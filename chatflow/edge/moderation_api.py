@@ -18,6 +18,7 @@ from chatflow.rooms.rules import ShownSanction
 
 _PATH = "/api/moderation"
 _ACTIONS = ("mute", "ban", "disconnect")
+_CLOSED = (401, 403)
 
 
 class Sanctions(msgspec.Struct, frozen=True):
@@ -109,13 +110,14 @@ class ModerationApi:
                 answer=Sanctions,
                 handler=self.sanctions,
                 guarded=True,
+                statuses=_CLOSED,
             ),
             Operation(
                 path=_PATH + "/{action}",
                 method="POST",
                 summary="Mutes, bans or disconnects, on all instances within 5 seconds; replaces the same order",
                 answer=ShownSanction,
-                statuses=(409, 413, 415),
+                statuses=(*_CLOSED, 409, 413, 415),
                 handler=self.order,
                 guarded=True,
                 parameters=[_action(_ACTIONS)],
@@ -128,6 +130,7 @@ class ModerationApi:
                 answer=ShownSanction,
                 handler=self.lift,
                 guarded=True,
+                statuses=_CLOSED,
                 wants_request=True,
                 parameters=[
                     _action(_ACTIONS[:2]),
