@@ -94,10 +94,15 @@ class LiveTraffic:
     """A member in each room who talks at a fixed rate, in turn. Times are taken from when a message was due.
 
     :param rate: messages/s, all rooms together.
+    :param padding: makes each message longer.
     """
 
-    def __init__(self, port: int, rooms: Sequence[int], rate: float) -> None:
+    def __init__(self, port: int, rooms: Sequence[int], rate: float, padding: str = "") -> None:
         self._rate = rate
+        self._padding = padding
+        # Others may talk in the same rooms.
+        self._name = f"live of {id(self):x}"
+        self._live = re.compile(rf'"message":"{self._name} (\d+) '.encode())
         self._clients = [RawClient(port, f"/chat/{room}") for room in rooms]
         self._buffers = {client.socket: b"" for client in self._clients}
         self._due: list[float] = []
@@ -132,7 +137,7 @@ class LiveTraffic:
     def _talk(self, due: float) -> None:
         index = len(self._due)
         self._due.append(due)
-        self._clients[index % len(self._clients)].send_message(f"live {index}")
+        self._clients[index % len(self._clients)].send_message(f"{self._name} {index} {self._padding}")
 
     def _hear(self, connection: socket.socket, times: dict[str, list[float]]) -> None:
         data = self._buffers[connection] + connection.recv(_RECEIVE_BYTES)
@@ -142,14 +147,11 @@ class LiveTraffic:
             if len(data) < head + length:
                 break
             payload, data = data[head : head + length], data[head + length :]
-            found = _LIVE.search(payload)
+            found = self._live.search(payload)
             if found:
                 kind = "ack" if payload.startswith(b'{"status":"SUCCESS"') else "delivery"
                 times[kind].append(now - self._due[int(found[1])])
         self._buffers[connection] = data
-
-
-_LIVE = re.compile(rb'"message":"live (\d+)"')
 
 
 def p99(seconds: Sequence[float]) -> float:

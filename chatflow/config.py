@@ -334,6 +334,8 @@ class Config:
 
     listen: tuple[str, ...]
     allowed_origins: tuple[str, ...]
+    public_host: tuple[str, ...]
+    compress: bool
     trusted_proxy: tuple[str, ...]
     ping_interval_seconds: float
     auth: str

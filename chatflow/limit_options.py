@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import attrs
 
+from chatflow.authority import parse_authority
 from chatflow.networks import parse_network
-from chatflow.options import Integer, Number, Option
+from chatflow.options import Flag, Integer, Number, Option
 from chatflow.options.kinds import Plain
 
 _LIMITS = "Limits: what happens when something is too much"
@@ -28,6 +29,20 @@ class Network(Plain):
             return text
         network = parse_network(text)
         return str(network.network_address if network.num_addresses == 1 else network)
+
+
+@attrs.frozen
+class Host(Plain):
+    """A host name or address in its one form, without a port."""
+
+    placeholder: str = "HOST"
+    allowed: str = "a host name or an address such as chat.example.com, localhost or [::1], without a port"
+
+    def parse(self, text: str) -> str:
+        authority = parse_authority(text)
+        if not authority.host or authority.port is not None:
+            raise ValueError
+        return authority.host
 
 
 def _rate(name: str, unit: str, default: float, help: str) -> Option:
@@ -107,6 +122,28 @@ LIMIT_OPTIONS = (
         "seconds more for the next one.",
     ),
     Option(
+        name="public-host",
+        kind=Host(),
+        default=(),
+        default_text="none: by any name",
+        repeatable=True,
+        group=_STRANGERS,
+        help="The names by which clients reach this server, without ports. A request whose header Host has another one "
+        "is answered with HTTP 421; /health always answers. Without it a page of a stranger's whose name was made to "
+        "lead here (DNS rebinding) is taken for one of this server's own: give it wherever browsers are, on your own "
+        "machine as well, there as localhost. Who asks by address, such as chatflow-admin monitor, needs the address "
+        "named, too.",
+    ),
+    Option(
+        name="compress",
+        kind=Flag(),
+        default=False,
+        group=_STRANGERS,
+        help="Compresses for WebSocket clients that offer it (permessage-deflate), each message by itself: that saves "
+        "half of their bytes, where bytes cost money, and costs about 30 µs per message here. What a client sends may "
+        "be --max-frame-bytes when it is unpacked.",
+    ),
+    Option(
         name="trusted-proxy",
         kind=Network("unix"),
         default=(),
@@ -170,7 +207,7 @@ LIMIT_OPTIONS = (
     _rate(
         "messages-per-second",
         "messages",
-        50.0,
+        20.0,
         "How many messages one connection may send in a second. Each further one is refused with an error frame of "
         "code `rate_limited` that says when to send it again, and the connection is not read for as long. After 500 of "
         "them in a row it is closed with code 1008. Pings and fragments count too, but are not refused. 0 for no "
@@ -179,13 +216,13 @@ LIMIT_OPTIONS = (
     _rate(
         "messages-per-second-per-address",
         "messages",
-        500.0,
+        200.0,
         "The same for all connections of one address together. 0 for no limit.",
     ),
     _rate(
         "messages-per-second-per-user",
         "messages",
-        100.0,
+        50.0,
         "The same for all connections of one user on this instance, of whatever address, where a token says who that "
         "is. Not where only messages say it: anybody could use up what another one may send. 0 for no limit.",
     ),

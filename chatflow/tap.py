@@ -21,7 +21,6 @@ from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.listeners import Listener, address_of
-from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
@@ -145,7 +144,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         in_force=in_force,
         ping_interval_seconds=config.ping_interval_seconds,
         verifier=auth.verifier,
-        proxies=TrustedProxies.of(config.trusted_proxy),
     )
 
     def set_back(room: int, first: int) -> None:
@@ -204,7 +202,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # Started in this order, stopped in reverse: first the clients, last the database.
     grace = Grace(reactor, config.drain_grace_seconds, connections.begin_end)
-    service = make_root_service(reactor, options, status.summary, grace)
+    service = make_root_service(reactor, options, status.summary, grace, in_force.changes())
     service.add("process", CallbackService(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)

@@ -14,6 +14,9 @@ from testbed.postgres import fresh_database
 settings.register_profile("chatflow", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("chatflow")
 
+# Hours instead of seconds, when they are asked for: see CONTRIBUTING.rst.
+settings.register_profile("long", settings.get_profile("chatflow"), max_examples=20_000)
+
 
 #: Where tests take longest, by a measured run of all: clusters, whose instances work, and waiting for a lease to run
 #: out, for a client to come back, for a browser. They begin first, and all others fill the gaps; otherwise the last
@@ -21,6 +24,7 @@ settings.load_profile("chatflow")
 _LONGEST_FIRST = (
     "tests/deployment/test_roll_local.py",
     "tests/system/test_cluster.py",
+    "tests/faults/test_laboratory.py",
     "tests/browser/test_page.py",
     "tests/test_benchmarks.py",
     "tests/system/test_crashes.py",

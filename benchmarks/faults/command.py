@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     if arguments.list:
         for fault in FAULTS.values():
             print(f"{fault.name:<24}{fault.what}")
-        return result
+        raise SystemExit(0)
     unknown = [name for name in arguments.scenarios if name not in FAULTS]
     if unknown:
         result.faults.append(f"no such scenario: {', '.join(unknown)}; --list says which there are")
@@ -91,6 +91,7 @@ def _tell(result: Result, steps: Sequence[Step], verdict: Verdict) -> None:
         "lost": verdict.lost,
         "doubled": verdict.doubled,
         "disordered": verdict.disordered,
+        "refused, and sent again": verdict.refused,
         "connections that came back": verdict.came_back,
         **{f"recovery from {name}, s": round(seconds, 2) for name, seconds in verdict.recovery_seconds.items()},
         "peak memory of an instance, MB": verdict.peak_bytes >> 20,

@@ -60,6 +60,7 @@ class Fault:
     :ivar hold_seconds: how long it lasts unless told otherwise.
     :ivar survivors_go_on: service must come back while it lasts; otherwise once it is undone.
     :ivar spares_witness: connections to the first instance stay.
+    :ivar may_refuse: codes of the errors by which messages may be refused; who sent them sends them again.
     :ivar more_seconds: how long doing and undoing it takes, more or less, besides: for the plan of a walk.
     """
 
@@ -71,6 +72,7 @@ class Fault:
     hold_seconds: float = 5.0
     survivors_go_on: bool = True
     spares_witness: bool = True
+    may_refuse: tuple[str, ...] = ()
     more_seconds: float = 10.0
 
 
@@ -83,6 +85,7 @@ def fault(
     hold_seconds: float = 5.0,
     survivors_go_on: bool = True,
     spares_witness: bool = True,
+    may_refuse: tuple[str, ...] = (),
     more_seconds: float = 10.0,
 ) -> Callable[[Act], Fault]:
     """Make a fault of a generator function, as :func:`contextlib.contextmanager` does."""
@@ -97,6 +100,7 @@ def fault(
             hold_seconds=hold_seconds,
             survivors_go_on=survivors_go_on,
             spares_witness=spares_witness,
+            may_refuse=may_refuse,
             more_seconds=more_seconds,
         )
 

@@ -61,7 +61,13 @@ def paused(scene: Scene) -> Iterator[None]:
         eventually(victim.is_ready, "it is ready again", READY_SECONDS)
 
 
-@fault("clock", "the clock of one instance is an hour ahead, then an hour behind", "nothing", needs=CLOCK)
+@fault(
+    "clock",
+    "the clock of one instance is an hour ahead, then an hour behind",
+    "its clients are sent elsewhere",
+    needs=CLOCK,
+    may_refuse=("unavailable",),
+)
 def stepped_clock(scene: Scene) -> Iterator[None]:
     clock = scene.laboratory.host_clock
     assert clock is not None

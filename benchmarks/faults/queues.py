@@ -14,8 +14,7 @@ _DRAIN_SECONDS = 60.0
 
 @fault(
     "queue-killed",
-    "the emulator is killed, and another one starts that knows nothing; before that, no message is accepted for as long"
-    " as it takes to store those that were, since SQS itself loses none",
+    "the emulator is killed once it holds no message, and another one starts that knows nothing",
     "acknowledgements wait until it is back",
     survivors_go_on=False,
 )

@@ -73,6 +73,7 @@ class Verdict:
     lost: int = 0
     doubled: int = 0
     disordered: int = 0
+    refused: int = 0
     came_back: int = 0
     recovery_seconds: dict[str, float] = attrs.Factory(dict)
     memory_bytes: dict[str, tuple[int, int]] = attrs.Factory(dict)
@@ -80,8 +81,9 @@ class Verdict:
     problems: list[str] = attrs.Factory(list)
     reports: list[dict[str, Any]] = attrs.Factory(list)
 
-    def add(self, name: str, report: dict[str, Any]) -> None:
+    def add(self, name: str, report: dict[str, Any], may_refuse: Iterable[str]) -> None:
         """What a load client has found."""
+        allowed = tuple(f"main: refused as {code}: " for code in may_refuse)
         deliveries, acks, stored = report["deliveries"], report["acks"], report["stored"]
         self.reports.append(report)
         self.tried += report["sent"]
@@ -90,7 +92,8 @@ class Verdict:
         self.doubled += stored["duplicated"] + deliveries["duplicated"]
         self.disordered += deliveries["out_of_order"] + deliveries["conflicting"] + stored["holes"]
         self.came_back += report["reconnects"]
-        self.problems += [f"{name}: {cause}" for cause in report["causes"]]
+        self.refused += sum(report["refusals"].values())
+        self.problems += [f"{name}: {cause}" for cause in report["causes"] if not cause.startswith(allowed)]
 
     @property
     def peak_bytes(self) -> int:
@@ -114,8 +117,9 @@ def run_trial(laboratory: Laboratory, steps: Sequence[Step], load: Load) -> Verd
             threading.Event().wait(load.spare_seconds)
             for client in clients.values():
                 client.finish()
+            may_refuse = {code for step in steps for code in step.fault.may_refuse}
             for name, client in clients.items():
-                verdict.add(name, client.report(_SETTLE_SECONDS))
+                verdict.add(name, client.report(_SETTLE_SECONDS), may_refuse)
     except (AssertionError, RuntimeError, OSError, psutil.Error) as error:
         verdict.problems.append(f"{type(error).__name__}: {error}")
     _judge(laboratory, verdict)

@@ -34,14 +34,30 @@ _TIMESTAMP = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])\Z"
 )
 
+#: Stands in a schema for a pattern that is narrower than the one that is checked first: what matches is taken.
+DESCRIBED_PATTERN = "x-pattern"
+
+# Without 29 February, which is not in every year.
+_DAY = "((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+_DESCRIBED_TIMESTAMP = (
+    rf"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{{2}}|[1-9][0-9]{{3}})-{_DAY}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$"
+)
+_DESCRIBED_USER_ID = "^([1-9][0-9]{0,4}|100000)$"
+
 
 class ClientMessage(msgspec.Struct, frozen=True):
     """What a client sent, checked. Field names are the wire's; unknown fields were ignored."""
 
-    userId: Annotated[int, Meta(ge=1, le=MAX_USER_ID)] | Annotated[str, Meta(pattern=r"^[0-9]{1,6}\Z")]
+    userId: (
+        Annotated[int, Meta(ge=1, le=MAX_USER_ID)]
+        | Annotated[str, Meta(pattern=r"^[0-9]{1,6}\Z", extra_json_schema={DESCRIBED_PATTERN: _DESCRIBED_USER_ID})]
+    )
     username: Annotated[str, Meta(pattern=rf"^{USERNAME}\Z")]
     message: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
-    timestamp: Annotated[str, Meta(max_length=40, pattern=_TIMESTAMP)]
+    timestamp: Annotated[
+        str, Meta(max_length=40, pattern=_TIMESTAMP, extra_json_schema={DESCRIBED_PATTERN: _DESCRIBED_TIMESTAMP})
+    ]
     messageType: MessageType
     clientMessageId: Annotated[str, Meta(min_length=1, max_length=MAX_CLIENT_MESSAGE_ID_CHARACTERS)] | UnsetType = UNSET
 

@@ -23,6 +23,7 @@ _FORGET_EVERY = 1000
 
 #: Why something was refused, delayed or ended: the label of the metric ``chatflow_limited_total``.
 REASONS = (
+    "accept_rate",
     "address_bytes",
     "address_message_rate",
     "buffered_bytes",
@@ -88,11 +89,12 @@ class Account:
     :ivar pending: messages that are accepted and not yet answered.
     """
 
-    __slots__ = ("connections", "handshakes", "messages", "octets", "pending", "requests", "resumes")
+    __slots__ = ("accepts", "connections", "handshakes", "messages", "octets", "pending", "requests", "resumes")
 
     def __init__(self) -> None:
         self.connections = 0
         self.pending = 0
+        self.accepts = Bucket()
         self.handshakes = Bucket()
         self.resumes = Bucket()
         self.requests = Bucket()
@@ -101,7 +103,7 @@ class Account:
 
     def is_idle(self, now: float) -> bool:
         """Whether a new one would be the same."""
-        buckets = (self.handshakes, self.resumes, self.requests, self.messages, self.octets)
+        buckets = (self.accepts, self.handshakes, self.resumes, self.requests, self.messages, self.octets)
         return not self.connections and not self.pending and all(bucket.is_full(now) for bucket in buckets)
 
 

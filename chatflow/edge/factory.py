@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 
+from chatflow.edge import compression
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, ChatProtocol
@@ -31,7 +32,7 @@ class ChatFactory(WebSocketServerFactory):
             closeHandshakeTimeout=CLOSE_HANDSHAKE_SECONDS,
             tcpNoDelay=True,
             autoPingInterval=0,  # ChatProtocol.ping_or_drop
-            perMessageCompressionAccept=lambda offers: None,
+            perMessageCompressionAccept=lambda offers: compression.accept(offers, services.limits.max_frame_bytes),
             allowedOrigins=["*"],  # it is shown none: see chatflow.edge.handshake
             allowNullOrigin=True,
             trustXForwardedFor=0,

@@ -6,14 +6,33 @@ what clients nearly always send, small unfragmented text frames, in a tenth of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from chatflow.contracts.messages import StoredMessage
 from chatflow.rooms.messages import encode_broadcast
 
 _TEXT_FINAL = 0x81
+_COMPRESSED = 0x40
 _MASKED = 0x80
 _LENGTH_16 = 126
+
+
+def message_frame(payload: bytes, compressed: bool = False) -> bytes:
+    """One final, unmasked text frame, of which the payload may be compressed (RFC 7692, 6)."""
+    frame = text_frame(payload)
+    return bytes([frame[0] | _COMPRESSED]) + frame[1:] if compressed else frame
+
+
+def frames_in(block: bytes) -> Iterator[bytes]:
+    """The payloads of a block of whole, unmasked frames."""
+    position = 0
+    while position < len(block):
+        length, start = block[position + 1], position + 2
+        if length >= _LENGTH_16:
+            start += 2 if length == _LENGTH_16 else 8
+            length = int.from_bytes(block[position + 2 : start], "big")
+        position = start + length
+        yield block[start:position]
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -32,8 +51,10 @@ def broadcast_block(messages: Sequence[StoredMessage]) -> bytes:
 
 
 def frame_end(block: bytes, position: int) -> int:
-    """Where the frame ends that the byte at ``position`` belongs to, in a block of whole, unmasked frames; ``position``
-    itself if a frame begins there."""
+    """Where in a block of whole, unmasked frames the one ends that the byte at ``position`` belongs to.
+
+    ``position`` itself if a frame begins there.
+    """
     end = 0
     while end < position:
         length, start = block[end + 1], 2

@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 from chatflow.authority import Authority, parse_origin
 from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.contracts.membership import Who
+from chatflow.edge import compression
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
 from chatflow.edge.credentials import SUBPROTOCOL_PREFIX
 from chatflow.edge.dialects import IDialect, choose_dialect
@@ -35,6 +36,7 @@ class Handshake:
     :ivar key: the value of the header Sec-WebSocket-Key.
     :ivar dialect: how it is spoken to.
     :ivar identity: who it is, and what it may do in the room.
+    :ivar compresses: whether it has permessage-deflate.
     :ivar client_ip: where the client is; None if that has no IP address.
     :ivar subprotocol: what the answer says in Sec-WebSocket-Protocol.
     """
@@ -45,6 +47,7 @@ class Handshake:
     dialect: IDialect
     identity: Identity = ANYONE
     client_ip: str | None = None
+    compresses: bool = False
     subprotocol: str | None = field(repr=False)
 
     @subprotocol.default
@@ -69,6 +72,8 @@ class Handshake:
         }
         if self.subprotocol:
             headers["Sec-WebSocket-Protocol"] = self.subprotocol
+        if self.compresses:
+            headers["Sec-WebSocket-Extensions"] = compression.EXTENSION
         return Headers({name: [value] for name, value in headers.items()})
 
 
@@ -84,6 +89,7 @@ def judge(
     allowed_origins: Collection[str],
     identify: Callable[[Sequence[str]], Identity] = lambda subprotocols: ANYONE,
     client_ip: str | None = None,
+    may_compress: bool = False,
 ) -> Handshake:
     """What a request for ``/chat/{room}`` may have.
 
@@ -94,6 +100,7 @@ def judge(
     :param allowed_origins: in their one form (:mod:`chatflow.authority`), besides those of ``host``; ``*`` for all.
     :param identify: who it is, given the subprotocols that it offers; raises :class:`RequestRefused`.
     :param client_ip: as :mod:`chatflow.edge.proxies` has resolved it.
+    :param may_compress: whether permessage-deflate may be had.
     :raises RequestRefused: with what is wrong.
     """
     if method not in (b"GET", b"HEAD"):
@@ -131,7 +138,9 @@ def judge(
     dialect = choose_dialect(offered)
     # Browsers end a connection whose server takes none of what they offer: if all that is offered is the token, that.
     token = next((name for name in offered if name.startswith(SUBPROTOCOL_PREFIX)), None)
-    return Handshake(room, parameters, key, dialect, identity, client_ip, dialect.subprotocol or token)
+    compresses = may_compress and compression.is_acceptable(_list(headers, "sec-websocket-extensions"))
+    subprotocol = dialect.subprotocol or token
+    return Handshake(room, parameters, key, dialect, identity, client_ip, compresses, subprotocol)
 
 
 def _judge_version(headers: Headers) -> None:

@@ -69,6 +69,9 @@ class _Error(Resource):
         return self
 
     def render(self, request: Any) -> bytes:
+        if self._status == 429:  # who asks too often has to come again, which is cheaper to refuse
+            request.channel.persistent = False
+            request.setHeader(b"connection", b"close")
         return json_response(request, self._status, self._body, self._headers)
 
 
@@ -111,6 +114,7 @@ class ChatResource(Resource):
                 allowed_origins=self._allowed_origins,
                 identify=lambda offered: self._gate.identify(request.requestHeaders, query, offered),
                 client_ip=request.client_ip,
+                may_compress=services.limits.compress,
             )
             self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
@@ -126,6 +130,8 @@ class ChatResource(Resource):
 
     def _check_bans(self, room: int, request: Any) -> None:
         """Also for who only asks: a page is not told why its handshake fails, but may look here."""
+        if self._services.moderator.rules is None:
+            return
         try:
             who = parse_connect_parameters(request.uri.decode("latin-1")).who
         except Refused:
@@ -330,22 +336,32 @@ class Root(Resource):
     ) -> None:
         super().__init__()
         self._chat = chat
-        self._proxies = services.proxies
+        self._services = services
         self._apps = [_App.of(each) for each in (app, operators) if each is not None]
         self._gate = gate
         self._allowed_origins = frozenset(allowed_origins)
         self._admission = Admission(services) if chat is not None else None
         self._cors = Cors(allowed_origins)
 
+    def _judge_host(self, host: Authority, path: bytes) -> None:
+        """A name of somebody else's that leads here (DNS rebinding) would make his pages be of this host."""
+        names = self._services.limits.public_host
+        if names and path != b"health" and host.host not in names:
+            self._services.accounts.limited["public_host"] += 1
+            raise RequestRefused(421, "host_not_served", "this server has another name: see --public-host")
+
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
             host = addressed_host(request)
+            self._judge_host(host, path)
             if request.method not in _SAFE_METHODS:
                 # A page of anybody's can make a browser send a POST, with what it remembers of our user.
                 judge_origin(request.requestHeaders, host, self._allowed_origins)
-            request.client_ip = self._proxies.client_of(request.channel.transport.getPeer(), request.requestHeaders)
+            request.client_ip = self._services.proxies.client_of(
+                request.channel.transport.getPeer(), request.requestHeaders
+            )
             if path != b"chat" and self._admission is not None:  # operators are not strangers
                 self._admission.request(request.client_ip, request.path)
         except RequestRefused as refused:

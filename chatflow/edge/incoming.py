@@ -5,6 +5,8 @@ Autobahn reads what :mod:`chatflow.edge.frames` leaves to it: control frames, fr
 
 from __future__ import annotations
 
+from collections import deque
+
 from autobahn.twisted.websocket import WebSocketServerProtocol
 
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames
@@ -26,12 +28,18 @@ class MessageReader(WebSocketServerProtocol):
     def __init__(self, max_message_bytes: int) -> None:
         super().__init__()
         self._max_message_bytes = max_message_bytes
+        # What came together with a message behind which there was to be a rest: messages, and bytes behind them.
+        self._later: deque[bytes] = deque()
+        self._later_data = b""
         # Of the message that is read in fragments.
         self._fragments = 0
         self._oversized = False
 
-    def text_received(self, payload: bytes) -> None:
-        """A text message has come. It may not be UTF-8."""
+    def text_received(self, payload: bytes) -> bool:
+        """A text message has come. It may not be UTF-8.
+
+        :return: whether to rest: then what came together with it waits for :meth:`read_on`.
+        """
         raise NotImplementedError
 
     def message_unreadable(self, refused: Refused) -> None:
@@ -42,6 +50,9 @@ class MessageReader(WebSocketServerProtocol):
         """Another frame of a message has come, which may be empty."""
 
     def dataReceived(self, data: bytes) -> None:
+        if self._later or self._later_data:
+            self._later_data += data
+            return
         # Autobahn's own formats a log line for each chunk, whether or not it is logged.
         if self.state != self.STATE_OPEN or self.current_frame is not None or self.inside_message:
             self._dataReceived(data)
@@ -51,15 +62,28 @@ class MessageReader(WebSocketServerProtocol):
             self.data = b""
         limit = self._max_message_bytes
         payloads, taken = take_text_frames(data, limit)
-        for payload in payloads:
+        rest = data[taken:]
+        for at, payload in enumerate(payloads, 1):
             if self.state != self.STATE_OPEN:
                 break  # it is being closed: of what came with these messages only the client's close frame counts
-            self.text_received(payload)
-        rest = data[taken:]
+            if self.text_received(payload) and self.state == self.STATE_OPEN:
+                self._later.extend(payloads[at:])
+                self._later_data = rest
+                return
         if is_incomplete_text_frame(rest, limit):
             self.data = rest
         elif rest:
             self._dataReceived(rest)
+
+    def read_on(self) -> None:
+        """The rest is over; or the connection is being closed, and only the client's close frame counts."""
+        while self._later and self.state == self.STATE_OPEN:
+            if self.text_received(self._later.popleft()) and self.state == self.STATE_OPEN:
+                return
+        self._later.clear()
+        data, self._later_data = self._later_data, b""
+        if data:
+            self.dataReceived(data)
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)

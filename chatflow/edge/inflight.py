@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
@@ -15,17 +16,21 @@ class InFlight:
     it, unless the instance drains, it goes on.
 
     :param transport: of the connection.
+    :param read_on: called when a rest is over.
     :param quota: is told what is accepted and answered.
     :ivar paused: whether the client is not read, so that its silence means nothing.
     """
 
-    __slots__ = ("_limit", "_quota", "_resting", "_services", "_transport", "messages", "paused")
+    __slots__ = ("_limit", "_quota", "_read_on", "_resting", "_services", "_transport", "messages", "paused")
 
-    def __init__(self, services: EdgeServices, transport: Any, quota: Quota | None = None) -> None:
+    def __init__(
+        self, services: EdgeServices, transport: Any, quota: Quota | None = None, read_on: Callable[[], object] = int
+    ) -> None:
         self._services = services
         self._transport = transport
         self._limit = services.limits.max_pending_per_connection
         self._quota = quota
+        self._read_on = read_on
         self._resting: IDelayedCall | None = None
         self.messages = 0
         self.paused = False
@@ -54,7 +59,8 @@ class InFlight:
 
     def _rested(self) -> None:
         self._resting = None
-        if self.messages < self._limit:
+        self._read_on()  # which may begin another one
+        if self._resting is None and self.messages < self._limit:
             self._go_on()
 
     def _go_on(self) -> None:

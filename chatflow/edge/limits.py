@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from attrs import asdict, evolve, fields, frozen
 from twisted.logger import Logger
 
@@ -32,6 +36,9 @@ class EdgeLimits:
     bytes_per_second: float = 0
     bytes_per_second_per_address: float = 0
     unlimited_address: tuple[str, ...] = ()
+    trusted_proxy: tuple[str, ...] = ()
+    public_host: tuple[str, ...] = ()
+    compress: bool = False
 
     @classmethod
     def of(cls, options: object) -> EdgeLimits:
@@ -61,6 +68,13 @@ class LimitsInForce:
             _log.warn("{lacking}", lacking=lacking)
         self.limits = self._settled(self.limits)
 
+    def changes(self) -> dict[str, Callable[[Any], object]]:
+        """For the name of each option what puts a new value of it in force."""
+        return {field.name.replace("_", "-"): partial(self._change, field.name) for field in fields(EdgeLimits)}
+
+    def _change(self, name: str, value: Any) -> None:
+        self.apply(evolve(self.limits, **{name: value}))
+
     def _settled(self, limits: EdgeLimits) -> EdgeLimits:
         return evolve(limits, max_buffered_bytes=allow_buffers(limits.max_buffered_bytes, memory()))
 
@@ -81,6 +95,8 @@ class LimitsInForce:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -17,8 +17,10 @@ from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 
 from chatflow.contracts.identity import Identity
+from chatflow.contracts.messages import DESCRIBED_PATTERN
 from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.credentials import PARAMETER
 from chatflow.edge.gate import Gate
@@ -46,6 +48,22 @@ def json_response(request: Any, status: int, body: object, headers: Mapping[str,
     for name, value in (headers or {}).items():
         request.setHeader(name.encode(), value.encode())
     return msgspec.json.encode(body) + b"\n"
+
+
+def check_json(headers: Headers) -> None:
+    """:raises RequestRefused: 415, the body of a request does not say to be JSON."""
+    given = [value.decode("latin-1") for value in headers.getRawHeaders(b"content-type", [])]
+    kind, *parameters = [part.strip().lower() for part in (given[0] if len(given) == 1 else "").split(";")]
+    is_utf8 = all(
+        one.partition("=")[2].strip('"') in ("utf-8", "utf8") for one in parameters if one.startswith("charset")
+    )
+    if kind != "application/json" or not is_utf8 or headers.hasHeader(b"content-encoding"):
+        raise RequestRefused(
+            415,
+            "unsupported_media_type",
+            "the body must be JSON in UTF-8, not compressed: content-type: application/json",
+            {"accept-post": "application/json"},
+        )
 
 
 @frozen(kw_only=True)
@@ -103,8 +121,9 @@ class Operation:
     :ivar may: whether somebody may ask this, by identity and arguments; by default operators alone.
     :ivar seen_by: what somebody may see of an answer.
     :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
-    :ivar body: what the body of a request is an instance of, if it has one; then the handler is given the request, too.
-    :ivar headers: of a request that mean something here, with their help.
+    :ivar body: what the body of a request is an instance of, if it has one.
+    :ivar wants_request: whether the handler is given the request, too; so it is if that has a body.
+    :ivar headers: of a request that mean something here, with their help; each is as ``header_schema`` says.
     :ivar strict: whether a parameter that is unknown is refused, and not ignored.
     :ivar handler: is given the parameters by name; those that are not given and have no default are None.
     """
@@ -120,7 +139,9 @@ class Operation:
     status: int = 200
     statuses: Sequence[int] = ()
     body: Any = None
+    wants_request: bool = False
     headers: Mapping[str, str] = field(factory=dict)
+    header_schema: Mapping[str, Any] = field(factory=dict)
     strict: bool = True
     links: Callable[[Any], Mapping[str, str | None]] = lambda answer: {}
     error: Any = ApiError
@@ -176,7 +197,7 @@ def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Cal
             arguments = operation.arguments(in_path, query)
             if not operation.may(identity, arguments):
                 raise gate.refuse(identity, "the token does not allow this")
-            if operation.body is not None:
+            if operation.wants_request or operation.body is not None:
                 arguments["request"] = request
             answer = operation.seen_by(identity, await limit.run(lambda: operation.handler(**arguments)))
         except CancelledError:
@@ -262,7 +283,13 @@ def _describe(operation: Operation, answer: Mapping[str, Any], error: Mapping[st
             for parameter in operation.parameters
         ]
         + [
-            {"name": name, "in": "header", "required": False, "description": help, "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": help,
+                "schema": dict(operation.header_schema),
+            }
             for name, help in operation.headers.items()
         ],
         "responses": {str(operation.status): _response("The answer", answer)}
@@ -276,9 +303,10 @@ def _response(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ecma_patterns(schema: Any) -> Any:
     """The same schema with patterns of JavaScript, as JSON Schema has them: its ``$`` is Python's ``\\Z``."""
-    if isinstance(schema, dict):
-        return {
-            name: inner.replace(r"\Z", "$") if name == "pattern" and isinstance(inner, str) else _ecma_patterns(inner)
-            for name, inner in schema.items()
-        }
-    return [_ecma_patterns(inner) for inner in schema] if isinstance(schema, list) else schema
+    if isinstance(schema, list):
+        return [_ecma_patterns(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _ecma_patterns(inner) for name, inner in schema.items() if name != DESCRIBED_PATTERN}
+    pattern = schema.get(DESCRIBED_PATTERN, schema.get("pattern"))
+    return found | {"pattern": pattern.replace(r"\Z", "$")} if isinstance(pattern, str) else found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from attrs import frozen
@@ -46,10 +47,10 @@ class TrustedProxies:
     unix: bool = False
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> TrustedProxies:
+    @cache
+    def of(cls, texts: tuple[str, ...]) -> TrustedProxies:
         """:param texts: values of ``--trusted-proxy``."""
-        given = tuple(texts)
-        return cls(tuple(parse_network(text) for text in given if text != UNIX), UNIX in given)
+        return cls(tuple(parse_network(text) for text in texts if text != UNIX), UNIX in texts)
 
     def trusts(self, peer: Any) -> bool:
         """Whether this address of Twisted's is that of a proxy."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,8 @@ from zope.interface import implementer
 
 from chatflow.contracts.members import Accepted, ISender
 from chatflow.contracts.messages import MAX_CLIENT_MESSAGE_ID_CHARACTERS, ClientMessage
-from chatflow.edge.operations import Operation, integer
+from chatflow.edge.operations import Operation, check_json, integer
+from chatflow.edge.quota import Quota
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import ErrorCode, Refused
@@ -34,6 +37,7 @@ _STATUSES: Mapping[ErrorCode, int] = {
     "read_only": 403,
     "muted": 403,
     "banned": 403,
+    "rate_limited": 429,
     "overloaded": 503,
     "unavailable": 503,
     "draining": 503,
@@ -42,6 +46,9 @@ _STATUSES: Mapping[ErrorCode, int] = {
 }
 
 _KEY = "Idempotency-Key"
+# As it is, or with quotation marks around it: a string of RFC 9651, which is what the draft of this header asks for.
+_KEY_CHARACTERS = f"[!#-~]{{1,{MAX_CLIENT_MESSAGE_ID_CHARACTERS}}}"
+_KEY_PATTERN = f'"({_KEY_CHARACTERS})"|({_KEY_CHARACTERS})'
 _RULE = f"the header {_KEY} must be given once, with 1-{MAX_CLIENT_MESSAGE_ID_CHARACTERS} visible characters of ASCII"
 
 
@@ -79,16 +86,26 @@ class Publishing:
         counters = self._services.counters
         counters.messages_received += 1
         try:
-            sender = _Sender()
-            self._services.ingress.accept(room, self._message_in(room, request), sender, request.client_ip)
-            ack = await sender.answered
+            ack = await self._send(room, request)
         except Refused as refused:
             counters.messages_refused += 1
-            status = _STATUSES.get(refused.code, 400)
-            headers = {"retry-after": "1"} if status == 503 else None
-            raise RequestRefused(status, refused.code, str(refused), headers, refused.field) from None
+            raise _as_request(refused) from None
         counters.acks_sent += 1
         return ack
+
+    async def _send(self, room: int, request: Any) -> Ack:
+        services, sender = self._services, _Sender()
+        # What an address may send counts over all its connections and requests.
+        quota = Quota(services, services.accounts.of_address(request.client_ip), None)
+        too_often = quota.take_message()
+        if too_often is not None:
+            raise too_often
+        services.ingress.accept(room, self._message_in(room, request), sender, request.client_ip)
+        quota.accepted()
+        try:
+            return await sender.answered
+        finally:
+            quota.answered(1)
 
     def operation(self, rooms: int) -> Operation:
         """:param rooms: rooms are numbered from 1 to this."""
@@ -100,11 +117,12 @@ class Publishing:
             status=201,
             error=Error,
             refusal=self._refusal,
-            statuses=(403, 409, 413, 415),
+            statuses=(403, 409, 413, 415, 429),
             handler=self.publish,
             may=lambda identity, arguments: identity.may_write(arguments["room"]),
             body=ClientMessage,
             headers={_KEY: "the clientMessageId, if the body has none"},
+            header_schema={"type": "string", "pattern": f"^({_KEY_PATTERN})$"},
             parameters=[
                 integer("room", 1, rooms, "the room", in_path=True, required=True, status=404, code="no_such_room")
             ],
@@ -112,7 +130,7 @@ class Publishing:
 
     def _message_in(self, room: int, request: Any) -> ClientMessage:
         headers: Headers = request.requestHeaders
-        _check_content_type(headers)
+        check_json(headers)
         payload: bytes = request.content.getvalue()
         limit = self._services.limits.max_frame_bytes
         if len(payload) > limit:
@@ -127,43 +145,30 @@ class Publishing:
                 raise Refused("invalid_json", "the body must be one JSON object in UTF-8") from None
             raise
         key = _idempotency_key(headers)
-        if key is None:
-            return message
-        if message.clientMessageId not in (UNSET, key):
-            raise Refused(
-                "invalid_field", f"clientMessageId must be what the header {_KEY} says, or left out", "clientMessageId"
-            )
-        return msgspec.structs.replace(message, clientMessageId=key)
+        if key is not None and message.clientMessageId is UNSET:
+            message = msgspec.structs.replace(message, clientMessageId=key)
+        return message
 
     def _refusal(self, refused: RequestRefused) -> Error:
         stamp = iso_timestamp(int(self._services.now() * 1e6))
-        return Error("ERROR", refused.code, str(refused), stamp, refused.field)
+        return Error("ERROR", refused.code, str(refused), stamp, refused.field, refused.retry_after_ms)
 
 
-def _check_content_type(headers: Headers) -> None:
-    given = [value.decode("latin-1") for value in headers.getRawHeaders(b"content-type", [])]
-    kind, *parameters = [part.strip().lower() for part in (given[0] if len(given) == 1 else "").split(";")]
-    is_utf8 = all(
-        one.partition("=")[2].strip('"') in ("utf-8", "utf8") for one in parameters if one.startswith("charset")
-    )
-    if kind != "application/json" or not is_utf8 or headers.hasHeader(b"content-encoding"):
-        raise RequestRefused(
-            415,
-            "unsupported_media_type",
-            "the body must be JSON in UTF-8, not compressed: content-type: application/json",
-            {"accept-post": "application/json"},
-        )
+def _as_request(refused: Refused) -> RequestRefused:
+    status, wait_ms = _STATUSES.get(refused.code, 400), refused.retry_after_ms
+    headers: dict[str, str] = {}
+    if wait_ms is not None:
+        headers["retry-after"] = str(math.ceil(wait_ms / 1000))
+    elif status == 503:
+        headers["retry-after"] = "1"
+    return RequestRefused(status, refused.code, str(refused), headers, refused.field, wait_ms)
 
 
 def _idempotency_key(headers: Headers) -> str | None:
-    """As it is, or as a string of RFC 9651 with quotation marks around it, which the draft of this header asks for."""
     given = headers.getRawHeaders(_KEY.encode())
     if given is None:
         return None
-    text = given[0].decode("latin-1").strip(" \t")
-    if len(text) >= 2 and text[0] == text[-1] == '"':
-        text = text[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    visible = text.isascii() and text.isprintable()
-    if len(given) != 1 or not visible or not 1 <= len(text) <= MAX_CLIENT_MESSAGE_ID_CHARACTERS:
+    found = re.fullmatch(_KEY_PATTERN, given[0].decode("latin-1").strip(" \t")) if len(given) == 1 else None
+    if found is None:
         raise Refused("invalid_field", _RULE, "clientMessageId")
-    return text
+    return found[1] or found[2]

@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from chatflow.contracts.identity import ITokenVerifier
 from chatflow.edge.accounts import Accounts
+from chatflow.edge.compression import Compressor
 from chatflow.edge.connections import Connections
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import Backlog
@@ -45,7 +46,7 @@ class EdgeServices:
     :ivar in_force: the limits that hold, which may change.
     :ivar backlog: what waits for all clients.
     :ivar accounts: what each address has and takes.
-    :ivar proxies: whose word is taken for who a client is.
+    :ivar compressor: of what all members of a room are given.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
 
@@ -62,10 +63,15 @@ class EdgeServices:
     in_force: LimitsInForce
     ping_interval_seconds: float
     verifier: ITokenVerifier | None = None
-    proxies: TrustedProxies = Factory(TrustedProxies)
     counters: EdgeCounters = Factory(EdgeCounters)
     accounts: Accounts = Factory(lambda self: Accounts(self.clock, self.in_force), takes_self=True)
+    compressor: Compressor = Factory(Compressor)
     backlog: Backlog = Factory(lambda self: Backlog(self.clock, self.in_force, self.accounts.limited), takes_self=True)
+
+    @property
+    def proxies(self) -> TrustedProxies:
+        """Whose word is taken for who a client is."""
+        return TrustedProxies.of(self.limits.trusted_proxy)
 
     @property
     def limits(self) -> EdgeLimits:

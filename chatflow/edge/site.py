@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from chatflow.authority import split_target
 from chatflow.contracts.identity import ANYONE, Identity
+from chatflow.edge.addresses import client_ip
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.services import EdgeServices
@@ -251,12 +252,24 @@ class ChatSite(Site):
         self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
-        """None, which closes the connection at once, if there are too many who all wait for an answer."""
+        """None, which closes the connection at once, if its address comes too often, or all places wait for answers."""
+        if self._comes_too_often(addr):
+            self.services.accounts.limited["accept_rate"] += 1
+            return None
         connections = len(self._channels) + len(self.services.connections)
         if connections >= self.services.limits.max_connections + SPARE_CONNECTIONS and not self.unfinished.end_one():
             self.services.counters.connections_refused += 1
             return None
         return super().buildProtocol(addr)
+
+    def _comes_too_often(self, peer: Any) -> bool:
+        """Whether it is not even worth telling: each connection that is told costs as much as some messages do."""
+        limits = self.services.limits
+        rates = (limits.connections_per_second_per_address, limits.requests_per_second_per_address)
+        account = self.services.accounts.of_address(client_ip(peer))
+        if account is None or not all(rates) or self.services.proxies.trusts(peer):
+            return False
+        return account.accepts.take(self.services.clock.seconds(), 2 * sum(rates)) > 0
 
     def came(self, channel: _BoundedChannel) -> None:
         """Count an HTTP connection as open."""

@@ -41,6 +41,9 @@ CLOSE_HANDSHAKE_SECONDS = 5
 #: So long at most a client that sends too much is not read, and is believed to live.
 _MAX_REST_SECONDS = 60.0
 
+#: And so long if nobody knows when it is better.
+_SHORT_REST_MS = 100
+
 _CLOSE_FINAL = 0x88
 _PONG_FINAL = 0x8A
 
@@ -64,6 +67,7 @@ class ChatProtocol(MessageReader):
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip = handshake.client_ip
+        self._compresses = handshake.compresses
         self._speakers = Speakers(handshake.user_id)
         self._quota = quota_of(services, handshake)
         self._end: IDelayedCall | None = None
@@ -78,7 +82,7 @@ class ChatProtocol(MessageReader):
         self._outgoing = Outgoing(
             self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self._leave_as_slow
         )
-        self._in_flight = InFlight(self._services, self.transport, self._quota)
+        self._in_flight = InFlight(self._services, self.transport, self._quota, self.read_on)
         return self._subprotocol
 
     def onOpen(self) -> None:
@@ -149,6 +153,7 @@ class ChatProtocol(MessageReader):
             # Autobahn closes the connection now, which waits until the client has taken everything.
             self._end = self._services.clock.callLater(CLOSE_HANDSHAKE_SECONDS, self.transport.abortConnection)
         self._in_flight.resume()
+        self.read_on()
 
     def say_goodbye(self, retry_after_ms: int) -> None:
         """Tell the client when to come back, if its dialect can. Call it before :meth:`leave`."""
@@ -175,8 +180,8 @@ class ChatProtocol(MessageReader):
             self._rest(self._quota.charge_bytes(len(data)))
         super().dataReceived(data)
 
-    def text_received(self, payload: bytes) -> None:
-        """A whole text message, which is not checked to be UTF-8 if it came in one frame."""
+    def text_received(self, payload: bytes) -> bool:
+        """A whole text message, not checked to be UTF-8 if it came in one frame; see :class:`MessageReader`."""
         services = self._services
         services.counters.messages_received += 1
         self._tally.messages += 1
@@ -184,34 +189,35 @@ class ChatProtocol(MessageReader):
             too_often = self._quota.take_message()
             if too_often is not None:
                 self._refuse_rate(too_often)
-                return
+                return True
         if not payload.isascii():
             try:
                 payload.decode()
             except UnicodeDecodeError:
                 self._invalid_payload("a text frame must be UTF-8")  # RFC 6455 8.1: close with 1007
-                return
+                return False
         try:
             message = services.ingress.accept(self._room, self._tenure.decode(payload), self, self._ip)
         except Refused as refused:
             if not self._tenure.renew(payload):
                 self.message_refused(refused)
-            return
+            return False
         except Exception:
             self._log.failure("a message in room {room} failed", room=self._room)
             self.message_refused(Refused("internal_error", "the server failed on this message"))
-            return
+            return False
         self._speakers.spoke(message.user_id)
         self._dialect.sent(services, message, self)
         self._in_flight.accepted()
+        return False
 
     def _refuse_rate(self, refused: Refused) -> None:
         self.message_refused(refused)
         assert self._quota is not None
         if self._quota.is_abused:
             self.leave(POLICY_VIOLATION, "this client goes on sending too much, whatever it is told")
-        elif refused.retry_after_ms is not None:
-            self._rest(refused.retry_after_ms / 1000)
+        else:
+            self._rest((refused.retry_after_ms or _SHORT_REST_MS) / 1000)
 
     def _rest(self, seconds: float) -> None:
         if seconds and self.state == self.STATE_OPEN:
@@ -262,6 +268,8 @@ class ChatProtocol(MessageReader):
             self.message_refused(refused)
 
     def deliver(self, block: bytes) -> None:
+        if self._compresses:
+            block = self._services.compressor.compressed(block)
         if self.state == self.STATE_OPEN and not self._outgoing.write(block):
             self._leave_as_slow()
 

@@ -130,6 +130,7 @@ def _user_data(rooms: int, room_queues: int, drain_seconds: int) -> Value:
         "CHATFLOW_DRAIN_GRACE_SECONDS": GRACE_SECONDS,
         "CHATFLOW_DRAIN_SECONDS": drain_seconds,
         "CHATFLOW_LOG_FORMAT": "json",
+        "CHATFLOW_TRUSTED_PROXY": "${VpcCidrPrefix}.0.0/16",  # the load balancer
         "AWS_REGION": "${AWS::Region}",
     }
     instance = {

@@ -57,9 +57,13 @@ class Queue:
 class Peer:
     """A client's end of one connection."""
 
-    def __init__(self, factory: ChatFactory, query: str, v2: bool, ip: str | None, identity: Identity) -> None:
+    def __init__(
+        self, factory: ChatFactory, query: str, v2: bool, ip: str | None, identity: Identity, compresses: bool
+    ) -> None:
         dialect = choose_dialect([SUBPROTOCOL] if v2 else [])
-        asked = Handshake(1, parse_connect_parameters(query), _KEY, dialect, client_ip=ip, identity=identity)
+        asked = Handshake(
+            1, parse_connect_parameters(query), _KEY, dialect, client_ip=ip, identity=identity, compresses=compresses
+        )
         self.protocol = factory.build_connection(asked)
         self.transport = Transport()
         self.protocol.makeConnection(self.transport)
@@ -132,9 +136,17 @@ class EdgeRig:
     async def _seqs_of(self, message_ids: object) -> dict[str, int]:
         return {}
 
-    def peer(self, query: str = "", *, v2: bool = True, ip: str | None = None, identity: Identity = ANYONE) -> Peer:
+    def peer(
+        self,
+        query: str = "",
+        *,
+        v2: bool = True,
+        ip: str | None = None,
+        identity: Identity = ANYONE,
+        compresses: bool = False,
+    ) -> Peer:
         """Somebody connects."""
-        return Peer(self.factory, query, v2, ip, identity)
+        return Peer(self.factory, query, v2, ip, identity, compresses)
 
     def deliver(self, first: int, last: int) -> None:
         """These messages are stored and come from the fan-out, one by one."""

@@ -40,10 +40,11 @@ class Reader(MessageReader):
         self.dataReceived(_HANDSHAKE)
         self.sent.clear()
 
-    def text_received(self, payload: bytes) -> None:
+    def text_received(self, payload: bytes) -> bool:
         self.told.append(payload)
         if payload == self.leaves_at:
             self.sendCloseFrame(1012)
+        return False
 
     def message_unreadable(self, refused: Refused) -> None:
         self.told.append(refused.code)

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from chatflow.edge.close_codes import BANNED, DISCONNECTED
 from chatflow.edge.enforcement import Enforcement, close_reason
-from chatflow.edge.speakers import MAX_SPOKEN_USERS, Speakers
+from chatflow.edge.speakers import MAX_CHANGES, Speakers
 from chatflow.rooms.rules import Rules
 from tests.edge.rig import EdgeRig, Peer, rigged
 from tests.rooms.test_rules import order
@@ -111,7 +111,7 @@ def test_a_connection_remembers_the_users_that_came_last_and_no_more() -> None:
         speakers.spoke(user)
         speakers.spoke(user)
     assert speakers.named == (5,)
-    assert speakers.all == {5, *range(1000 - MAX_SPOKEN_USERS, 1000)}
+    assert speakers.all == {5, *range(1000 - MAX_CHANGES, 1000)}
 
 
 def test_a_long_reason_fits_the_close_frame_and_ends_with_a_whole_character() -> None:

@@ -13,7 +13,12 @@ from twisted.web.http_headers import Headers
 from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.refusals import RequestRefused
 
-_PROXIES = TrustedProxies.of(["10.0.0.0/8", "2001:db8:ffff::/48"])
+_PROXIES = TrustedProxies.of(
+    (
+        "10.0.0.0/8",
+        "2001:db8:ffff::/48",
+    )
+)
 _PROXY = IPv4Address("TCP", "10.0.0.1", 1)
 _STRANGER = IPv4Address("TCP", "192.0.2.66", 1)
 
@@ -95,7 +100,7 @@ def test_two_headers_that_differ_are_refused_and_others_not() -> None:
 
 
 def test_whoever_comes_by_a_unix_socket_may_be_a_proxy() -> None:
-    proxies = TrustedProxies.of(["unix"])
+    proxies = TrustedProxies.of(("unix",))
     assert resolved(UNIXAddress(None), proxies, x_forwarded_for="198.51.100.1") == "198.51.100.1"
     assert resolved(_PROXY, proxies, x_forwarded_for="198.51.100.1") == "10.0.0.1"
 

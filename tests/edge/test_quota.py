@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from chatflow.config import TABLE
 from chatflow.contracts.identity import Identity
 from chatflow.edge.accounts import BURST_SECONDS, Accounts, Bucket
 from chatflow.edge.admission import LONG_RESUME_MESSAGES, Admission
@@ -19,8 +20,9 @@ from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.quota import MAX_REFUSALS_IN_A_ROW
 from chatflow.edge.refusals import RequestRefused
+from chatflow.errors import StartupError
 from chatflow.networks import site_of
-from testbed.client import BINARY, PING, TEXT, client_frame, message
+from testbed.client import BINARY, CLOSE, PING, TEXT, client_frame, message
 from tests.edge.rig import EdgeRig, Peer, rigged
 
 _BURST = int(BURST_SECONDS)
@@ -88,6 +90,29 @@ class TestMessages:
             assert reads_paused(rig) == 1
             rig.clock.advance(0.5)
             assert accepted(peer, 2) == [True, False]
+
+    def test_of_many_that_come_at_once_one_is_refused_and_the_others_wait_for_their_turn(self) -> None:
+        with limited(messages_per_second=2) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            frame = client_frame(TEXT, json.dumps(message("x")).encode())
+            peer.protocol.dataReceived(frame * (2 * _BURST + 4) + client_frame(PING, b"x") + frame[:9])
+            assert [one["code"] for one in peer.frames()] == ["rate_limited"]
+            assert rig.edge.ingress.accepted == 2 * _BURST
+            peer.protocol.dataReceived(frame[9:])
+            for _ in range(9):
+                rig.clock.advance(0.5)
+            assert rig.edge.ingress.accepted + rig.edge.counters.messages_refused == 2 * _BURST + 5
+            assert rig.edge.counters.messages_refused <= 4
+            assert b"\x8a\x01x" in peer.transport.value()
+
+    def test_who_closes_amid_what_waits_is_closed(self) -> None:
+        with limited(messages_per_second=2) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            frame = client_frame(TEXT, json.dumps(message("x")).encode())
+            peer.protocol.dataReceived(frame * (2 * _BURST + 4) + client_frame(CLOSE, b"\x03\xe8"))
+            assert peer.protocol.is_live
+            peer.protocol.leave(1012, "the server restarts")
+            assert peer.transport.disconnecting or peer.transport.aborted
 
     def test_all_connections_of_an_address_share_its_rate(self) -> None:
         with limited(messages_per_second_per_address=1) as rig:
@@ -282,3 +307,14 @@ def test_what_changed_is_said_in_one_line() -> None:
         "unlimited-address = none (was ::1)",
     ]
     assert in_force.apply(in_force.limits) == ""
+
+
+def test_each_limit_can_be_changed_by_the_name_of_its_option() -> None:
+    in_force = LimitsInForce(EdgeLimits(16384, 100, 100, 1, 60))
+    changes = in_force.changes()
+    changes["messages-per-second"](7.0)
+    assert in_force.limits.messages_per_second == 7
+    with pytest.raises(StartupError):
+        changes["max-buffered-bytes"](10**15)
+    assert in_force.limits.max_buffered_bytes < 10**12, "the old one stays"
+    assert set(changes) <= {option.name for option in TABLE.own_options}

@@ -10,7 +10,6 @@ from twisted.internet.address import IPv4Address
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from chatflow.edge.proxies import TrustedProxies
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.site import SPARE_CONNECTIONS, ChatSite
 from tests.edge.rig import EdgeRig, rigged
@@ -113,8 +112,8 @@ def test_who_has_asked_is_not_counted(rig: EdgeRig, site: ChatSite) -> None:
 
 
 def test_a_proxy_and_who_is_unlimited_may_have_more(rig: EdgeRig) -> None:
-    edge = evolve(rig.edge, proxies=TrustedProxies.of(["10.0.0.0/8"]))
-    site = ChatSite(Answer(), edge, rig.clock)
+    rig.in_force.limits = evolve(rig.in_force.limits, trusted_proxy=("10.0.0.0/8",))
+    site = ChatSite(Answer(), rig.edge, rig.clock)
     assert not any(Client(site, ip).gone for ip in ["10.0.0.1", "127.0.0.1"] * 10)
 
 

@@ -116,6 +116,18 @@ def test_one_that_has_ended_or_is_lifted_is_not_in_force_and_cannot_be_lifted(
     assert in_force(table) == [("ban", USER)], "what was lifted may be ordered again"
 
 
+def test_one_that_is_lifted_is_not_in_force_for_who_began_to_read_before(
+    table: SanctionTable, connection: Any, database_url: str
+) -> None:
+    order(table)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT now()")
+        with open_sanctions(database_url) as other:
+            assert at_once(other.lift("ban", USER, by="me")) is not None
+        found = sanctions._read_in_thread(cursor, None)
+        assert found is not None and found.in_force == []
+
+
 def test_versions_grow_when_the_clock_was_set_back(table: SanctionTable, database_url: str) -> None:
     order(table)
     execute(database_url, "UPDATE sanctions SET changed_at = changed_at + interval '1 hour'")

@@ -76,10 +76,11 @@ class TestOnTheTestsPostgresql:
 
         reload("log-level = info\n", "reload: nothing has changed")
         reload(
-            "log-level = debug\nrooms = 30\n",
+            "log-level = debug\nrooms = 30\nmessages-per-second = 7\n",
+            f"reload: messages-per-second = 7 (file {settings}) is applied",
             f"reload: log-level = debug (file {settings}) is applied",
             f"reload: rooms = 30 (file {settings}) needs a restart",
-            "reload: 1 applied, 1 waiting for a restart",
+            "reload: 2 applied, 1 waiting for a restart",
         )
         reload("rooms = many\n", "every setting stays as it was")
         reload("no-such = 1\n", "unknown key no-such")
