@@ -136,10 +136,11 @@ def judge(
     identity = identify(offered)
     parameters = _bound(parameters, identity, room)
     dialect = choose_dialect(offered)
-    compresses = may_compress and compression.is_acceptable(_list(headers, "sec-websocket-extensions"))
     # Browsers end a connection whose server takes none of what they offer: if all that is offered is the token, that.
     token = next((name for name in offered if name.startswith(SUBPROTOCOL_PREFIX)), None)
-    return Handshake(room, parameters, key, dialect, identity, client_ip, compresses, dialect.subprotocol or token)
+    compresses = may_compress and compression.is_acceptable(_list(headers, "sec-websocket-extensions"))
+    subprotocol = dialect.subprotocol or token
+    return Handshake(room, parameters, key, dialect, identity, client_ip, compresses, subprotocol)
 
 
 def _judge_version(headers: Headers) -> None:
