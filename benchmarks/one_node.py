@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import secrets
 import selectors
 import socket
 import statistics
@@ -16,7 +17,8 @@ import psutil
 from benchmarks import load_ceiling
 from benchmarks.results import Result
 from testbed.client import PING, PONG, RawClient, client_frame
-from testbed.daemon import Daemon
+from testbed.daemon import LISTEN, Daemon
+from testbed.http_client import request
 from testbed.load_client import LoadClient
 
 RUN_SECONDS = 900.0
@@ -37,6 +39,9 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     throughput.add_argument("--messages", type=int, default=500_000)
     throughput.add_argument("--connections", type=int, default=64)
+    throughput.add_argument(
+        "--tokens", action="store_true", help="of a daemon with --auth jwt: see docs/authentication.rst"
+    )
     throughput.add_argument("--processes", type=int, default=1, help="of the load client")
 
     latency = benchmark("latency", _latency, "acknowledgement and delivery at a fixed rate")
@@ -83,9 +88,14 @@ def add_latencies(result: Result, report: dict[str, Any]) -> None:
 def _throughput(arguments: argparse.Namespace) -> Result:
     result = Result("throughput")
     with Daemon(*arguments.options) as daemon:
-        daemon.start()
         size = ("--messages", arguments.messages, "--warmup-messages", min(32_000, arguments.messages))
-        options = (*size, "--connections", arguments.connections)
+        options: tuple[object, ...] = (*size, "--connections", arguments.connections)
+        if arguments.tokens:
+            key = daemon.directory / "key"
+            key.write_text(secrets.token_hex(32))
+            daemon.options += ("--auth", "jwt", "--jwt-key-file", str(key), "--admin-listen", LISTEN)
+            options += ("--token-key-file", key)
+        daemon.start()
         report = load(_url(daemon), *options, "--processes", arguments.processes, database_url=daemon.database_url)
         result.raw = {"report": report, "daemon": _daemon_figures(daemon)}
     result.expect_pass(report)
@@ -230,8 +240,9 @@ def _daemon_figures(daemon: Daemon) -> dict[str, Any]:
     """What the run cost the daemon, and what it says of itself."""
     process = psutil.Process(daemon.process.pid)
     cpu = process.cpu_times()
+    port = daemon.admin_port if "--admin-listen" in daemon.options else daemon.port
     return {
         "processor_seconds": {"user": cpu.user, "system": cpu.system},
         "memory": process.memory_full_info()._asdict(),
-        "prometheus": daemon.get("/metrics", headers={"Accept": "text/plain"}).body.decode(),
+        "prometheus": request(port, "GET", "/metrics", {"Accept": "text/plain"}).body.decode(),
     }

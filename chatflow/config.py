@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.endpoints import serverFromString
 
 from chatflow.authority import parse_origin
-from chatflow.dualstack import parse_both
+from chatflow.endpoints import Endpoint
 from chatflow.errors import ConfigError
+from chatflow.identity_options import IDENTITY_OPTIONS, check_identity
 from chatflow.limit_options import LIMIT_OPTIONS
 from chatflow.logs import LogSettings
 from chatflow.logs.log_options import LOG_OPTIONS
@@ -25,33 +25,6 @@ from chatflow.options.kinds import Plain
 
 SERVER_ID_CHARACTERS = 20
 """Bound by the column ``server_id`` and by what SQS leaves of a queue name's 80 characters."""
-
-
-@attrs.frozen
-class Endpoint(Plain):
-    """A port number, or a Twisted server endpoint. Checked as far as that goes without touching a file or a socket."""
-
-    placeholder: str = "ENDPOINT"
-    allowed: str = (
-        "a port such as 8080 or localhost:8080, or a Twisted server endpoint such as tcp:8080:interface=127.0.0.1 "
-        "or unix:/run/chatflow"
-    )
-
-    def parse(self, text: str) -> str:
-        if parse_both(text):
-            return text
-        if text.startswith("ssl:"):  # to make this one means to read its certificate
-            return text
-        if text.partition(":")[0] == "systemd":  # which sockets there are is known when they are taken over
-            return text
-        try:
-            serverFromString(None, text)
-        except Exception:  # of any kind: RuntimeError for a lone backslash, whatever a plugin's parser raises
-            raise ValueError from None
-        port = re.match(r"tcp6?:(?:port=)?([^:=]*)(?::|$)", text)
-        if port and not (re.fullmatch("[0-9]{1,5}", port[1]) and int(port[1]) <= 65535):
-            raise ValueError("a port is a number from 0 to 65535")
-        return text
 
 
 @attrs.frozen
@@ -145,6 +118,7 @@ TABLE = Table(
             "disconnected when as long again brings nothing either. 0 sends none, and dead connections stay until the "
             "system notices.",
         ),
+        *IDENTITY_OPTIONS,
         Option(
             name="rooms",
             kind=Integer(1, 10_000),
@@ -351,8 +325,8 @@ TABLE = Table(
 )
 
 
-#: Settings that are written as 0 for none.
-NONE_BY_ZERO = {"retention_days", "room_queues"}
+#: Settings that are written as 0, or as nothing, for none.
+NONE_BY_ZERO = {"retention_days", "room_queues", "jwt_jwks", "jwt_issuer"}
 
 
 @attrs.frozen(kw_only=True)
@@ -365,6 +339,15 @@ class Config:
     compress: bool
     trusted_proxy: tuple[str, ...]
     ping_interval_seconds: float
+    auth: str
+    jwt_key: tuple[str, ...] = attrs.field(repr=False)
+    jwt_jwks: str | None
+    jwt_jwks_seconds: float
+    jwt_audience: tuple[str, ...]
+    jwt_issuer: str | None
+    jwt_leeway_seconds: float
+    admin_listen: tuple[str, ...]
+    admin_token: tuple[str, ...] = attrs.field(repr=False)
     rooms: int
     broker: str
     server_id: str
@@ -436,9 +419,13 @@ def _check(settings: Mapping[str, Setting]) -> None:
     listen = settings["listen"]
     if not listen.value:
         raise ConfigError(f"listen ({listen.source}): must be at least one endpoint")
-    twice = next((one for at, one in enumerate(listen.value) if one in listen.value[:at]), None)
+    endpoints = (*listen.value, *settings["admin-listen"].value)
+    twice = next(
+        (one for at, one in enumerate(endpoints) if one in endpoints[:at] and not one.startswith("tcp:0")), None
+    )
     if twice is not None:
         raise ConfigError(f"listen ({listen.source}): {twice} is named twice, name each endpoint once")
+    check_identity(settings)
     behind = next((one for one in listen.value if one.startswith("haproxy:")), None)
     if behind and not settings["trusted-proxy"].value:
         raise ConfigError(

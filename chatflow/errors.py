@@ -21,6 +21,10 @@ ErrorCode = Literal[
     "since_beyond_head",
     "since_expired",
     "invalid_parameter",
+    "wrong_user",
+    "read_only",
+    "invalid_token",
+    "token_expired",
     "muted",
     "banned",
 ]
@@ -52,6 +56,34 @@ class Refused(ChatFlowError):
         self.code = code
         self.field = field
         self.retry_after_ms = retry_after_ms
+
+
+#: Why a token is not good, for counting.
+TokenFlaw = Literal[
+    "malformed",
+    "too_long",
+    "algorithm",
+    "unknown_key",
+    "signature",
+    "claims",
+    "expired",
+    "early",
+    "issuer",
+    "audience",
+]
+
+
+class TokenRefused(ChatFlowError):
+    """A token is not good. The text may be told to whoever sent it, and repeats nothing of it."""
+
+    def __init__(self, reason: TokenFlaw, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def code(self) -> ErrorCode:
+        """For programs."""
+        return "token_expired" if self.reason == "expired" else "invalid_token"
 
 
 class Unavailable(ChatFlowError):

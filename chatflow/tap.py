@@ -10,13 +10,13 @@ from typing import Any
 from twisted.application.service import IService
 
 from chatflow import tuning
+from chatflow.authentication import make_authentication
 from chatflow.broker.consumer import Consumer
 from chatflow.brokers import make_broker
 from chatflow.config import TABLE, Config
 from chatflow.drain import Drain, WrongClock
 from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import Connections
-from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.frames import broadcast_block, text_frame
 from chatflow.edge.inherited import InheritedListener, is_inherited
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
@@ -25,7 +25,7 @@ from chatflow.edge.readings import edge_readings
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.stored import StoredTracker
 from chatflow.edge.v2 import presence_block
-from chatflow.edge.web import connection_services, make_site
+from chatflow.edge.web import connection_services, make_sites
 from chatflow.lifecycle import PeriodicService, run_in_own_thread
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import StampClock, make_monotonic
@@ -33,13 +33,13 @@ from chatflow.lifecycle.grace import Grace
 from chatflow.lifecycle.root import make_root_service
 from chatflow.metrics import Latest, Metrics
 from chatflow.moderating import make_sanction_watch
+from chatflow.operators import make_dashboard, operators_ports
 from chatflow.options import CommandLine, Setting
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
 from chatflow.persistence.clock_watch import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History
-from chatflow.persistence.membership import read_census
 from chatflow.persistence.readings import database_readings
 from chatflow.persistence.upkeep import Upkeep
 from chatflow.persistence.writer import BatchWriter
@@ -129,6 +129,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     in_force = LimitsInForce(EdgeLimits.of(config))
     connections = Connections(clock=reactor, in_force=in_force)
     sanctions = make_sanction_watch(reactor, url, database, ingress.moderator, connections, metrics)
+    auth = make_authentication(config, reactor, now)
     edge = EdgeServices(
         clock=reactor,
         now=now,
@@ -142,6 +143,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         connections=connections,
         in_force=in_force,
         ping_interval_seconds=config.ping_interval_seconds,
+        verifier=auth.verifier,
     )
 
     def set_back(room: int, first: int) -> None:
@@ -170,32 +172,25 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         database_readings(writer, (commits, reads), upkeep.refresher),
         dead_letters.readings("chatflow_dead_letters", "Waiting, asked each minute"),
         status.readings(),
+        auth.counts.readings(),
         watch.readings(),
         broker.readings(),
     ):
         metrics.add(readings)
-    dashboard = Dashboard(
-        clock=reactor,
-        now=time.time,
-        server_id=config.server_id,
-        cluster=config.broker == "sqs",
-        snapshot=metrics.snapshot,
-        census=lambda: read_census(reads),
-        silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # long before it is taken for dead
-        away_seconds=lambda: max(commits.away_seconds, reads.away_seconds),
-        ready=status.ready,
-    )
-    site = make_site(
+    dashboard = make_dashboard(config, reactor, metrics, (commits, reads), status.ready)
+    site, admin_site = make_sites(
         reactor=reactor,
         edge=edge,
         instance=InstanceSource(
             rooms=config.rooms, figures=status.figures, depth_of=broker.depths.of, prometheus=metrics.prometheus
         ),
-        ready=status.ready,
+        ready=lambda: status.ready() and auth.ready(),
         archive=Archive(reads),
         analytics=AnalyticsStore(reads, upkeep.refresher.now),
         dashboard=dashboard,
         allowed_origins=config.allowed_origins,
+        gates=auth.gates,
+        sanctions=sanctions,
     )
 
     def bootstrap_database() -> None:
@@ -225,7 +220,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add_all(upkeep.services)
     service.add("count", PeriodicService(reactor, "dead letters", _COUNT_SECONDS, dead_letters.ask, at_once=True))
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
-    service.add_all([*sanctions.services, *connection_services(edge, site)])
+    service.add_all([*auth.services, *sanctions.services, *connection_services(edge, site)])
+    service.add_all(operators_ports(config, reactor, admin_site))
     inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
     add_ports(service, reactor, [one for one in config.listen if one not in inherited], site, listeners)
     drain = Drain(

@@ -218,12 +218,18 @@ class Daemon:
         assert self.runs, f"the daemon ended with status {self.process.returncode}: {self.errors()}"
         return self.find_port() != 0
 
+    @property
+    def admin_port(self) -> int:
+        """Where operators connect, if they have a port of their own: those ports come first in the log."""
+        return int(re.findall(r"listening on .*port=(\d+)", self.output())[0])
+
     def find_port(self) -> int:
         """Where it has said that it listens, 0 as long as it has not."""
-        found = re.search(r"listening on .*port=(\d+)", self.output())
-        if found:
-            self.port = int(found[1])
-        return self.port if found else 0
+        found = re.findall(r"listening on .*port=(\d+)", self.output())
+        ports = found[int("--admin-listen" in self.options) :]
+        if ports:
+            self.port = int(ports[0])
+        return self.port if ports else 0
 
 
 @contextlib.contextmanager

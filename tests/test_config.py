@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatflow.config import TABLE, Config, Endpoint, Origin, default_server_id
+from chatflow.config import TABLE, Config, Origin, default_server_id
+from chatflow.endpoints import Endpoint
 from chatflow.errors import ConfigError
 from chatflow.options import load
 from chatflow.options.manual import as_help, as_page
@@ -61,6 +62,8 @@ class TestConfig:
     def test_every_default_is_a_value_that_could_be_given(self) -> None:
         for option in TABLE.own_options:
             value = option.default_value()
+            if value in ("", ()):
+                continue  # nothing is what nobody can give
             for each in value if option.repeatable else (value,):
                 assert option.kind.parse(option.kind.show(each)) == each, option.name
 

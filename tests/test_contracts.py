@@ -25,6 +25,7 @@ IMPLEMENTERS = {
     "fanout.IFanout": {"broker.embedded_queue.NoFanout", "broker.sns.SnsFanout"},
     "history.IHistory": {"persistence.history.History"},
     "history.IPageHistory": {"persistence.history.History"},
+    "identity.ITokenVerifier": {"tokens.verifier.TokenVerifier"},
     "members.IMember": {"edge.websocket.ChatProtocol"},
     "members.IResumingMember": {"edge.websocket.ChatProtocol"},
     "members.ISender": {"edge.websocket.ChatProtocol", "edge.publishing._Sender"},

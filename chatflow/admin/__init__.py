@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from chatflow.admin import deadletters, instances, migrate, moderation, monitor, queues, setup, verify
+from chatflow.admin import deadletters, instances, migrate, moderation, monitor, queues, setup, tokens, verify
 from chatflow.errors import ChatFlowError
 from chatflow.text import visible
 
-_MODULES = (migrate, setup, queues, deadletters, instances, moderation, monitor, verify)
+_MODULES = (migrate, setup, queues, deadletters, instances, moderation, monitor, verify, tokens)
 
 _DESCRIPTION = "Administers ChatFlow. `chatflow-admin COMMAND --help` explains a command."
 

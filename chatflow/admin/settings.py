@@ -13,9 +13,9 @@ from attrs import field, fields, frozen
 from chatflow.broker.names import Names
 from chatflow.config import NONE_BY_ZERO, TABLE
 from chatflow.errors import StartupError
-from chatflow.options import load, mask_password, read_file
+from chatflow.options import Setting, load, mask_password, read_file
 from chatflow.options.kinds import Kind
-from chatflow.options.table import CONFIG, Option
+from chatflow.options.table import COMMAND_LINE, CONFIG, Option
 from chatflow.postgres.environment import forget_variables
 
 _OPTIONS = {option.name: option for option in TABLE.options}
@@ -27,7 +27,8 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         "settings of the daemon, also read from its environment variables (CHATFLOW_...) and file"
     )
     in_files = [name for name, option in TABLE.kept_in_file().items() if option.name in names]
-    names = (*names, *in_files, CONFIG.name)
+    on_command_line = TABLE.given_by(COMMAND_LINE)
+    names = tuple(name for name in (*names, *in_files, CONFIG.name) if name in on_command_line)
     for name in names:
         option = _OPTIONS[name]
         group.add_argument(
@@ -82,13 +83,21 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
     :raises ConfigError: a variable or the file is wrong.
     """
-    texts = {name: getattr(arguments, name.replace("-", "_")) for name in arguments.settings}
-    given = {name: [text] for name, text in texts.items() if text is not None}
-    settings = load(TABLE, given, os.environ, read_file)
+    settings = load_settings(arguments)
     values: dict[str, Any] = {each.name: settings[each.name.replace("_", "-")].value for each in fields(Settings)}
     for name in NONE_BY_ZERO & values.keys():
         values[name] = values[name] or None
     return Settings(**values)
+
+
+def load_settings(arguments: argparse.Namespace) -> dict[str, Setting]:
+    """The same as they are, for commands that need others.
+
+    :raises ConfigError: a variable or the file is wrong.
+    """
+    texts = {name: getattr(arguments, name.replace("-", "_")) for name in arguments.settings}
+    given = {name: [text] for name, text in texts.items() if text is not None}
+    return load(TABLE, given, os.environ, read_file)
 
 
 def _checked(kind: Kind) -> Callable[[str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -19,17 +19,31 @@ from twisted.logger import Logger
 
 from chatflow.client.outbox import Outbox, SendFailed
 from chatflow.client.pending import PendingSeq, PendingSeqs
-from chatflow.client.protocol import Connection, Rejected, open_connection
-from chatflow.client.session import Acknowledged, Broken, Event, Goodbye, Message, Presence, Reset, Session, StoredAt
+from chatflow.client.protocol import Connection, Rejected, Unauthorized, open_connection
+from chatflow.client.session import (
+    Acknowledged,
+    Broken,
+    Event,
+    Expiring,
+    Goodbye,
+    Message,
+    Presence,
+    Reset,
+    Session,
+    StoredAt,
+)
 from chatflow.errors import Refused
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.rooms.messages import decode, iso_timestamp
+from chatflow.rooms.messages import decode_unsigned, iso_timestamp
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 20.0
 # After a refusal, before what was refused is sent again on the same connection.
 _FIRST_RESEND_SECONDS = 1.0
 _LONGEST_RESEND_SECONDS = 15.0
+
+#: A token, or a function that fetches one.
+Token = str | Callable[[], str | Awaitable[str]]
 
 #: Frames that are not heard while nobody takes what comes; they come again when the client resumes.
 _SKIPPED = {None, "resumed", "reset", "heartbeat", "presence"}
@@ -64,7 +78,7 @@ class State:
 
 
 class ChatClient:
-    """One user in one room. Runs on the reactor thread.
+    """One user in one room, by ``user_id`` and ``username``, or by its token. Runs on the reactor thread.
 
     Iterate it for what comes: :class:`Message`, and :class:`Reset` and :class:`Presence` where they happen. While
     ``max_waiting`` of them wait to be taken, nothing more is read from the server; unless an answer is waited for: then
@@ -74,6 +88,8 @@ class ChatClient:
         clock that is set would stop, or fire, its timers.
     :param now: for the timestamps of messages.
     :param url: of the server, such as ``ws://localhost:8080``; ``wss://`` needs ``chatflow[tls]``.
+    :param token: what a server with ``--auth jwt`` asks for; or a function that fetches one, which may return something
+        to be awaited. It is called for each connection, and again before the token expires.
     :param since: begin with what follows this seq; 0 for all that is held.
     :param last: begin with so many messages instead. Without both, with what is live.
     :param presence: ask for :class:`Presence` events.
@@ -91,8 +107,9 @@ class ChatClient:
         room: int,
         *,
         now: WallTime = time.time,
-        user_id: int,
-        username: str,
+        user_id: int | None = None,
+        username: str | None = None,
+        token: Token | None = None,
         since: int | None = None,
         last: int | None = None,
         presence: bool = False,
@@ -104,7 +121,11 @@ class ChatClient:
         self._reactor = reactor
         self._now = now
         self._url = f"{url.rstrip('/')}/chat/{room}"
-        self._who = {"userId": str(user_id), "username": username}
+        if token is None and (user_id is None or username is None):
+            raise TypeError("user_id and username are needed, unless there is a token that says them")
+        self._token = token
+        given = {"userId": user_id if user_id is None else str(user_id), "username": username}
+        self._who = {name: value for name, value in given.items() if value is not None}
         self._presence = presence
         self._max_unacknowledged = max_unacknowledged
         self._max_waiting = max_waiting
@@ -133,8 +154,8 @@ class ChatClient:
     def start(self) -> Self:
         """Begin to connect, and to come back whenever the connection is lost, until :meth:`close`.
 
-        A server that answers 400, 403 or 404, or closes the connection of who is banned, ends it too: then
-        the iteration raises :class:`chatflow.client.Rejected`.
+        A server that answers 400, 403 or 404, or 401 to a token that no function fetches, or closes the connection of
+        who is banned, ends it too: then the iteration raises :class:`chatflow.client.Rejected`.
         """
         self._running = Deferred.fromCoroutine(self._run())
         return self
@@ -155,7 +176,7 @@ class ChatClient:
                 "clientMessageId": own_id,
             }
         )
-        decode(frame)
+        decode_unsigned(frame, 1, None if "username" in self._who or self._token is None else "any")
         limit = self._session.max_frame_bytes
         if limit is not None and len(frame) > limit:
             raise Refused("too_large", f"the message must be at most {limit} bytes")
@@ -203,6 +224,11 @@ class ChatClient:
         self._end("the client was closed before there was an answer")
 
     @property
+    def user_id(self) -> str | None:
+        """Who this is: as it was told, or as the server said of the token; None while that is not known."""
+        return self._who.get("userId") or self._session.user_id
+
+    @property
     def _over(self) -> bool:
         return self._closing or self._rejected is not None
 
@@ -224,8 +250,14 @@ class ChatClient:
         while not self._closing:
             self._on_state(State("connecting"))
             try:
-                connection = await open_connection(self._reactor, self._url, self._query(), self)
+                connection = await open_connection(
+                    self._reactor, self._url, self._query(), self, await self._fetch_token()
+                )
             except Rejected as error:
+                if isinstance(error, Unauthorized) and callable(self._token):
+                    failures += 1
+                    await self._wait_for_another_try(str(error), failures)
+                    continue
                 self._reject(error)
                 return
             except Exception as error:
@@ -243,10 +275,28 @@ class ChatClient:
                 self._lost()
                 failures = 0 if self._session.seq != before or self._retry_after_seconds is not None else failures + 1
             if not self._closing:
-                self._log.info("not connected: {reason}", reason=reason)
-                self._on_state(State("waiting", reason))
-                await self._wait(failures)
+                await self._wait_for_another_try(reason, failures)
         self._on_state(State("closed"))
+
+    async def _wait_for_another_try(self, reason: str, failures: int) -> None:
+        self._log.info("not connected: {reason}", reason=reason)
+        self._on_state(State("waiting", reason))
+        await self._wait(failures)
+
+    async def _fetch_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        return token if token is None or isinstance(token, str) else await token
+
+    async def _renew(self) -> None:
+        """Send a new token ahead of the end of the one that the connection has."""
+        connection = self._connection
+        try:
+            token = await self._fetch_token()
+        except Exception as error:
+            self._log.warn("there is no new token: {reason}", reason=str(error) or type(error).__name__)
+            return
+        if connection is not None and connection is self._connection:
+            connection.send(msgspec.json.encode({"type": "refresh", "token": token}))
 
     def _reject(self, error: Rejected) -> None:
         self._rejected = error
@@ -308,6 +358,9 @@ class ChatClient:
                 self._acknowledged(event)
             elif isinstance(event, StoredAt):
                 self._pending_seqs.found(event.message_id, event.seq, early=False)
+            elif isinstance(event, Expiring):
+                if callable(self._token):
+                    Deferred.fromCoroutine(self._renew())
             elif isinstance(event, Goodbye):
                 self._retry_after_seconds = event.retry_after_seconds
             else:
@@ -332,7 +385,7 @@ class ChatClient:
         self._hold()
 
     def _found(self, message_id: str, seq: int, user_id: str) -> None:
-        self._pending_seqs.found(message_id, seq, early=user_id == self._who["userId"] and len(self._outbox) > 0)
+        self._pending_seqs.found(message_id, seq, early=user_id == self.user_id and len(self._outbox) > 0)
 
     # Room for what comes
 

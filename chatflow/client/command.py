@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -47,12 +49,14 @@ exit status:
 
 @frozen(kw_only=True)
 class Wishes:
-    """:ivar url: without a path. :ivar last: how many messages to begin with; None leaves it to the kind of input."""
+    """:ivar url: without a path. :ivar name, user_id: None where the token says it. :ivar token: reads it.
+    :ivar last: how many messages to begin with; None leaves it to the kind of input."""
 
     url: str
     room: int
-    name: str
-    user_id: int
+    name: str | None
+    user_id: int | None
+    token: Callable[[], str] | None
     last: int | None
     as_json: bool
     follow: bool
@@ -74,6 +78,12 @@ def parse(arguments: Sequence[str] | None = None) -> Wishes:
     parser.add_argument("url", type=_url, help="of the server, such as ws://localhost:8080")
     parser.add_argument("room", type=_room, help="its number")
     parser.add_argument("--name", help="3 to 20 letters and digits; by default a guest's")
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="holds the token that a server with --auth jwt asks for, and is read again for each connection; also "
+        "the environment variable CHATFLOW_CLIENT_TOKEN. It says who you are, so that nothing else need",
+    )
     parser.add_argument("--user-id", type=int, metavar="N", help=f"1 to {MAX_USER_ID}; by default any")
     parser.add_argument(
         "--last",
@@ -93,11 +103,13 @@ def parse(arguments: Sequence[str] | None = None) -> Wishes:
         "it goes on trying until the end of input",
     )
     given = parser.parse_args(arguments)
+    token = _token_source(parser, given.token_file)
     wishes = Wishes(
         url=given.url,
         room=given.room,
-        name=f"guest{random.randrange(1000)}" if given.name is None else given.name,
-        user_id=random.randrange(1, MAX_USER_ID + 1) if given.user_id is None else given.user_id,
+        name=f"guest{random.randrange(1000)}" if given.name is None and token is None else given.name,
+        user_id=random.randrange(1, MAX_USER_ID + 1) if given.user_id is None and token is None else given.user_id,
+        token=token,
         last=given.last,
         as_json=given.json,
         follow=given.follow,
@@ -117,8 +129,24 @@ class _Parser(argparse.ArgumentParser):
 
 def _frame(wishes: Wishes) -> bytes:
     """A message that has nothing wrong but what was given."""
-    message = {"userId": str(wishes.user_id), "username": wishes.name, "message": "x", "messageType": "TEXT"}
+    user_id, name = 1 if wishes.user_id is None else wishes.user_id, "any" if wishes.name is None else wishes.name
+    message = {"userId": str(user_id), "username": name, "message": "x", "messageType": "TEXT"}
     return json.dumps({**message, "timestamp": "2026-01-01T00:00:00Z"}).encode()
+
+
+def _token_source(parser: argparse.ArgumentParser, path: str | None) -> Callable[[], str] | None:
+    token = os.environ.get("CHATFLOW_CLIENT_TOKEN", "").strip()
+    if path is None:
+        return (lambda: token) if token else None
+
+    def read() -> str:
+        return Path(path).read_text(encoding="ascii").strip()
+
+    try:
+        read()
+    except (OSError, ValueError) as error:
+        parser.error(f"--token-file {path}: {getattr(error, 'strerror', None) or 'is not a token'}")
+    return read
 
 
 def _url(text: str) -> str:

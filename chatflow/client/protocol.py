@@ -22,7 +22,7 @@ _CLOSE_SECONDS = 5
 _PING_SECONDS = 15
 _MAX_FRAME_BYTES = 1 << 20
 #: What is answered so is answered so the next time too. 503 passes, and so may what a proxy says.
-_FINAL_STATUSES = {400, 403, 404}
+_FINAL_STATUSES = {400, 401, 403, 404}
 
 
 #: The close code of who is banned while connected.
@@ -30,10 +30,14 @@ _BANNED = 4403
 
 
 class Rejected(ChatFlowError):
-    """The server does not let this client in: HTTP 400, 403 or 404, or it closed the connection with 4403.
+    """The server does not let this client in: HTTP 400, 401, 403 or 404, or it closed the connection with 4403.
 
     The text says why.
     """
+
+
+class Unauthorized(Rejected):
+    """HTTP 401: the server wants a token, or another one."""
 
 
 class Listener(Protocol):
@@ -83,7 +87,8 @@ class Connection(WebSocketClientProtocol):
         status = self.http_status_line.split()[1:2]
         if status and status[0].isdigit() and int(status[0]) in _FINAL_STATUSES:
             body = self.data.partition(b"\r\n\r\n")[2]
-            self.opened.errback(Rejected(_error_message(body) or reason))
+            error = Unauthorized if status[0] == "401" else Rejected
+            self.opened.errback(error(_error_message(body) or reason))
         super().failHandshake(reason)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -132,11 +137,11 @@ class Connection(WebSocketClientProtocol):
 class _Factory(WebSocketClientFactory):
     protocol = Connection  # type: ignore[assignment]
 
-    def __init__(self, url: str, listener: Listener, reactor: Any) -> None:
+    def __init__(self, url: str, listener: Listener, reactor: Any, headers: dict[str, str]) -> None:
         # Autobahn's timers follow this.
         if txaio.config.loop is None:  # type: ignore[attr-defined]
             txaio.config.loop = reactor  # type: ignore[attr-defined]
-        super().__init__(url, protocols=[SUBPROTOCOL], reactor=reactor)
+        super().__init__(url, protocols=[SUBPROTOCOL], reactor=reactor, headers=headers)
         if ":" in self.host:  # it becomes the header Host, where an IPv6 address is in brackets (RFC 9110, 7.2)
             self.host = f"[{self.host}]"
         self.listener = listener
@@ -150,10 +155,13 @@ class _Factory(WebSocketClientFactory):
         )
 
 
-async def open_connection(reactor: Any, url: str, query: dict[str, Any], listener: Listener) -> Connection:
+async def open_connection(
+    reactor: Any, url: str, query: dict[str, Any], listener: Listener, token: str | None = None
+) -> Connection:
     """A connection whose handshake is done.
 
     :param url: of the room, such as ``ws://localhost:8080/chat/1``.
+    :param token: says who this is, if the server asks for that.
     :raises Rejected: it is not worth while to try again.
     :raises Exception: of many kinds: no such host, refused, too late.
     """
@@ -166,7 +174,8 @@ async def open_connection(reactor: Any, url: str, query: dict[str, Any], listene
         from twisted.internet.ssl import optionsForClientTLS
 
         endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
-    connection: Connection = await endpoint.connect(_Factory(address, listener, reactor))
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    connection: Connection = await endpoint.connect(_Factory(address, listener, reactor, headers))
     await connection.opened
     return connection
 

@@ -74,7 +74,12 @@ class Goodbye:
     retry_after_seconds: float
 
 
-Event = Message | Reset | Presence | Acknowledged | StoredAt | Refusal | Goodbye
+@frozen
+class Expiring:
+    """The token of this connection expires soon: the server takes a new one."""
+
+
+Event = Expiring | Message | Reset | Presence | Acknowledged | StoredAt | Refusal | Goodbye
 
 
 @define
@@ -89,6 +94,8 @@ class Session:
     last: int | None = None
     seq: int | None = field(init=False)
     max_frame_bytes: int | None = field(init=False, default=None)
+    #: Who the server says this is, by the token.
+    user_id: str | None = field(init=False, default=None)
     #: Whether the next message may have any seq that is larger.
     _forgiving: bool = field(init=False, default=True)
 
@@ -114,7 +121,8 @@ class Session:
         if status == "SUCCESS":
             return [Acknowledged(frame["originalMessage"].get("clientMessageId"), frame["messageId"])]
         if status == "ERROR":
-            return self._error(frame["code"], frame["errorMessage"])
+            # An answer to a new token is none to a message; the connection ends when the old one does.
+            return [] if frame.get("field") == "token" else self._error(frame["code"], frame["errorMessage"])
         return self._message(frame)
 
     def _message(self, frame: Mapping[str, Any]) -> list[Event]:
@@ -147,6 +155,7 @@ class Session:
 
     def _special(self, kind: str, frame: Mapping[str, Any]) -> list[Event]:
         if kind == "welcome":
+            self.user_id = frame.get("userId")
             self.max_frame_bytes = frame.get("limits", {}).get("maxFrameBytes")
             if self.seq is None and self.last is None:
                 self.seq, self._forgiving = frame["head"], False
@@ -161,6 +170,8 @@ class Session:
                 raise Broken(f"messages up to {frame['head']} were missed after {self.seq}")
         elif kind == "stored":
             return [StoredAt(frame["messageId"], frame["seq"])]
+        elif kind == "expiring":
+            return [Expiring()]
         elif kind == "goodbye":
             return [Goodbye(frame["retryAfterMs"] / 1000)]
         elif kind == "presence":

@@ -53,6 +53,7 @@ class Terminal(Protocol):
             wishes.room,
             user_id=wishes.user_id,
             username=wishes.name,
+            token=wishes.token,
             last=_LAST_AT_A_TERMINAL if wishes.last is None and interactive else wishes.last or None,
             presence=interactive,
             max_unacknowledged=_WINDOW,
@@ -192,7 +193,7 @@ class Terminal(Protocol):
 
     def _is_own(self, message: Message) -> bool:
         """Whether this process sent it, and its input is over: whoever wrote it all and closed the pipe knows it."""
-        if (message.user_id, message.username) != (str(self._wishes.user_id), self._wishes.name):
+        if message.user_id != self._client.user_id or self._wishes.name not in (None, message.username):
             return False
         known = self._own[message.text] > 0
         self._own -= Counter([message.text])

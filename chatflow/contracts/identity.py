@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from attrs import frozen
+from zope.interface import Interface
 
 
 @frozen(kw_only=True)
@@ -16,6 +17,7 @@ class Identity:
     :ivar expires_at: seconds since the epoch; None for never.
     :ivar readable: the rooms whose messages and members it may see; None for all.
     :ivar writable: the rooms that it may send to; None for all.
+    :ivar is_operator: whether it may see and do what is for operators.
     """
 
     user_id: int | None = None
@@ -23,6 +25,7 @@ class Identity:
     expires_at: float | None = None
     readable: Collection[int] | None = None
     writable: Collection[int] | None = None
+    is_operator: bool = False
 
     def may_read(self, room: int) -> bool:
         """Whether it may be shown the room: what is said, what was said, who is there."""
@@ -35,3 +38,17 @@ class Identity:
 
 #: Whoever comes where nobody is asked who it is: speaks for every user, in every room, for ever.
 ANYONE = Identity()
+
+#: Whoever has the operator's token, or comes where only operators do.
+OPERATOR = Identity(is_operator=True)
+
+
+class ITokenVerifier(Interface):
+    """Knows whose tokens are good here."""
+
+    def verify(token: str) -> Identity:
+        """Who carries it. Reactor thread; does not block.
+
+        :raises TokenRefused: it is not good; the text repeats nothing of it.
+        :raises Unavailable: that cannot be judged now, but may be in a moment: keys are being fetched.
+        """

@@ -62,6 +62,19 @@ class ClientMessage(msgspec.Struct, frozen=True):
     clientMessageId: Annotated[str, Meta(min_length=1, max_length=MAX_CLIENT_MESSAGE_ID_CHARACTERS)] | UnsetType = UNSET
 
 
+class UnsignedMessage(msgspec.Struct, frozen=True):
+    """The same, of a client whose token says who it is, so that it need not."""
+
+    message: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+    timestamp: Annotated[str, Meta(max_length=40, pattern=_TIMESTAMP)]
+    messageType: MessageType
+    userId: Annotated[int, Meta(ge=1, le=MAX_USER_ID)] | Annotated[str, Meta(pattern=r"^[0-9]{1,6}\Z")] | UnsetType = (
+        UNSET
+    )
+    username: Annotated[str, Meta(pattern=rf"^{USERNAME}\Z")] | UnsetType = UNSET
+    clientMessageId: Annotated[str, Meta(min_length=1, max_length=MAX_CLIENT_MESSAGE_ID_CHARACTERS)] | UnsetType = UNSET
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """An accepted message: what travels in envelopes and is stored. ``created_at_us``: microseconds since 1970, UTC."""
 

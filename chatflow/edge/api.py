@@ -11,6 +11,7 @@ import msgspec
 from attrs import evolve
 
 from chatflow.contracts.archive import PageCursor, RoomHead
+from chatflow.contracts.identity import Identity
 from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge import v2
 from chatflow.edge.connect_parameters import MAX_SEQ
@@ -185,6 +186,8 @@ class Api:
                 summary="The rooms, with head, members and last activity",
                 answer=Rooms,
                 handler=self.rooms,
+                may=lambda identity, arguments: True,
+                seen_by=_readable,
                 parameters=[integer("after", 0, MAX_SEQ, "only rooms behind this one", default=0), limit],
                 links=_links,
             ),
@@ -193,6 +196,7 @@ class Api:
                 summary="A room's messages by seq, ascending; without after and before the newest ones",
                 answer=RoomMessages,
                 handler=self.room_messages,
+                may=_may_read,
                 parameters=[
                     room,
                     integer("after", 0, MAX_SEQ, "only messages with a larger seq"),
@@ -206,6 +210,7 @@ class Api:
                 summary="Who is in a room, on all instances, as of some seconds ago",
                 answer=RoomPresenceAnswer,
                 handler=self.presence,
+                may=_may_read,
                 parameters=[room],
             ),
             Operation(
@@ -213,6 +218,7 @@ class Api:
                 summary="A user's messages in all rooms, newest first",
                 answer=UserMessages,
                 handler=self.user_messages,
+                may=_is_own,
                 parameters=[
                     user,
                     _place("after", "only messages newer than this place, nearest to it; from a link"),
@@ -228,9 +234,23 @@ class Api:
                 summary="The rooms in which a user has sent something",
                 answer=UserRooms,
                 handler=self.user_rooms,
+                may=_is_own,
                 parameters=[user],
             ),
         ]
+
+
+def _may_read(identity: Identity, arguments: Mapping[str, Any]) -> bool:
+    return identity.may_read(arguments["room"])
+
+
+def _is_own(identity: Identity, arguments: Mapping[str, Any]) -> bool:
+    """Whether somebody asks for their own history. Rooms that they may read no more are part of it."""
+    return identity.user_id in (None, arguments["id"])
+
+
+def _readable(identity: Identity, rooms: Rooms) -> Rooms:
+    return Rooms([room for room in rooms.rooms if identity.may_read(int(room.roomId))], rooms.next)
 
 
 def _room(room: int, head: RoomHead, members: Mapping[int, int]) -> RoomAnswer:

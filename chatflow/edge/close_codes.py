@@ -5,6 +5,8 @@ Autobahn's ``sendClose`` refuses these, ``sendCloseFrame`` sends them. Those of 
 
 from __future__ import annotations
 
+#: The token has expired: come back with a new one. Of the range for private use (RFC 6455, 7.4.2).
+TOKEN_EXPIRED = 4401
 #: Come back, elsewhere if there is a choice.
 SERVICE_RESTART = 1012
 #: It broke a rule that it could know.

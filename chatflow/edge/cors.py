@@ -1,7 +1,7 @@
 """Which pages of other hosts may read the answers of HTTP: the Fetch standard's CORS protocol.
 
-The same origins as may open WebSockets, by ``--allowed-origins``. Nothing here is done with cookies or other
-credentials, so that no answer ever allows them.
+The same origins as may open WebSockets, by ``--allowed-origins``. A page sends a token itself, if it has one; nothing
+is done with what a browser adds on its own, such as cookies, so that no answer ever allows that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from chatflow.authority import parse_origin
 
 # What a page may send besides what needs no leave, and may read besides what every page may.
-_REQUEST_HEADERS = "Accept, Content-Type, Idempotency-Key, If-None-Match"
+_REQUEST_HEADERS = "Accept, Authorization, Content-Type, Idempotency-Key, If-None-Match"
 _READABLE_HEADERS = "Allow, ETag, Link, Retry-After"
 #: How long a browser may remember an answer to a preflight. Chromium takes no more than two hours.
 _REMEMBERED_SECONDS = 600

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from zope.interface import Attribute, Interface, implementer
 
+from chatflow.contracts.identity import Identity
 from chatflow.contracts.members import Accepted, IMember, Reset, Resumed
 from chatflow.contracts.messages import Message
 from chatflow.edge import v2
@@ -42,7 +43,7 @@ class IDialect(Interface):
 
     subprotocol = Attribute("Its name in Sec-WebSocket-Protocol, or None.")
 
-    def welcome(services: EdgeServices, room: int) -> Welcome | None:
+    def welcome(services: EdgeServices, room: int, identity: Identity) -> Welcome | None:
         """How a client is welcomed: everything else follows that frame."""
 
     def entered(services: EdgeServices, room: int, parameters: ConnectParameters, member: IMember) -> None:
@@ -72,6 +73,12 @@ class IDialect(Interface):
     def goodbye(retry_after_ms: int) -> bytes | None:
         """The connection is about to be closed with 1012; come back after that long."""
 
+    def expiring(left_ms: int) -> bytes | None:
+        """The client's token expires then."""
+
+    def refreshed(left_ms: int) -> bytes | None:
+        """A new token is taken, and lasts so long. None where no client can send one."""
+
 
 @implementer(IDialect)
 class Plain:
@@ -79,7 +86,7 @@ class Plain:
 
     subprotocol: str | None = None
 
-    def welcome(self, services: EdgeServices, room: int) -> Welcome | None:
+    def welcome(self, services: EdgeServices, room: int, identity: Identity) -> Welcome | None:
         """None."""
         return None
 
@@ -119,17 +126,26 @@ class Plain:
         """None: the close frame says all."""
         return None
 
+    def expiring(self, left_ms: int) -> bytes | None:
+        """None: the close frame says it then."""
+        return None
+
+    def refreshed(self, left_ms: int) -> bytes | None:
+        """None."""
+        return None
+
 
 class V2(Plain):
     """``chatflow.v2``: welcome, heartbeats, presence, the places of one's own messages; see :mod:`chatflow.edge.v2`."""
 
     subprotocol = v2.SUBPROTOCOL
 
-    def welcome(self, services: EdgeServices, room: int) -> Welcome | None:
+    def welcome(self, services: EdgeServices, room: int, identity: Identity) -> Welcome | None:
         """With the limits, so that a client needs to know none of them beforehand."""
         limits = v2.Limits(services.limits.max_frame_bytes, services.limits.max_pending_per_connection)
 
         def encode(head: int, first: int) -> bytes:
+            expires_at = identity.expires_at
             return v2.encode(
                 v2.Welcome(
                     str(room),
@@ -139,6 +155,9 @@ class V2(Plain):
                     services.ping_interval_seconds,
                     v2.HEARTBEAT_SECONDS,
                     limits,
+                    None if identity.user_id is None else str(identity.user_id),
+                    identity.username,
+                    None if expires_at is None else max(0, int((expires_at - services.now()) * 1000)),
                 )
             )
 
@@ -173,6 +192,14 @@ class V2(Plain):
     def goodbye(self, retry_after_ms: int) -> bytes | None:
         """``goodbye``."""
         return v2.encode(v2.Goodbye(retry_after_ms))
+
+    def expiring(self, left_ms: int) -> bytes | None:
+        """``expiring``."""
+        return v2.encode(v2.Expiring(left_ms))
+
+    def refreshed(self, left_ms: int) -> bytes | None:
+        """``refreshed``."""
+        return v2.encode(v2.Refreshed(left_ms))
 
 
 PLAIN = Plain()

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 from twisted.web.http_headers import Headers
 
 from chatflow.authority import Authority, parse_origin
 from chatflow.contracts.identity import ANYONE, Identity
+from chatflow.contracts.membership import Who
 from chatflow.edge import compression
 from chatflow.edge.connect_parameters import ConnectParameters, parse_connect_parameters
+from chatflow.edge.credentials import SUBPROTOCOL_PREFIX
 from chatflow.edge.dialects import IDialect, choose_dialect
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Refused
@@ -36,6 +38,7 @@ class Handshake:
     :ivar identity: who it is, and what it may do in the room.
     :ivar compresses: whether it has permessage-deflate.
     :ivar client_ip: where the client is; None if that has no IP address.
+    :ivar subprotocol: what the answer says in Sec-WebSocket-Protocol.
     """
 
     room: int
@@ -45,18 +48,18 @@ class Handshake:
     identity: Identity = ANYONE
     client_ip: str | None = None
     compresses: bool = False
+    subprotocol: str | None = field(repr=False)
+
+    @subprotocol.default
+    def _of_dialect(self) -> str | None:
+        name: str | None = self.dialect.subprotocol
+        return name
 
     @property
     def user_id(self) -> int | None:
         """Whose connection it is: by its token, or as it says; None for nobody's."""
         who = self.parameters.who
         return self.identity.user_id or (None if who is None else who.user_id)
-
-    @property
-    def subprotocol(self) -> str | None:
-        """What the answer says in Sec-WebSocket-Protocol."""
-        name: str | None = self.dialect.subprotocol
-        return name
 
     def plain_headers(self) -> Headers:
         """The headers of the shortest request that asks for the same."""
@@ -84,6 +87,7 @@ def judge(
     body_bytes: int,
     host: Authority,
     allowed_origins: Collection[str],
+    identify: Callable[[Sequence[str]], Identity] = lambda subprotocols: ANYONE,
     client_ip: str | None = None,
     may_compress: bool = False,
 ) -> Handshake:
@@ -94,6 +98,7 @@ def judge(
     :param body_bytes: how much came behind the headers; nothing belongs there.
     :param host: what the request is addressed to.
     :param allowed_origins: in their one form (:mod:`chatflow.authority`), besides those of ``host``; ``*`` for all.
+    :param identify: who it is, given the subprotocols that it offers; raises :class:`RequestRefused`.
     :param client_ip: as :mod:`chatflow.edge.proxies` has resolved it.
     :param may_compress: whether permessage-deflate may be had.
     :raises RequestRefused: with what is wrong.
@@ -116,7 +121,7 @@ def judge(
     _judge_version(headers)
     if body_bytes:
         raise _broken("a handshake has no body")
-    _judge_origin(headers, host, allowed_origins)
+    judge_origin(headers, host, allowed_origins)
     key = _only(headers, "sec-websocket-key")
     try:
         if len(base64.b64decode(key, validate=True)) != _KEY_BYTES:
@@ -127,9 +132,15 @@ def judge(
         parameters = parse_connect_parameters("?" + query.decode("latin-1"))
     except Refused as refused:
         raise RequestRefused(400, refused.code, str(refused), field=refused.field) from None
-    dialect = choose_dialect(_list(headers, "sec-websocket-protocol"))
+    offered = _list(headers, "sec-websocket-protocol")
+    identity = identify(offered)
+    parameters = _bound(parameters, identity, room)
+    dialect = choose_dialect(offered)
+    # Browsers end a connection whose server takes none of what they offer: if all that is offered is the token, that.
+    token = next((name for name in offered if name.startswith(SUBPROTOCOL_PREFIX)), None)
     compresses = may_compress and compression.is_acceptable(_list(headers, "sec-websocket-extensions"))
-    return Handshake(room, parameters, key, dialect, client_ip=client_ip, compresses=compresses)
+    subprotocol = dialect.subprotocol or token
+    return Handshake(room, parameters, key, dialect, identity, client_ip, compresses, subprotocol)
 
 
 def _judge_version(headers: Headers) -> None:
@@ -144,7 +155,22 @@ def _judge_version(headers: Headers) -> None:
     raise RequestRefused(status, "bad_handshake", f"Sec-WebSocket-Version must be {VERSION}", told)
 
 
-def _judge_origin(headers: Headers, host: Authority, allowed: Collection[str]) -> None:
+def _bound(parameters: ConnectParameters, identity: Identity, room: int) -> ConnectParameters:
+    """What is asked for, by whoever it is."""
+    if not identity.may_read(room):
+        raise RequestRefused(403, "forbidden", "the token does not allow this room")
+    if identity.user_id is None:
+        return parameters
+    who = parameters.who
+    if who is not None and who != Who(identity.user_id, identity.username or who.username):
+        raise RequestRefused(403, "wrong_user", "userId and username must be those of the token, or left out")
+    if who is None and identity.username is not None:
+        who = Who(identity.user_id, identity.username)
+    return evolve(parameters, who=who)
+
+
+def judge_origin(headers: Headers, host: Authority, allowed: Collection[str]) -> None:
+    """:raises RequestRefused: a browser sends it for a page of another host, which is not allowed to."""
     # RFC 6455, 10.2: browsers always send one, other clients need not.
     given = headers.getRawHeaders(b"origin", [])
     if not given or "*" in allowed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from autobahn.twisted.resource import WebSocketResource
 from klein import Klein
@@ -19,13 +19,14 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from chatflow.authority import Authority, parse_authority
 from chatflow.edge.admission import Admission
-from chatflow.edge.compat.routes import InstanceSource, add_instance_routes
+from chatflow.edge.compat.routes import InstanceSource, add_health, add_instance_routes
 from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
-from chatflow.edge.handshake import Handshake, judge
+from chatflow.edge.gate import Gate
+from chatflow.edge.handshake import Handshake, judge, judge_origin
 from chatflow.edge.operations import (
     INTERNAL_ERROR,
     OpenApi,
@@ -34,9 +35,8 @@ from chatflow.edge.operations import (
     json_response,
 )
 from chatflow.edge.publishing import MAX_AT_ONCE
-from chatflow.edge.refusals import RequestRefused
+from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.edge.services import EdgeServices
-from chatflow.edge.static import add_pages
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
@@ -78,12 +78,14 @@ class _Error(Resource):
 class ChatResource(Resource):
     """``/chat/{roomId}``: refuses, or hands the connection to Autobahn.
 
+    :param gate: knows who connects.
     :param allowed_origins: origins whose pages may connect, besides the page's own host; ``*`` for every one.
     """
 
-    def __init__(self, services: EdgeServices, allowed_origins: Collection[str] = ()) -> None:
+    def __init__(self, services: EdgeServices, gate: Gate, allowed_origins: Collection[str] = ()) -> None:
         super().__init__()
         self._services = services
+        self._gate = gate
         self._admission = Admission(services)
         self._factory = ChatFactory(services)
         self._allowed_origins = frozenset(allowed_origins)
@@ -97,24 +99,27 @@ class ChatResource(Resource):
         room = parse_room(path.decode("latin-1"), services.rooms)
         if room is None or request.postpath:
             return self._no_room()
+        query = request.uri.partition(b"?")[2]
         try:
-            self._check_bans(room, request)
+            self._check_bans(room, self._named_user(request), request)
             self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
                 method=request.method,
                 version=request.clientproto,
-                query=request.uri.partition(b"?")[2],
+                query=query,
                 headers=request.requestHeaders,
                 body_bytes=len(request.content.getvalue()),
                 host=addressed_host(request),
                 allowed_origins=self._allowed_origins,
+                identify=lambda offered: self._gate.identify(request.requestHeaders, query, offered),
                 client_ip=request.client_ip,
                 may_compress=services.limits.compress,
             )
+            self._check_bans(room, handshake.user_id, request)
             self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
-            if refused.status in (403, 429):
+            if refused.status in (401, 403, 429):
                 services.counters.connections_refused += 1
             return _Error(refused)
         connections = services.connections
@@ -124,19 +129,22 @@ class ChatResource(Resource):
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(self._factory, handshake)
 
-    def _check_bans(self, room: int, request: Any) -> None:
-        """Also for who only asks: a page is not told why its handshake fails, but may look here."""
-        if self._services.moderator.rules is None:
-            return
+    def _check_bans(self, room: int, user_id: int | None, request: Any) -> None:
+        try:
+            self._services.moderator.check_entry(room, () if user_id is None else (user_id,), request.client_ip)
+        except Refused as refused:
+            raise RequestRefused(403, refused.code, str(refused)) from None
+
+    def _named_user(self, request: Any) -> int | None:
+        """Whom a request says to be, where that is all that is known. Also one that only asks: a page is not told why
+        its handshake fails, but may look here."""
+        if self._services.moderator.rules is None or self._gate.asks_users:
+            return None
         try:
             who = parse_connect_parameters(request.uri.decode("latin-1")).who
         except Refused:
-            who = None
-        try:
-            user_ids = () if who is None else (who.user_id,)
-            self._services.moderator.check_entry(room, user_ids, request.client_ip)
-        except Refused as refused:
-            raise RequestRefused(403, refused.code, str(refused)) from None
+            return None
+        return None if who is None else who.user_id
 
     def _no_room(self) -> _Error:
         return _Error(RequestRefused(404, "no_such_room", f"rooms are /chat/1 to /chat/{self._services.rooms}"))
@@ -183,36 +191,40 @@ def routes(
     instance: InstanceSource,
     *,
     ready: Callable[[], bool],
+    gate: Gate,
     history: Sequence[Operation] = (),
     analytics: Sequence[Operation] = (),
     refreshing: Sequence[Operation] = (),
     publishing: Sequence[Operation] = (),
-    dashboard: Dashboard | None = None,
+    moderating: Sequence[Operation] = (),
 ) -> Klein:
-    """Everything but ``/chat/``. ``/api/openapi.json`` describes the operations.
+    """Everything but ``/chat/`` and what is for operators as a whole. ``/api/openapi.json`` describes the operations.
 
     :param ready: whether a load balancer is to send clients here.
+    :param gate: knows who asks.
     :param history: operations that read a page each.
     :param analytics: operations that may take seconds.
     :param refreshing: operations that may take minutes, without the connections that the others need.
     :param publishing: operations that wait until a message is durable.
-    :param dashboard: what ``/dashboard`` shows, if there is to be one.
+    :param moderating: operations that write a row each, for operators.
     """
     app = Klein()
-    add_pages(app)
-    add_instance_routes(app, instance)
-    if dashboard is not None:
-        add_dashboard(app, dashboard)
-    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING))
-    add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING))
-    add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0))
-    add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0))
-    operations = [*history, *analytics, *refreshing, *publishing]
-    document = OpenApi(metadata.version("chatflow"), operations).document()
+    add_health(app, instance)
+    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING), gate)
+    add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING), gate)
+    add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0), gate)
+    add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0), gate)
+    add_operations(app, moderating, ConcurrencyLimit(running=1, waiting=_WAITING), gate)
+    operations = [*history, *analytics, *refreshing, *publishing, *moderating]
+    document = OpenApi(metadata.version("chatflow"), operations, gate).document()
 
     @app.route("/api/openapi.json", methods=["GET", "HEAD"])
     def openapi(request: Any) -> bytes:
         return json_response(request, 200, document)
+
+    @app.route("/api/token", methods=["GET", "HEAD", "POST"])
+    def no_tokens(request: Any) -> bytes:
+        return _NO_TOKENS.render(request)
 
     @app.route("/health/live", methods=["GET", "HEAD"])
     def live(request: Any) -> bytes:
@@ -223,9 +235,25 @@ def routes(
         is_ready = ready()
         return json_response(request, 200 if is_ready else 503, {"status": "UP" if is_ready else "DOWN"})
 
+    return with_error_answers(app)
+
+
+def operator_routes(instance: InstanceSource, dashboard: Dashboard) -> Klein:
+    """What is for operators alone; whoever uses them asks :meth:`Gate.check_operator` first."""
+    app = Klein()
+    add_instance_routes(app, instance)
+    add_dashboard(app, dashboard)
+    return with_error_answers(app)
+
+
+def with_error_answers(app: Klein) -> Klein:
+    """The same, with an answer to everything that can go wrong, which says nothing of AWS or the database."""
+
     @app.handle_errors(Unavailable)
-    def unavailable(request: Any, failure: Failure) -> bytes:
-        return _Error(RequestRefused(503, "unavailable", str(failure.value))).render(request)
+    def answer_unavailable(request: Any, failure: Failure) -> bytes:
+        # The reason may be AWS' or PostgreSQL's own words, with account numbers and names of hosts.
+        _log.warn("{path} is not available: {reason}", path=request.path.decode("latin-1"), reason=str(failure.value))
+        return _Error(unavailable("what was asked for is not available now: try again in a moment")).render(request)
 
     @app.handle_errors(HTTPException)
     def no_route(request: Any, failure: Failure) -> bytes:
@@ -243,11 +271,20 @@ def routes(
 
 
 _NOT_FOUND = _Error(RequestRefused(404, "not_found", "there is nothing here: see /"))
+_NO_TOKENS = _Error(
+    RequestRefused(
+        404,
+        "not_found",
+        "this server makes no tokens: whoever logs your users in does. `chatflow-admin token` makes one for trying",
+    )
+)
 
 
 # What RFC 9110 (9.1), RFC 5789 and, for QUERY, the registry of HTTP methods know: a method that no resource here takes,
 # as opposed to one that nobody knows.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
+
+_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 def _allow(methods: Iterable[str]) -> str:
@@ -277,25 +314,40 @@ class _Options(Resource):
         return b""
 
 
+class _App(NamedTuple):
+    resource: Any
+    routes: Any
+
+    @classmethod
+    def of(cls, app: Klein) -> _App:
+        return cls(app.resource(), app.url_map.bind("localhost"))
+
+
 class Root(Resource):
     """``/chat`` and, for all else, Klein's routes; what is so of every request.
 
+    :param chat: None where nobody chats.
+    :param operators: what is for operators alone, if it is here.
+    :param gate: knows who they are.
     :param allowed_origins: whose pages may read the answers.
     """
 
     def __init__(
         self,
-        chat: ChatResource,
+        chat: ChatResource | None,
         app: Klein,
+        operators: Klein | None,
+        gate: Gate,
         services: EdgeServices,
         allowed_origins: Collection[str] = (),
     ) -> None:
         super().__init__()
         self._chat = chat
         self._services = services
-        self._admission = Admission(services)
-        self._app = app.resource()
-        self._routes = app.url_map.bind("localhost")
+        self._apps = [_App.of(each) for each in (app, operators) if each is not None]
+        self._gate = gate
+        self._allowed_origins = frozenset(allowed_origins)
+        self._admission = Admission(services) if chat is not None else None
         self._cors = Cors(allowed_origins)
 
     def _judge_host(self, host: Authority, path: bytes) -> None:
@@ -309,11 +361,15 @@ class Root(Resource):
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
-            self._judge_host(addressed_host(request), path)
+            host = addressed_host(request)
+            self._judge_host(host, path)
+            if request.method not in _SAFE_METHODS:
+                # A page of anybody's can make a browser send a POST, with what it remembers of our user.
+                judge_origin(request.requestHeaders, host, self._allowed_origins)
             request.client_ip = self._services.proxies.client_of(
                 request.channel.transport.getPeer(), request.requestHeaders
             )
-            if path != b"chat":
+            if path != b"chat" and self._admission is not None:  # operators are not strangers
                 self._admission.request(request.client_ip, request.path)
         except RequestRefused as refused:
             return _Error(refused)
@@ -324,7 +380,7 @@ class Root(Resource):
                     501, "not_implemented", "there is no such method here", {"allow": _allow(("GET", "HEAD"))}
                 )
             )
-        if path == b"chat":
+        if path == b"chat" and self._chat is not None:
             if method == "OPTIONS":
                 return _Options(("GET", "HEAD"), self._cors, may_read)
             return self._chat
@@ -336,7 +392,16 @@ class Root(Resource):
         except UnicodeDecodeError:
             return _NOT_FOUND
         request.requestHeaders.setRawHeaders(b"host", [b"localhost"])  # no route asks for it
+        app, *operators = self._apps
+        for each in operators:
+            if each.routes.allowed_methods(whole):
+                app = each
         if method == "OPTIONS":
-            methods = self._routes.allowed_methods(whole)
+            methods = app.routes.allowed_methods(whole)
             return _Options(methods, self._cors, may_read) if methods else _NOT_FOUND
-        return self._app
+        if app in operators:
+            try:
+                self._gate.check_operator(request)
+            except RequestRefused as refused:
+                return _Error(refused)
+        return cast(IResource, app.resource)

@@ -23,14 +23,16 @@ class Listener(Service):
 
     :param description: a port number, for IPv6 and IPv4, with or without ``localhost:`` before it; or a Twisted
         endpoint string, such as ``tcp:8080:interface=127.0.0.1``, which is taken by its word.
+    :param option: where that was said.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, description: str, factory: IProtocolFactory) -> None:
+    def __init__(self, reactor: Any, description: str, factory: IProtocolFactory, option: str = "--listen") -> None:
         self._reactor = reactor
         self._description = description
         self._factory = factory
+        self._option = option
         self._ports: Sequence[IListeningPort] = ()
         self._is_tls = is_tls(description)
         self._certificates: Certificates | None = None
@@ -113,7 +115,7 @@ class Listener(Service):
         return f"{'https' if self._is_tls else 'http'}://{host}:{port}"
 
     def _cannot(self, reason: str) -> StartupError:
-        return StartupError(f"cannot listen on {self._description}: {reason}; choose another with --listen")
+        return StartupError(f"cannot listen on {self._description}: {reason}; choose another with {self._option}")
 
 
 def add_ports(

@@ -19,8 +19,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
+from chatflow.contracts.identity import Identity
 from chatflow.contracts.messages import DESCRIBED_PATTERN
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.credentials import PARAMETER
+from chatflow.edge.gate import Gate, closed
 from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.errors import Unavailable
 
@@ -115,6 +118,9 @@ class Operation:
     """:ivar path: with the names of its parameters in braces.
     :ivar answer: what the handler's result is an instance of.
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
+    :ivar may: whether somebody may ask this, by identity and arguments; by default operators alone.
+    :ivar guarded: whether it is closed where operators cannot be told from others, as without any tokens.
+    :ivar seen_by: what somebody may see of an answer.
     :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
     :ivar body: what the body of a request is an instance of, if it has one.
     :ivar wants_request: whether the handler is given the request, too; so it is if that has a body.
@@ -127,6 +133,9 @@ class Operation:
     summary: str
     answer: Any
     handler: Callable[..., Awaitable[object]]
+    may: Callable[[Identity, Mapping[str, Any]], bool] = lambda identity, arguments: identity.is_operator
+    seen_by: Callable[[Identity, Any], Any] = lambda identity, answer: answer
+    guarded: bool = False
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
     status: int = 200
@@ -174,21 +183,27 @@ class Operation:
         return arguments
 
 
-def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit) -> None:
-    """Add a route to ``app`` for each operation, with its limits on concurrency."""
+def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit, gate: Gate) -> None:
+    """Add a route to ``app`` for each operation, with its limits on concurrency, for those whom the gate lets in."""
     for operation in operations:
         route = re.sub(r"\{(\w+)\}", r"<\1>", operation.path)
         methods = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
-        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit))
+        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit, gate))
 
 
-def _responder(operation: Operation, limit: ConcurrencyLimit) -> Callable[..., Awaitable[bytes]]:
+def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Callable[..., Awaitable[bytes]]:
     async def respond(request: Any, **in_path: str) -> bytes:
         try:
-            arguments = operation.arguments(in_path, request.args or {})
+            if operation.guarded and not gate.knows_operators:
+                raise closed()
+            request.identity = identity = gate.identify_request(request)
+            query = {name: values for name, values in (request.args or {}).items() if name != PARAMETER.encode()}
+            arguments = operation.arguments(in_path, query)
+            if not operation.may(identity, arguments):
+                raise gate.refuse(identity, "the token does not allow this")
             if operation.wants_request or operation.body is not None:
                 arguments["request"] = request
-            answer = await limit.run(lambda: operation.handler(**arguments))
+            answer = operation.seen_by(identity, await limit.run(lambda: operation.handler(**arguments)))
         except CancelledError:
             raise  # the client is gone
         except Exception as error:
@@ -210,10 +225,23 @@ def _refusal(operation: Operation, error: Exception) -> RequestRefused:
     return RequestRefused(500, "internal_error", INTERNAL_ERROR)
 
 
+# https://spec.openapis.org/oas/v3.1.0#security-scheme-object
+_SECURITY_SCHEMES = {
+    "user": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "Who asks, where the server has --auth jwt. Also as the parameter access_token of the query.",
+    },
+    "operator": {"type": "http", "scheme": "bearer", "description": "A line of the server's --admin-token-file."},
+    "operatorInBrowser": {"type": "http", "scheme": "basic", "description": "The same as password; any user name."},
+}
+
+
 class OpenApi:
     """The OpenAPI 3.1 document of some operations. https://spec.openapis.org/oas/v3.1.0"""
 
-    def __init__(self, version: str, operations: Sequence[Operation]) -> None:
+    def __init__(self, version: str, operations: Sequence[Operation], gate: Gate) -> None:
         types = [kind for each in operations for kind in (each.answer, each.error, each.body or each.answer)]
         schemas, self._components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self._version = version
@@ -221,6 +249,13 @@ class OpenApi:
         self._components = _ecma_patterns(self._components)
         for operation, answer, error, body in zip(operations, schemas[::3], schemas[1::3], schemas[2::3], strict=True):
             described = _describe(operation, answer, error)
+            if gate.asks_operators:
+                schemes = (
+                    ("user", "operator", "operatorInBrowser") if gate.asks_users else ("operator", "operatorInBrowser")
+                )
+                described["security"] = [{scheme: []} for scheme in schemes]
+                for status in ("401", "403"):
+                    described["responses"][status] = _response(HTTPStatus(int(status)).phrase, error)
             if operation.body is not None:
                 described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
             self._paths.setdefault(operation.path, {})[operation.method.lower()] = described
@@ -231,7 +266,7 @@ class OpenApi:
             "openapi": "3.1.0",
             "info": {"title": "ChatFlow", "version": self._version},
             "paths": self._paths,
-            "components": {"schemas": self._components},
+            "components": {"schemas": self._components, "securitySchemes": _SECURITY_SCHEMES},
         }
 
 

@@ -20,7 +20,8 @@ from chatflow.edge.quota import Quota
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.messages import Ack, Error, acknowledgement, decode, iso_timestamp
+from chatflow.rooms.messages import Ack, Error, acknowledgement, iso_timestamp
+from chatflow.rooms.speaker import decoder_for
 
 #: Requests that wait for their answer at a time, each of which holds a connection.
 MAX_AT_ONCE = 1000
@@ -32,6 +33,8 @@ _STATUSES: Mapping[ErrorCode, int] = {
     "invalid_field": 400,
     "too_large": 413,
     "id_conflict": 409,
+    "wrong_user": 403,
+    "read_only": 403,
     "muted": 403,
     "banned": 403,
     "rate_limited": 429,
@@ -97,7 +100,7 @@ class Publishing:
         too_often = quota.take_message()
         if too_often is not None:
             raise too_often
-        services.ingress.accept(room, self._message_in(request), sender, request.client_ip)
+        services.ingress.accept(room, self._message_in(room, request), sender, request.client_ip)
         quota.accepted()
         try:
             return await sender.answered
@@ -116,6 +119,7 @@ class Publishing:
             refusal=self._refusal,
             statuses=(403, 409, 413, 415, 429),
             handler=self.publish,
+            may=lambda identity, arguments: identity.may_write(arguments["room"]),
             body=ClientMessage,
             headers={_KEY: "the clientMessageId, if the body has none"},
             header_schema={"type": "string", "pattern": f"^({_KEY_PATTERN})$"},
@@ -124,7 +128,7 @@ class Publishing:
             ],
         )
 
-    def _message_in(self, request: Any) -> ClientMessage:
+    def _message_in(self, room: int, request: Any) -> ClientMessage:
         headers: Headers = request.requestHeaders
         check_json(headers)
         payload: bytes = request.content.getvalue()
@@ -133,7 +137,7 @@ class Publishing:
             raise Refused("too_large", f"the message must be at most {limit} bytes")
         try:
             payload.decode()
-            message = decode(payload)
+            message = decoder_for(request.identity, room)(payload)
         except UnicodeDecodeError:
             raise Refused("invalid_json", "the body must be one JSON object in UTF-8") from None
         except Refused as refused:

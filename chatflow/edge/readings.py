@@ -23,5 +23,6 @@ def edge_readings(services: EdgeServices) -> list[Reading]:
         Reading("chatflow_reads_paused", "Times a client was not read", lambda: counters.reads_paused, counter),
         Reading("chatflow_messages_received", "Text messages read", lambda: counters.messages_received, counter),
         Reading("chatflow_messages_refused", "Answered with an error", lambda: counters.messages_refused, counter),
+        Reading("chatflow_tokens_expired", "Closed with 4401", lambda: counters.tokens_expired, counter),
         Reading("chatflow_draining", "1 while it stops", lambda: connections.ending, gauge),
     ]

@@ -55,7 +55,7 @@ class RoomSession:
         self._dialect = handshake.dialect
         self._member = member
         self._outgoing: Outgoing
-        self._welcome = handshake.dialect.welcome(services, handshake.room)
+        self._welcome = handshake.dialect.welcome(services, handshake.room, handshake.identity)
         # Until the welcome is written.
         self._welcoming: Deferred[None] | None = None
         # While history is read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import Factory, define, frozen
 from twisted.internet.interfaces import IReactorTime
 
+from chatflow.contracts.identity import ITokenVerifier
 from chatflow.edge.accounts import Accounts
 from chatflow.edge.compression import Compressor
 from chatflow.edge.connections import Connections
@@ -31,6 +32,7 @@ class EdgeCounters:
     slow_clients_closed: int = 0
     silent_clients_dropped: int = 0
     reads_paused: int = 0
+    tokens_expired: int = 0
 
 
 @frozen(kw_only=True)
@@ -40,6 +42,7 @@ class EdgeServices:
     :ivar now: for the stamps of errors.
     :ivar rooms: rooms are numbered from 1 to this.
     :ivar connections: those that are open.
+    :ivar verifier: of tokens; None if nobody is asked for one.
     :ivar in_force: the limits that hold, which may change.
     :ivar backlog: what waits for all clients.
     :ivar accounts: what each address has and takes.
@@ -59,6 +62,7 @@ class EdgeServices:
     connections: Connections
     in_force: LimitsInForce
     ping_interval_seconds: float
+    verifier: ITokenVerifier | None = None
     counters: EdgeCounters = Factory(EdgeCounters)
     accounts: Accounts = Factory(lambda self: Accounts(self.clock, self.in_force), takes_self=True)
     compressor: Compressor = Factory(Compressor)

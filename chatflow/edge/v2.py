@@ -30,8 +30,11 @@ class Limits(msgspec.Struct, frozen=True):
     maxLast: int = MAX_LAST
 
 
-class Welcome(msgspec.Struct, tag="welcome", frozen=True):
-    """The first frame of a connection: where the room stands, and what this server allows."""
+class Welcome(msgspec.Struct, tag="welcome", frozen=True, omit_defaults=True):
+    """The first frame of a connection: where the room stands, and what this server allows.
+
+    Of a client that came with a token also who it is, and for how long.
+    """
 
     roomId: str
     head: int
@@ -40,6 +43,9 @@ class Welcome(msgspec.Struct, tag="welcome", frozen=True):
     pingIntervalSeconds: float
     heartbeatSeconds: float
     limits: Limits
+    userId: str | None = None
+    username: str | None = None
+    expiresInMs: int | None = None
 
 
 class ResumedFrame(msgspec.Struct, tag="resumed", frozen=True, rename={"from_": "from"}):
@@ -78,6 +84,18 @@ class Goodbye(msgspec.Struct, tag="goodbye", frozen=True):
     reason: Literal["restart"] = "restart"
 
 
+class Expiring(msgspec.Struct, tag="expiring", frozen=True):
+    """The token expires then, and the connection is closed with 4401, unless a ``refresh`` with a new one comes."""
+
+    expiresInMs: int
+
+
+class Refreshed(msgspec.Struct, tag="refreshed", frozen=True):
+    """The new token is taken, and lasts so long."""
+
+    expiresInMs: int
+
+
 class User(msgspec.Struct, frozen=True):
     """Someone who has said who it is."""
 
@@ -95,7 +113,7 @@ class PresenceFrame(msgspec.Struct, tag="presence", frozen=True):
     truncated: bool
 
 
-Frame = Welcome | ResumedFrame | ResetFrame | Heartbeat | StoredFrame | Goodbye | PresenceFrame
+Frame = Welcome | ResumedFrame | ResetFrame | Heartbeat | StoredFrame | Goodbye | PresenceFrame | Expiring | Refreshed
 
 _encode = msgspec.json.Encoder().encode
 

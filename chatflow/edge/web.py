@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from klein import Klein
 from twisted.application.service import Service
 
 from chatflow.contracts.analytics import IAnalytics
@@ -14,18 +15,23 @@ from chatflow.edge.compat.metrics_api import AnalyticsApi
 from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dashboard import Dashboard
-from chatflow.edge.http import ChatResource, Root, routes
+from chatflow.edge.gate import Gate, Gates
+from chatflow.edge.http import ChatResource, Root, operator_routes, routes
+from chatflow.edge.moderation_api import ModerationApi
+from chatflow.edge.operations import Operation
 from chatflow.edge.publishing import Publishing
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.site import ChatSite
+from chatflow.edge.static import add_pages
 from chatflow.edge.stored import LOOK_UP_SECONDS
 from chatflow.edge.sweep import Sweep
 from chatflow.edge.v2 import HEARTBEAT_SECONDS
 from chatflow.lifecycle import PeriodicService
 from chatflow.lifecycle.callback_service import CallbackService
+from chatflow.rooms.sanction_watch import SanctionWatch
 
 
-def make_site(
+def make_sites(
     *,
     reactor: Any,
     edge: EdgeServices,
@@ -35,23 +41,47 @@ def make_site(
     analytics: IAnalytics,
     dashboard: Dashboard,
     allowed_origins: Sequence[str],
-) -> ChatSite:
-    """What the ports listen with: the chat, the API, what the instance tells of itself, the pages.
+    gates: Gates,
+    sanctions: SanctionWatch,
+) -> tuple[ChatSite, ChatSite]:
+    """What the ports listen with: the chat, the API, what the instance tells of itself, the pages; and what those of
+    operators do, to which all that is for operators moves if there are any.
 
     :param ready: whether a load balancer should send clients here.
+    :param gates: of both.
+    :param sanctions: what operators ordered.
     """
     api = Api(rooms=edge.rooms, archive=archive, presence=edge.presence)
     analytics_api = AnalyticsApi(source=analytics, now=edge.now, rooms=edge.rooms)
-    app = routes(
-        instance,
-        ready=ready,
-        history=api.operations(),
-        analytics=analytics_api.operations(),
-        refreshing=analytics_api.refreshing(),
-        publishing=[Publishing(edge).operation(edge.rooms)],
-        dashboard=dashboard,
+    moderation_api = ModerationApi(rooms=edge.rooms, table=sanctions.table, refresh=sanctions.refresh)
+    operators = operator_routes(instance, dashboard)
+
+    def app(gate: Gate, history: Sequence[Operation] = (), publishing: Sequence[Operation] = ()) -> Klein:
+        analysing = gate.has_operators
+        return routes(
+            instance,
+            ready=ready,
+            gate=gate,
+            history=history,
+            publishing=publishing,
+            analytics=analytics_api.operations() if analysing else (),
+            refreshing=analytics_api.refreshing() if analysing else (),
+            moderating=moderation_api.operations() if analysing else (),
+        )
+
+    gate = gates.public
+    public_app = app(gate, api.operations(), [Publishing(edge).operation(edge.rooms)])
+    add_pages(public_app)
+    public = Root(
+        ChatResource(edge, gate, allowed_origins),
+        public_app,
+        operators if gate.has_operators else None,
+        gate,
+        edge,
+        allowed_origins,
     )
-    return ChatSite(Root(ChatResource(edge, allowed_origins), app, edge, allowed_origins), edge, reactor)
+    admin = Root(None, app(gates.operators), operators, gates.operators, edge)
+    return ChatSite(public, edge, reactor), ChatSite(admin, edge, reactor)
 
 
 def connection_services(edge: EdgeServices, site: ChatSite) -> Sequence[tuple[str, Service]]:

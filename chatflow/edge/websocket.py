@@ -3,7 +3,8 @@
 Whether a client may connect was decided by :mod:`chatflow.edge.handshake` before its protocol is made. A connection is
 put together of parts: what is read (:mod:`chatflow.edge.incoming`), what waits to be sent
 (:mod:`chatflow.edge.outgoing`), what is not answered yet (:mod:`chatflow.edge.inflight`), its way into the room and out
-of it (:mod:`chatflow.edge.room_session`), and how the client is spoken to (:mod:`chatflow.edge.dialects`).
+of it (:mod:`chatflow.edge.room_session`), as whom and for how long it may stay (:mod:`chatflow.edge.tenure`), and how
+the client is spoken to (:mod:`chatflow.edge.dialects`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from chatflow.edge.quota import quota_of
 from chatflow.edge.room_session import ISessionMember, RoomSession
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.speakers import Speakers
+from chatflow.edge.tenure import ITenant, Tenure
 from chatflow.errors import Refused
-from chatflow.rooms.messages import decode
 from chatflow.rooms.rules import Party
 
 #: A client that has not taken its close frame by then is dropped.
@@ -47,7 +48,7 @@ _CLOSE_FINAL = 0x88
 _PONG_FINAL = 0x8A
 
 
-@implementer(IConnection, ISender, ISessionMember)
+@implementer(IConnection, ISender, ISessionMember, ITenant)
 class ChatProtocol(MessageReader):
     """A connection to one room: a sender of messages and a member. Runs on the reactor thread."""
 
@@ -61,7 +62,8 @@ class ChatProtocol(MessageReader):
         self._services = services
         self._room = handshake.room
         self._dialect = handshake.dialect
-        self._identity = handshake.identity
+        self._subprotocol = handshake.subprotocol
+        self._tenure = Tenure(services, handshake, self)
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip = handshake.client_ip
@@ -81,8 +83,7 @@ class ChatProtocol(MessageReader):
             self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self._leave_as_slow
         )
         self._in_flight = InFlight(self._services, self.transport, self._quota, self.read_on)
-        name: str | None = self._dialect.subprotocol
-        return name
+        return self._subprotocol
 
     def onOpen(self) -> None:
         connections = self._services.connections
@@ -101,9 +102,11 @@ class ChatProtocol(MessageReader):
         self._forget_handshake()
         self._tally.opened_at = self._services.clock.seconds()
         self._session.open(self._outgoing)
+        self._tenure.begin()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._session.close()
+        self._tenure.end()
         if self._end is not None and self._end.active():
             self._end.cancel()
         self._services.connections.remove(self)
@@ -165,6 +168,8 @@ class ChatProtocol(MessageReader):
         self.http_request_params = {}
         self.http_status_line = self.http_response_data = self._wskey = ""
         self._transport_details = None  # type: ignore[assignment]
+        self._subprotocol = self.websocket_protocol_in_use = None  # it may be a token
+        self.websocket_protocols = []
 
     # Frames in
 
@@ -186,9 +191,10 @@ class ChatProtocol(MessageReader):
                 self._refuse_rate(too_often)
                 return True
         try:
-            message = services.ingress.accept(self._room, decode(payload), self, self._ip)
+            message = services.ingress.accept(self._room, self._tenure.decode(payload), self, self._ip)
         except Refused as refused:
-            self.message_refused(refused)
+            if not self._tenure.renew(payload):
+                self.message_refused(refused)
             return False
         except Exception:
             self._log.failure("a message in room {room} failed", room=self._room)

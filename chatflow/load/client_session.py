@@ -9,6 +9,7 @@ from chatflow.load.proof import Arrivals, Ledger
 from chatflow.load.recorder import AckRow, Recorder
 from chatflow.load.roomlog import TICK_US, RoomLog
 from chatflow.load.scenario import Kind, MessageWriter, Settings, VirtualClient
+from chatflow.load.tokens import token_for, user_of
 from chatflow.load.wire import ServerFrame
 
 
@@ -34,7 +35,14 @@ class Session:
         self._window = settings.in_flight
         self._mark = f" ~{settings.run}"
         self._name = str(client.number)
-        self._writer = MessageWriter(settings.seed, settings.run, client.number, kinds)
+        self._settings = settings
+        only_user = None if settings.token_key is None else user_of(client.number)
+        self._writer = MessageWriter(settings.seed, settings.run, client.number, kinds, only_user)
+
+    def token(self) -> str | None:
+        """What a new connection shows, if the server asks for tokens."""
+        clock = self.recorder.clock
+        return token_for(self._settings, self.client.number, (clock.monotonic_us() + clock.wall_offset_us) / 1e6)
 
     def enter(self) -> None:
         """The client is in its room for the first time."""

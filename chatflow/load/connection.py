@@ -53,7 +53,7 @@ class LoadConnection(Protocol):
             self.transport.abortConnection()
             return
         self.transport.setTcpNoDelay(True)
-        self.transport.write(wire.handshake_request(self.address, self._key))
+        self.transport.write(wire.handshake_request(self.address, self._key, self._session.token()))
 
     def _handshake(self, data: bytes) -> None:
         self._rest += data

@@ -15,7 +15,8 @@ import attrs
 from chatflow.errors import ConfigError
 from chatflow.load.scenario import Settings
 from chatflow.options import Flag, Integer, Number, Option, Setting, Table, Text, Url, check_order, mask_password
-from chatflow.options.kinds import Plain
+from chatflow.options.kinds import Plain, Secrets
+from chatflow.options.table import ENVIRONMENT, FILE
 
 _HIGHEST_WEIGHT = 100
 
@@ -77,6 +78,33 @@ TABLE = Table(
             help="Where to connect; the room is appended to it. Of several, connections take turns. wss:// needs "
             "pyOpenSSL and service_identity, and trusts the authorities of OpenSSL, or of the file that "
             "SSL_CERT_FILE names.",
+        ),
+        Option(
+            name="token-key",
+            kind=Secrets(32, "as the server's --jwt-key-file has it"),
+            default=(),
+            default_text="no tokens",
+            may_hold_secret=True,
+            sources=frozenset({ENVIRONMENT, FILE}),
+            group=_SERVERS,
+            help="For a server with --auth jwt: the secret with which each connection signs a token of its own "
+            "(HS256). A connection then sends messages of one user, and not of many.",
+        ),
+        Option(
+            name="token-audience",
+            kind=Text("text on one line", placeholder="NAME"),
+            default="",
+            default_text="none",
+            group=_SERVERS,
+            help="The claim aud of these tokens, if the server asks for one.",
+        ),
+        Option(
+            name="token-issuer",
+            kind=Text("text on one line", placeholder="NAME"),
+            default="",
+            default_text="none",
+            group=_SERVERS,
+            help="The claim iss of these tokens, if the server asks for one.",
         ),
         Option(
             name="connections",
@@ -215,7 +243,7 @@ TABLE = Table(
 
 
 #: Settings that are written as 0, or as nothing, for none.
-_NONE_BY_ZERO = ("senders", "rate", "reconnect", "output", "check_database")
+_NONE_BY_ZERO = ("senders", "rate", "reconnect", "output", "check_database", "token_audience", "token_issuer")
 
 
 @attrs.frozen(kw_only=True)
@@ -239,6 +267,7 @@ class LoadConfig:
         run = f"{secrets.randbelow(16**6):06x}"
         own = {field.name: values[field.name] for field in attrs.fields(Settings) if field.name in values}
         own["urls"] = values["url"]
+        own["token_key"] = next(iter(values["token_key"]), None)
         return cls(
             settings=Settings(**own, keep_ids=check_database is not None, run=run), check_database=check_database
         )

@@ -103,6 +103,7 @@ def as_report(outcome: Outcome) -> dict[str, Any]:
 def _as_given(settings: Settings) -> dict[str, Any]:
     """As they are written, where none is a 0 or nothing."""
     given = attrs.asdict(settings)
+    del given["token_key"]
     for name, none in (("senders", 0), ("rate", 0.0), ("reconnect", 0.0), ("output", "")):
         given[name] = none if given[name] is None else given[name]
     given["urls"] = [mask_password(url) for url in settings.urls]

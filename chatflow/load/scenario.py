@@ -87,6 +87,7 @@ class Settings:
     :ivar rate: messages/s over all connections; None is as fast as acks allow.
     :ivar output: directory for the results, if any.
     :ivar reconnect: seconds after which a connection is cut, on average; None is never.
+    :ivar token_key: what tokens are signed with; each connection is one user's then. None: there are none.
     :ivar keep_ids: remember what was acknowledged, for the database check.
     :ivar run: tells this run's messages from all others.
     """
@@ -109,6 +110,9 @@ class Settings:
     timeout_seconds: float = 30.0
     output: str | None = None
     reconnect: float | None = None
+    token_key: str | None = attrs.field(default=None, repr=False)
+    token_audience: str | None = None
+    token_issuer: str | None = None
     keep_ids: bool = False
     run: str = "run"
 
@@ -190,22 +194,28 @@ def kinds(mix: Sequence[int]) -> list[Kind]:
 
 
 class MessageWriter:
-    """Writes the messages of one connection. The same seed and connection write the same users and texts."""
+    """Writes the messages of one connection. The same seed and connection write the same users and texts.
 
-    def __init__(self, seed: int, run: str, connection: int, kinds: Sequence[Kind]) -> None:
+    :param only_user: who sends all of them; by default each is anybody's.
+    """
+
+    def __init__(
+        self, seed: int, run: str, connection: int, kinds: Sequence[Kind], only_user: int | None = None
+    ) -> None:
+        self._only_user = only_user
         self._random = random.Random(f"{seed} messages {connection}").random
         self._kinds = kinds
         self._prefix = f"{run}.{connection}."
 
     def write(self, number: int, intended_us: Sequence[int], timestamp: str) -> list[bytes]:
         """The messages *number*, *number* + 1, … as JSON, one for each intended send time."""
-        draw, kinds, prefix = self._random, self._kinds, self._prefix
+        draw, kinds, prefix, only_user = self._random, self._kinds, self._prefix, self._only_user
         count = len(kinds)
         out = []
         for at_us in intended_us:
             kind = int(draw() * count)
             phrase, type_name = kinds[kind]
-            user = int(draw() * HIGHEST_USER) + 1
+            user = only_user or int(draw() * HIGHEST_USER) + 1
             out.append(
                 f'{{"userId":"{user}","username":"user{user}",'
                 f'"message":"{phrase} ~{prefix}{number}.{user}.{kind}.{at_us}",'

@@ -73,10 +73,13 @@ def accept_for(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
 
 
-def handshake_request(address: Address, key: str) -> bytes:
+def handshake_request(address: Address, key: str, token: str | None = None) -> bytes:
+    """:param token: who connects, if the server asks for that."""
+    authorization = "" if token is None else f"Authorization: Bearer {token}\r\n"
     return (
         f"GET {address.path} HTTP/1.1\r\nHost: {address.authority}\r\nUpgrade: websocket\r\n"
-        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+        f"{authorization}\r\n"
     ).encode("ascii")
 
 

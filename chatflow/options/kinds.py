@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from chatflow.passwords import mask_password
+from chatflow.passwords import MASK, mask_password
 
 _FLAG_VALUES = {"yes": True, "true": True, "on": True, "1": True}
 _FLAG_VALUES |= {"no": False, "false": False, "off": False, "0": False}
@@ -199,6 +199,31 @@ class Url:
 
     def may_quote(self, text: str) -> bool:
         return False  # any part of it may be a password, or half of one
+
+
+@attrs.frozen
+class Secrets:
+    """Secrets, one on each line, of which none is ever shown."""
+
+    min_characters: int
+    example: str
+    placeholder: str = "SECRET"
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.min_characters} or more visible characters of ASCII without a blank, {self.example}"
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        secrets = tuple(line for each in text.splitlines() if (line := each.strip()))
+        if not secrets or not all(re.fullmatch(rf"[\x21-\x7e]{{{self.min_characters},}}", each) for each in secrets):
+            raise ValueError
+        return secrets
+
+    def show(self, value: Any) -> str:
+        return ", ".join([MASK] * len(value))
+
+    def may_quote(self, text: str) -> bool:
+        return False
 
 
 def _check_for_libpq(places: str, query: str) -> None:

@@ -121,7 +121,7 @@ class Table:
             default="",
             default_text="no file",
             group=option.group,
-            sources=option.sources,
+            sources=option.sources | {COMMAND_LINE},
             help=f"Reads --{option.name} from this file, so that neither the command line nor the environment shows "
             f"it: the file holds the value alone. Cannot stand beside --{option.name} in the same place. The systemd "
             f"credential `{self.credential(option)}` is read without being named.",

@@ -20,6 +20,7 @@ from chatflow.contracts.messages import (
     ClientMessage,
     Message,
     StoredMessage,
+    UnsignedMessage,
 )
 from chatflow.errors import Refused
 
@@ -74,6 +75,7 @@ class Error(msgspec.Struct, omit_defaults=True):
 
 
 _decoder = msgspec.json.Decoder(ClientMessage)
+_unsigned_decoder = msgspec.json.Decoder(UnsignedMessage)
 _encode = msgspec.json.Encoder().encode
 
 # msgspec names the place of an error as "... - at `$.username`" and a missing one as "... field `username`".
@@ -87,10 +89,37 @@ def decode(payload: bytes) -> ClientMessage:
     """
     try:
         message = _decoder.decode(payload)
-    except msgspec.ValidationError as error:
-        raise _broken_rule(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refused("invalid_json", "the frame must be one JSON object in UTF-8") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refusal(error) from None
+    return _checked(message)
+
+
+def decode_unsigned(payload: bytes, user_id: int, username: str | None) -> ClientMessage:
+    """The same of a frame that may leave out who sends it: what is said here then.
+
+    :param username: None if the frame must name one.
+    """
+    try:
+        given = _unsigned_decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refusal(error) from None
+    name = username if given.username is UNSET else given.username
+    if name is None:
+        raise Refused("missing_field", f"username is missing: {RULES['username']}", "username")
+    return _checked(
+        ClientMessage(
+            str(user_id) if given.userId is UNSET else given.userId,
+            name,
+            given.message,
+            given.timestamp,
+            given.messageType,
+            given.clientMessageId,
+        )
+    )
+
+
+def _checked(message: ClientMessage) -> ClientMessage:
+    """The message, if it keeps the rules that its type cannot say."""
     if not 1 <= int(message.userId) <= MAX_USER_ID:
         raise _broken_rule("at `$.userId`")
     if "\0" in message.message:
@@ -102,6 +131,12 @@ def decode(payload: bytes) -> ClientMessage:
     except ValueError:
         raise _broken_rule("at `$.timestamp`") from None
     return message
+
+
+def _refusal(error: Exception) -> Refused:
+    if isinstance(error, msgspec.ValidationError):
+        return _broken_rule(str(error))
+    return Refused("invalid_json", "the frame must be one JSON object in UTF-8")
 
 
 def _broken_rule(error: str) -> Refused:

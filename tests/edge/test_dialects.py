@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from zope.interface.verify import verifyClass
 
+from chatflow.contracts.identity import ANYONE
 from chatflow.contracts.members import Reset, Resumed
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dialects import PLAIN, V2, IDialect, Plain, choose_dialect
@@ -50,7 +51,7 @@ def test_the_best_that_is_offered_is_chosen(offered: list[str]) -> None:
 
 
 def test_a_plain_client_is_told_nothing_that_it_did_not_ask_for(rig: EdgeRig) -> None:
-    assert PLAIN.welcome(rig.edge, 1) is None
+    assert PLAIN.welcome(rig.edge, 1, ANYONE) is None
     assert PLAIN.heartbeat(7) is None
     assert PLAIN.goodbye(100) is None
     assert PLAIN.set_back(3) is None
@@ -66,7 +67,7 @@ def test_a_plain_client_is_told_in_an_error_that_its_history_is_not_there(reason
 
 def test_v2_has_a_frame_for_everything(rig: EdgeRig) -> None:
     dialect = V2()
-    welcome = dialect.welcome(rig.edge, 1)
+    welcome = dialect.welcome(rig.edge, 1, ANYONE)
     assert welcome is not None
     told = content(welcome(9, 4))
     assert (told["type"], told["head"], told["first"], told["serverId"]) == ("welcome", 9, 4, "s1")

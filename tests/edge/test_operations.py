@@ -20,6 +20,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Site
 
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.gate import AdminTokens, Gate
 from chatflow.edge.operations import Operation, add_operations
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import Unavailable
@@ -161,7 +162,7 @@ async def server(work: Work) -> AsyncIterator[Server]:
     server = Server(work)
     app = Klein()
     operation = Operation(path="/work", summary="Work", answer=Number, handler=server.handle)
-    add_operations(app, [operation], ConcurrencyLimit(running=2, waiting=1000))
+    add_operations(app, [operation], ConcurrencyLimit(running=2, waiting=1000), Gate(admin_tokens=AdminTokens()))
     site = Site(app.resource())
     site.protocol = Channel  # type: ignore[assignment]
     Channel.ended = 0

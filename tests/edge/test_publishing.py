@@ -12,6 +12,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
+from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.publishing import Publishing
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import NotStored, Unavailable
@@ -27,6 +28,7 @@ class Request:
     content: BytesIO = field(factory=lambda: BytesIO(json.dumps(message()).encode()))
     requestHeaders: Headers = field(factory=lambda: Headers({"content-type": ["application/json"]}))
     client_ip: str | None = "192.0.2.1"
+    identity: Identity = ANYONE
 
 
 class Outcome:
@@ -112,6 +114,13 @@ def test_an_address_has_its_share_of_what_is_under_way(rig: EdgeRig) -> None:
     for _ in range(3):
         assert [Outcome(rig).value for _ in range(50)] == [None] * 50, "what was answered is under way no more"
         rig.store_published(100)
+
+
+def test_who_has_a_token_speaks_for_its_user_alone_and_where_it_may(rig: EdgeRig) -> None:
+    own = Identity(user_id=12345, username="user12345")
+    assert Outcome(rig, Request(identity=own)).value is None
+    assert Outcome(rig, Request(identity=Identity(user_id=7))).told == (403, "wrong_user", None)
+    assert Outcome(rig, Request(identity=Identity(user_id=12345, writable=()))).told == (403, "read_only", None)
 
 
 def test_an_address_that_sends_too_often_is_told_when_to_come_again() -> None:

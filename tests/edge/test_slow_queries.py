@@ -17,6 +17,7 @@ from twisted.web.server import Site
 from chatflow.edge.api import Api
 from chatflow.edge.compat.metrics_api import AnalyticsApi
 from chatflow.edge.concurrency import ConcurrencyLimit
+from chatflow.edge.gate import AdminTokens, Gate
 from chatflow.edge.operations import add_operations
 from chatflow.persistence.analytics_store import AnalyticsStore
 from chatflow.persistence.archive import Archive
@@ -48,7 +49,8 @@ async def served(database_url: str) -> AsyncIterator[Served]:
     history = Api(rooms=20, archive=Archive(database, statement_seconds=0.1), presence=presence)
     analytics = AnalyticsApi(source=AnalyticsStore(database, refresh, statement_seconds=0.1), now=time.time, rooms=20)
     app = Klein()
-    add_operations(app, [*history.operations(), *analytics.operations()], ConcurrencyLimit(running=1, waiting=10))
+    operations = [*history.operations(), *analytics.operations()]
+    add_operations(app, operations, ConcurrencyLimit(running=1, waiting=10), Gate(admin_tokens=AdminTokens()))
     port = reactor.listenTCP(0, Site(app.resource()), interface="127.0.0.1")
     yield Served(database, database_url, port.getHost().port)
     await port.stopListening()

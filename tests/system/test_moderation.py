@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 
 from websockets.exceptions import InvalidStatus
 
 from chatflow.admin import main as chatflow_admin
 from testbed.client import ChatClient, kind
-from testbed.daemon import Daemon
-from testbed.http_client import request
+from testbed.daemon import Daemon, running_daemon
+from testbed.http_client import Answer, request
 from testbed.postgres import execute
 from testbed.waiting import eventually
 
@@ -159,3 +160,40 @@ def test_while_the_database_is_away_it_stays_in_force(daemon: Daemon, module_dat
         execute(module_database_url, "ALTER TABLE elsewhere RENAME TO sanctions")
     admin(module_database_url, "unban", "--room", str(room))
     eventually(lambda: refusal(daemon, room) == (101, ""), "and so it is again when it is back", _SECONDS)
+
+
+def test_the_api_is_closed_where_operators_cannot_be_told_from_others(daemon: Daemon) -> None:
+    for method, path, body in (
+        ("GET", "/api/moderation", None),
+        ("POST", "/api/moderation/ban", b'{"userId": 1}'),
+        ("DELETE", "/api/moderation/ban?userId=1", None),
+    ):
+        answer = request(daemon.port, method, path, {"Content-Type": "application/json"}, body)
+        assert (answer.status, answer.json()["code"]) == (403, "forbidden")
+        assert "--admin-token-file" in answer.json()["errorMessage"]
+
+
+def test_an_operator_orders_and_lifts_over_http(module_database_url: str, tmp_path: Path, room: int) -> None:
+    secret = "a-token-of-an-operator-0123456789"
+    (tmp_path / "admin").write_text(secret)
+    (tmp_path / "admin").chmod(0o600)
+    headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    options = ("--rooms", "1000", "--admin-token-file", str(tmp_path / "admin"))
+    with running_daemon(*options, database=module_database_url) as guarded:
+
+        def ask(method: str, path: str, body: bytes | None = None, **more: str) -> Answer:
+            return request(guarded.port, method, f"/api/moderation{path}", {**headers, **more}, body)
+
+        with ChatClient(guarded.chat_url(room)) as client:
+            assert ask("POST", "/mute", b'{"userId": 80, "reason": "spam"}').status == 200
+            assert send(client, 80) == "muted", "at once, on this instance"
+            listed = ask("GET", "").json()["sanctions"]
+            assert ("mute", "80", "spam") in [(one["action"], one["userId"], one["reason"]) for one in listed]
+            assert ask("DELETE", "/mute?userId=80").status == 200
+            assert send(client, 80) == "ack"
+            assert ask("DELETE", "/mute?userId=80").status == 404
+            assert ask("POST", "/disconnect", f'{{"roomId": {room}}}'.encode()).status == 200
+            assert client.wait_closed() == 4000
+        assert ask("POST", "/ban", b'{"userId": 80}', Authorization="Bearer wrong").status == 401
+        assert ask("POST", "/ban", b'{"userId": 80}', Origin="https://elsewhere.example").status == 403
+        assert ask("POST", "/dance", b'{"userId": 80}').status == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -49,7 +50,11 @@ class TestAlone:
 class TestInACluster:
     def test_a_room_has_its_queue(self, member: Daemon, names: Names) -> None:
         url = direct_client("sqs").get_queue_url(QueueName=names.room_queue(2))["QueueUrl"]
-        assert member.get("/queue/2").json() == of_room("2", url)
+        account = url.split("/")[3]
+        assert re.fullmatch("[0-9]{12}", account)
+        answer = member.get("/queue/2")
+        assert answer.json() == of_room("2", url.replace(account, "***"))
+        assert account.encode() not in answer.body
         assert member.get("/queue/4").json() == of_room("4", None)
 
     def test_what_sqs_does_not_tell_is_said_to_be_unavailable(self, member: Daemon, names: Names) -> None:

@@ -6,13 +6,14 @@ Their answers are those of :mod:`chatflow.edge.compat.analytics`.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
 from chatflow.contracts.analytics import IAnalytics
+from chatflow.contracts.identity import Identity
 from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.edge.api import parse_time
 from chatflow.edge.compat import analytics as shapes
@@ -132,8 +133,11 @@ class AnalyticsApi:
             _operation("core-queries", "The four core queries, timed", CoreQueries, self.core_queries, sample),
             _operation("analytics", "Rate of a window, top users and rooms", Analytics, self.analytics, window),
             _operation("stats", "What is stored", Stats, self.stats),
-            _operation(
-                "throughput", "Messages per minute", Throughput, self.throughput, [self._room("roomId"), *window]
+            evolve(
+                _operation(
+                    "throughput", "Messages per minute", Throughput, self.throughput, [self._room("roomId"), *window]
+                ),
+                may=_may_see_throughput,
             ),
         ]
 
@@ -181,6 +185,12 @@ def _operation(name: str, summary: str, answer: Any, handler: Any, parameters: S
         error=MetricsError,
         refusal=lambda refused: MetricsError(str(refused)),
     )
+
+
+def _may_see_throughput(identity: Identity, arguments: Mapping[str, Any]) -> bool:
+    """Operators see all; a user that of a room that it may read, which tells nothing that its messages do not."""
+    room = arguments["roomId"]
+    return identity.is_operator or (identity.user_id is not None and room is not None and identity.may_read(room))
 
 
 def _moment(name: str, help: str) -> Parameter:

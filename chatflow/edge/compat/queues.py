@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from chatflow.contracts.room_queue import Depth
@@ -14,11 +15,16 @@ def queue(name: str, depth: Depth) -> dict[str, object]:
     """
     return {
         "roomId": name,
-        "queueUrl": depth.url,
+        "queueUrl": depth.url and _without_account(depth.url),
         "approximateMessages": str(depth.waiting),
         "approximateNotVisible": str(depth.in_flight),
         "approximateDelayed": str(depth.delayed),
     }
+
+
+def _without_account(url: str) -> str:
+    """A queue's URL without the number of the AWS account (https://sqs.REGION.amazonaws.com/ACCOUNT/NAME)."""
+    return re.sub(r"/[0-9]{12}/", "/***/", url)
 
 
 def queues(depths: Mapping[int, Depth]) -> dict[str, object]:

@@ -31,13 +31,17 @@ class InstanceSource:
     prometheus: Callable[[], tuple[bytes, str]]
 
 
-def add_instance_routes(app: Klein, source: InstanceSource) -> None:
-    """``/health``, ``/metrics``, ``/db-metrics`` and ``/queue/…``."""
+def add_health(app: Klein, source: InstanceSource) -> None:
+    """``/health``: for everybody, and says nothing else."""
 
     @app.route("/health", methods=["GET", "HEAD"])
     def health(request: Any) -> bytes:
         figures = source.figures()
         return json_response(request, 200 if figures.is_up else 503, instance.health(figures))
+
+
+def add_instance_routes(app: Klein, source: InstanceSource) -> None:
+    """``/metrics``, ``/db-metrics`` and ``/queue/…``: for operators."""
 
     @app.route("/metrics", methods=["GET", "HEAD"])
     def metrics(request: Any) -> bytes:

@@ -23,6 +23,7 @@
  *     status    {state, retryAt, reason}    state: "connecting", "open", "waiting", "offline" or "closed" (by `close`, or
  *               because the user or the address is banned: then with a reason);
  *               retryAt: when the next attempt is, in milliseconds since 1970, or null
+ *     identity  {userId, username}    who the server says this is, by the token
  *     presence  {members, users: [{userId, username, connections}], truncated}    members: connections, named or not
  *     reset     {reason, from}    messages are missing here, or what was seen is not this room's;
  *               reason: "expired" (retention dropped them), "beyond_head" (the room never had so many), "restored"
@@ -31,6 +32,7 @@
  */
 
 const SUBPROTOCOL = "chatflow.v2";
+const TOKEN_SUBPROTOCOL = "chatflow.jwt."; // a script cannot set a header of a WebSocket
 const TRY_AGAIN_LATER = 1013; // close code: we read too slowly
 const DISCONNECTED = 4000; // close code: by an operator; not to come back at once
 const BANNED = 4403; // close code: not to come back at all
@@ -83,6 +85,8 @@ export class ChatFlowError extends Error {
 export class ChatFlow extends EventTarget {
   #address;
   #user;
+  #token;
+  #asked = 0; // how often a token was asked for: an answer that comes late is not for the connection of now
   #WebSocket;
   #last;
   #status = { state: "connecting", retryAt: null, reason: null };
@@ -116,17 +120,21 @@ export class ChatFlow extends EventTarget {
    * @param {string} [options.url]  of the server: `https://chat.example`, `ws://…`; without it the page's own
    * @param {number|string} options.room
    * @param {{userId: number|string, username: string}} [options.user]  who sends, and who is there
+   * @param {string|function(): (string|Promise<string>)} [options.token]  what a server with `--auth jwt` asks for, or
+   *     what fetches one: asked for each connection, and again before the token expires. It says who sends, so that `user`
+   *     need not
    * @param {number} [options.since]  begin behind this seq; 0: all that is held
    * @param {number} [options.last]  begin with so many newest messages, at most 1000. Without both: with the next one
    * @param {boolean} [options.presence]  whether `presence` events are wanted
    * @param {typeof WebSocket} [options.WebSocket]  another one than the browser's
    */
-  constructor({ url, room, user, since, last, presence = false, WebSocket = globalThis.WebSocket }) {
+  constructor({ url, room, user, token, since, last, presence = false, WebSocket = globalThis.WebSocket }) {
     super();
     if (since !== undefined && last !== undefined) throw new TypeError("since and last exclude each other");
     this.#address = new URL(`/chat/${encodeURIComponent(room)}`, url ?? globalThis.location.href);
     this.#address.protocol = this.#address.protocol.replace("http", "ws");
     this.#user = user;
+    this.#token = token;
     this.#WebSocket = WebSocket;
     this.#seq = since ?? null;
     this.#last = last;
@@ -174,8 +182,7 @@ export class ChatFlow extends EventTarget {
       }
       const clientMessageId = uuid();
       const message = {
-        userId: String(this.#user.userId),
-        username: this.#user.username,
+        ...(this.#user && { userId: String(this.#user.userId), username: this.#user.username }),
         message: text,
         timestamp: new Date().toISOString(),
         messageType: "TEXT",
@@ -223,10 +230,40 @@ export class ChatFlow extends EventTarget {
   #connect() {
     clearTimeout(this.#retryTimer);
     this.#tell(isOffline() ? "offline" : "connecting");
+    if (this.#token === undefined) {
+      this.#open();
+      return;
+    }
+    const asked = ++this.#asked;
+    const waits = () => asked === this.#asked && this.#status.state !== "closed";
+    this.#fetchToken().then(
+      (token) => waits() && this.#open(token),
+      (error) => waits() && this.#waitAndConnect(`there is no token: ${error?.message ?? error}`),
+    );
+  }
+
+  async #fetchToken() {
+    return typeof this.#token === "function" ? this.#token() : this.#token;
+  }
+
+  async #refresh() {
+    const socket = this.#socket;
+    try {
+      const token = await this.#fetchToken();
+      if (socket === this.#socket) socket.send(JSON.stringify({ type: "refresh", token }));
+    } catch {
+      // The connection ends with the token, and the next one asks again.
+    }
+  }
+
+  #open(token) {
     const address = new URL(this.#address);
     if (this.#seq !== null) address.searchParams.set("since", this.#seq);
     else if (this.#last !== undefined) address.searchParams.set("last", this.#last);
-    const socket = new this.#WebSocket(address.href, this.#plain ? [] : [SUBPROTOCOL]);
+    const socket = new this.#WebSocket(address.href, [
+      ...(this.#plain ? [] : [SUBPROTOCOL]),
+      ...(token === undefined ? [] : [TOKEN_SUBPROTOCOL + token]),
+    ]);
     this.#socket = socket;
     this.#openedAt = null;
     this.#startedAt = this.#lastFrameAt = now();
@@ -290,6 +327,7 @@ export class ChatFlow extends EventTarget {
 
   /** Forget the connection, whatever becomes of it. */
   #drop() {
+    this.#asked++;
     const socket = this.#socket;
     this.#socket = this.#openedAt = null;
     socket?.close();
@@ -352,6 +390,9 @@ export class ChatFlow extends EventTarget {
       case "welcome":
         this.#heartbeatMs = frame.heartbeatSeconds * 1000;
         if (this.#seq === null && this.#last === undefined) this.#seq = frame.head;
+        if (frame.userId !== undefined) {
+          this.#emit("identity", { userId: frame.userId, username: frame.username });
+        }
         break;
       case "resumed":
         if (this.#seq === null) this.#seq = frame.from - 1;
@@ -365,6 +406,9 @@ export class ChatFlow extends EventTarget {
         this.#head = frame.head;
         if (this.#seq === null || this.#seq >= frame.head) this.#behindSince = null;
         else this.#behindSince ??= now();
+        break;
+      case "expiring":
+        if (typeof this.#token === "function") this.#refresh();
         break;
       case "goodbye":
         this.#retryAfterMs = frame.retryAfterMs;
@@ -408,6 +452,10 @@ export class ChatFlow extends EventTarget {
   }
 
   #refused({ code, errorMessage, field, retryAfterMs = 0 }) {
+    if (field === "token") {
+      this.#emit("error", { code, message: errorMessage, field, retrying: false });
+      return;
+    }
     const reason = RESETS[code];
     if (reason) {
       if (reason === "expired") this.#anySeqNext = true;
@@ -444,7 +492,7 @@ export class ChatFlow extends EventTarget {
   /** Why the server would refuse this text, in the server's words. */
   #flaw(text) {
     if (this.#status.state === "closed") return new ChatFlowError("closed", "the client is closed");
-    if (!this.#user) return new ChatFlowError("missing_field", "a client without a user only reads", "userId");
+    if (!this.#user && this.#token === undefined) return new ChatFlowError("missing_field", "a client without a user only reads", "userId");
     if (this.#outbox.length >= MAX_QUEUED) return new ChatFlowError("queue_full", "too many messages wait");
     const characters = typeof text === "string" ? [...text] : [];
     const legal = (character) => character !== "\0" && !/^[\ud800-\udfff]$/.test(character);
