@@ -51,7 +51,7 @@ class EchoProtocol(ChatProtocol):
 
 def main() -> None:
     """Run ``twistd`` with :class:`EchoProtocol` in the place of ChatFlow's."""
-    factory.ChatProtocol = EchoProtocol  # type: ignore[attr-defined, misc]
+    factory.ChatProtocol = EchoProtocol  # type: ignore[attr-defined]
     run()
 
 

@@ -35,12 +35,7 @@ class Ours(MessageReader):
         self._told = told
 
     def text_received(self, payload: bytes) -> bool:
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            self._invalid_payload("a text frame must be UTF-8")
-        else:
-            self._told.append(payload)
+        self._told.append(payload)
         return False
 
     def message_unreadable(self, refused: Refused) -> None:
