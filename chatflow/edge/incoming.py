@@ -12,18 +12,18 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames
 from chatflow.errors import Refused
 
-# A message over the limit is read over and answered, so that the connection lives on; beyond this it is closed.
-_MAX_SKIPPED_BYTES = 4 * 1024 * 1024
-
-# Fragments cost memory even when they are empty.
-_MAX_FRAGMENTS = 1024
-
 
 class MessageReader(WebSocketServerProtocol):
     """Autobahn's protocol; a subclass is told messages by :meth:`text_received` and :meth:`message_unreadable`.
 
     :param max_message_bytes: of a payload; Autobahn's own limits are to be off.
+    :cvar max_skipped_bytes: a message over the limit is read over and answered, so that the connection lives on; beyond
+        this it is closed with 1009.
+    :cvar max_fragments: of one message. They cost memory even when they are empty.
     """
+
+    max_skipped_bytes = 4 * 1024 * 1024
+    max_fragments = 1024
 
     def __init__(self, max_message_bytes: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class MessageReader(WebSocketServerProtocol):
         self._oversized = False
 
     def text_received(self, payload: bytes) -> bool:
-        """A text message has come. It may not be UTF-8.
+        """A text message has come, in UTF-8.
 
         :return: whether to rest: then what came together with it waits for :meth:`read_on`.
         """
@@ -66,7 +66,7 @@ class MessageReader(WebSocketServerProtocol):
         for at, payload in enumerate(payloads, 1):
             if self.state != self.STATE_OPEN:
                 break  # it is being closed: of what came with these messages only the client's close frame counts
-            if self.text_received(payload) and self.state == self.STATE_OPEN:
+            if self._read_text(payload) and self.state == self.STATE_OPEN:
                 self._later.extend(payloads[at:])
                 self._later_data = rest
                 return
@@ -78,24 +78,33 @@ class MessageReader(WebSocketServerProtocol):
     def read_on(self) -> None:
         """The rest is over; or the connection is being closed, and only the client's close frame counts."""
         while self._later and self.state == self.STATE_OPEN:
-            if self.text_received(self._later.popleft()) and self.state == self.STATE_OPEN:
+            if self._read_text(self._later.popleft()) and self.state == self.STATE_OPEN:
                 return
         self._later.clear()
         data, self._later_data = self._later_data, b""
         if data:
             self.dataReceived(data)
 
+    def _read_text(self, payload: bytes) -> bool:
+        if not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self._invalid_payload("a text frame must be UTF-8")  # RFC 6455 8.1: close with 1007
+                return False
+        return self.text_received(payload)
+
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
         self._fragments += 1
         if self._fragments > 1:
             self.fragment_received()
-        if self.message_data_total_length > self._max_message_bytes or self._fragments > _MAX_FRAGMENTS:
+        if self.message_data_total_length > self._max_message_bytes or self._fragments > self.max_fragments:
             self._oversized = True
             self.message_data = []
-            if self.message_data_total_length > _MAX_SKIPPED_BYTES:
+            if self.message_data_total_length > self.max_skipped_bytes:
                 self._max_message_size_exceeded(
-                    self.message_data_total_length, _MAX_SKIPPED_BYTES, "the message is far too large"
+                    self.message_data_total_length, self.max_skipped_bytes, "the message is far too large"
                 )
 
     def onMessageFrameData(self, payload: bytes) -> None:

@@ -181,7 +181,7 @@ class ChatProtocol(MessageReader):
         super().dataReceived(data)
 
     def text_received(self, payload: bytes) -> bool:
-        """A whole text message, not checked to be UTF-8 if it came in one frame; see :class:`MessageReader`."""
+        """See :meth:`MessageReader.text_received`."""
         services = self._services
         services.counters.messages_received += 1
         self._tally.messages += 1
@@ -190,12 +190,6 @@ class ChatProtocol(MessageReader):
             if too_often is not None:
                 self._refuse_rate(too_often)
                 return True
-        if not payload.isascii():
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                self._invalid_payload("a text frame must be UTF-8")  # RFC 6455 8.1: close with 1007
-                return False
         try:
             message = services.ingress.accept(self._room, self._tenure.decode(payload), self, self._ip)
         except Refused as refused:
