@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -13,6 +13,7 @@ from chatflow.edge.gate import AdminTokens, Gate, Gates
 from chatflow.lifecycle import PeriodicService
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
+from chatflow.lifecycle.reload import Apply
 from chatflow.tokens.claims import Expected
 from chatflow.tokens.jwks import RETRY_SECONDS, Jwks
 from chatflow.tokens.keys import shared_keys
@@ -38,6 +39,10 @@ class Authentication:
     def ready(self) -> bool:
         """Whether tokens can be judged."""
         return self.jwks is None or self.jwks.is_known
+
+    def changes(self) -> Mapping[str, Apply]:
+        """What puts a secret that was read again in force, by its option's name."""
+        return {"jwt-key": self.replace_keys, "admin-token": self.admin_tokens.replace}
 
     def replace_keys(self, secrets: Sequence[str]) -> None:
         """From now on tokens of HS256 are signed with one of these."""

@@ -77,7 +77,7 @@ class Laboratory(Cluster):
         self.host_clock = SteppedClock(clock) if find_libfaketime() else None
         self._chance = seed
         copy_cluster(data)
-        own = ("--ping-interval-seconds", f"{ping_seconds:g}")
+        own: tuple[str, ...] = ("--ping-interval-seconds", f"{ping_seconds:g}")
         own += ("--drain-grace-seconds", f"{_LOOKS * balancer_seconds:g}")
         for network in (*_OURS, NETWORK):
             own += ("--unlimited-address", network)

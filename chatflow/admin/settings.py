@@ -51,6 +51,12 @@ class Settings:
     database: str = field(repr=mask_password)
     data_dir: Path = field(converter=Path)
     reap_after_seconds: float
+    admin_token: tuple[str, ...] = field(repr=False)
+
+    @property
+    def operator_token(self) -> str | None:
+        """What instances are shown that ask who is an operator; None if there is none."""
+        return next(iter(self.admin_token), None)
 
     @property
     def names(self) -> Names:

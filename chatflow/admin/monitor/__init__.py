@@ -79,7 +79,7 @@ def add_to(add_command: Callable[..., argparse.ArgumentParser]) -> None:
         "--threshold", metavar="NAME=WARNING,CRITICAL", type=parse_threshold, action="append", default=[],
         help="another threshold; may be repeated. See below",
     )  # fmt: skip
-    add_settings(monitor, "broker", "queue-prefix", "rooms", "room-queues", "database", "data-dir")
+    add_settings(monitor, "broker", "queue-prefix", "rooms", "room-queues", "database", "data-dir", "admin-token")
     monitor.set_defaults(run=_monitor)
 
 
@@ -105,7 +105,7 @@ class Look:
         if self.what == "database":
             return database
         targets = self._targets(entries)
-        scrapes = scrape_all(targets)
+        scrapes = scrape_all(targets, self.settings.operator_token)
         sections = []
         database_is_away = not entries and any(one.findings and not one.rows for one in database)
         if self.what in ("writer", "all") and (targets or not database_is_away):
@@ -151,7 +151,9 @@ class Look:
         try:
             if isinstance(found, NoAnswer):
                 raise found
-            return embedded_queue_section(place.name, get_json(f"{place.url}/queue/all"), found, self.limits)
+            return embedded_queue_section(
+                place.name, get_json(f"{place.url}/queue/all", self.settings.operator_token), found, self.limits
+            )
         except (NoAnswer, KeyError, TypeError, ValueError) as error:
             return unreachable("queues", f"{place.url}", str(error))
 

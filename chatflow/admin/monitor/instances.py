@@ -50,32 +50,35 @@ class Target:
     silent_seconds: float | None = None
 
 
-def scrape(url: str, seconds: Callable[[], float] = time.monotonic) -> Scrape:
+def scrape(url: str, seconds: Callable[[], float] = time.monotonic, token: str | None = None) -> Scrape:
     """
+    :param token: of operators, if the instance asks for one.
     :raises NoAnswer: there is none within seconds, or it is something else.
     """
-    text = _get(f"{url.rstrip('/')}/metrics", "text/plain")
+    text = _get(f"{url.rstrip('/')}/metrics", "text/plain", token)
     try:
         return parse(text, seconds())
     except ValueError as error:
         raise NoAnswer(str(error)) from None
 
 
-def get_json(url: str) -> Any:
+def get_json(url: str, token: str | None = None) -> Any:
     """What it answers.
 
     :raises NoAnswer: nothing, or no JSON.
     """
     try:
-        return json.loads(_get(url, "application/json"))
+        return json.loads(_get(url, "application/json", token))
     except ValueError:
         raise NoAnswer("what answers there is no ChatFlow") from None
 
 
-def _get(url: str, accept: str) -> str:
+def _get(url: str, accept: str, token: str | None) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         request = urllib.request.Request(url, headers={"Accept": accept})
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
         with opener.open(request, timeout=_TIMEOUT_SECONDS) as answer:
             text: str = answer.read(_MAX_BYTES).decode()
             return text
@@ -101,12 +104,12 @@ def parse(text: str, at: float) -> Scrape:
     return Scrape(at, totals, labelled, version)
 
 
-def scrape_all(targets: Sequence[Target]) -> dict[str, Scrape | NoAnswer]:
+def scrape_all(targets: Sequence[Target], token: str | None = None) -> dict[str, Scrape | NoAnswer]:
     """Ask every instance whose address is known, all at the same time; the answers by URL. Blocks."""
 
     def look(url: str) -> Scrape | NoAnswer:
         try:
-            return scrape(url)
+            return scrape(url, token=token)
         except NoAnswer as error:
             return error
 
