@@ -224,7 +224,8 @@ LIMIT_OPTIONS = (
         "messages",
         50.0,
         "The same for all connections of one user on this instance, of whatever address, where a token says who that "
-        "is. Not where only messages say it: anybody could use up what another one may send. 0 for no limit.",
+        "is; what is sent by POST counts, too. Not where only messages say it: anybody could use up what another one "
+        "may send. 0 for no limit.",
     ),
     _rate(
         "bytes-per-second",

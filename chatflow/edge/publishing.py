@@ -16,7 +16,7 @@ from zope.interface import implementer
 from chatflow.contracts.members import Accepted, ISender
 from chatflow.contracts.messages import MAX_CLIENT_MESSAGE_ID_CHARACTERS, ClientMessage
 from chatflow.edge.operations import Operation, check_json, integer
-from chatflow.edge.quota import Quota
+from chatflow.edge.quota import quota_of
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import ErrorCode, Refused
@@ -95,12 +95,15 @@ class Publishing:
 
     async def _send(self, room: int, request: Any) -> Ack:
         services, sender = self._services, _Sender()
-        # What an address may send counts over all its connections and requests.
-        quota = Quota(services, services.accounts.of_address(request.client_ip), None)
-        too_often = quota.take_message()
-        if too_often is not None:
-            raise too_often
+        # What an address and a user may send counts over all their connections and requests.
+        quota = quota_of(services, request.client_ip, request.identity)
+        if quota is not None:
+            too_often = quota.take_message()
+            if too_often is not None:
+                raise too_often
         services.ingress.accept(room, self._message_in(room, request), sender, request.client_ip)
+        if quota is None:
+            return await sender.answered
         quota.accepted()
         try:
             return await sender.answered

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from chatflow.contracts.identity import Identity
 from chatflow.edge.accounts import Account, Bucket
-from chatflow.edge.handshake import Handshake
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import Refused
 
@@ -16,27 +16,28 @@ _TOO_OFTEN = "{whose} sends messages too often: send this one again later"
 _SHARE = "your address has its share of the messages under way: send this one again later"
 
 
-def quota_of(services: EdgeServices, handshake: Handshake) -> Quota | None:
-    """That of a new connection; None if nothing limits it but the limits of every connection.
+def quota_of(services: EdgeServices, client_ip: str | None, identity: Identity) -> Quota | None:
+    """That of a new connection or request; None if nothing limits it but the limits of all: of an unlimited address.
 
     A user is limited whom a token names; not whom a message names, or anybody could use up what another one may.
     """
-    account = services.accounts.of_address(handshake.client_ip)
-    user_id = handshake.identity.user_id
-    user = services.accounts.of_user(user_id) if user_id is not None else None
-    return Quota(services, account, user) if account or user else None
+    account = services.accounts.of_address(client_ip)
+    if account is None:
+        return None
+    user = None if identity.user_id is None else services.accounts.of_user(identity.user_id)
+    return Quota(services, account, user)
 
 
 class Quota:
     """Runs on the reactor thread.
 
-    :param account: of its address, unless that is unlimited.
+    :param account: of its address.
     :param user: the account of its user, if it is known who that is.
     """
 
     __slots__ = ("_account", "_messages", "_octets", "_refusals", "_services", "_user")
 
-    def __init__(self, services: EdgeServices, account: Account | None, user: Account | None) -> None:
+    def __init__(self, services: EdgeServices, account: Account, user: Account | None) -> None:
         self._services = services
         self._account = account
         self._user = user
@@ -46,24 +47,20 @@ class Quota:
 
     def opened(self) -> None:
         """The connection is open."""
-        if self._account is not None:
-            self._account.connections += 1
+        self._account.connections += 1
 
     def closed(self) -> None:
         """It is not any more. Only after :meth:`opened`."""
-        if self._account is not None:
-            self._account.connections -= 1
+        self._account.connections -= 1
 
     def accepted(self) -> None:
         """A message waits for its answer now."""
-        if self._account is not None:
-            self._account.pending += 1
+        self._account.pending += 1
         self._refusals = 0
 
     def answered(self, count: int) -> None:
         """So many of them have it."""
-        if self._account is not None:
-            self._account.pending -= count
+        self._account.pending -= count
 
     @property
     def is_abused(self) -> bool:
@@ -74,20 +71,18 @@ class Quota:
         """Take the place of a message; why not, if there is none."""
         services, account = self._services, self._account
         limits, now = services.limits, services.clock.seconds()
-        wait = 0.0
-        if account is not None:
-            ingress = services.ingress
-            # However many addresses there are, each leaves as much as it has for the next one.
-            if account.pending >= max(1, ingress.max_pending_messages - ingress.pending):
-                return self._refused("pending", Refused("overloaded", _SHARE))
-            if limits.messages_per_second:
-                wait = self._messages.take(now, limits.messages_per_second)
-            if wait:
-                return self._too_often("message_rate", "this connection", wait)
-            if limits.messages_per_second_per_address:
-                wait = account.messages.take(now, limits.messages_per_second_per_address)
-            if wait:
-                return self._too_often("address_message_rate", "your address", wait)
+        ingress, wait = services.ingress, 0.0
+        # However many addresses there are, each leaves as much as it has for the next one.
+        if account.pending >= max(1, ingress.max_pending_messages - ingress.pending):
+            return self._refused("pending", Refused("overloaded", _SHARE))
+        if limits.messages_per_second:
+            wait = self._messages.take(now, limits.messages_per_second)
+        if wait:
+            return self._too_often("message_rate", "this connection", wait)
+        if limits.messages_per_second_per_address:
+            wait = account.messages.take(now, limits.messages_per_second_per_address)
+        if wait:
+            return self._too_often("address_message_rate", "your address", wait)
         if self._user is not None and limits.messages_per_second_per_user:
             wait = self._user.messages.take(now, limits.messages_per_second_per_user)
         return self._too_often("user_message_rate", "this user", wait) if wait else None
@@ -96,18 +91,15 @@ class Quota:
         """A frame has come that is no message, such as a ping. :return: seconds for which to read nothing more."""
         limits, now = self._services.limits, self._services.clock.seconds()
         wait = 0.0
-        if self._account is not None:
-            if limits.messages_per_second:
-                wait = self._messages.charge(now, limits.messages_per_second)
-            if limits.messages_per_second_per_address:
-                wait = max(wait, self._account.messages.charge(now, limits.messages_per_second_per_address))
+        if limits.messages_per_second:
+            wait = self._messages.charge(now, limits.messages_per_second)
+        if limits.messages_per_second_per_address:
+            wait = max(wait, self._account.messages.charge(now, limits.messages_per_second_per_address))
         return self._rests("control_frames", wait)
 
     def charge_bytes(self, size: int) -> float:
         """So many bytes have come. :return: seconds for which to read nothing more."""
         limits, now = self._services.limits, self._services.clock.seconds()
-        if self._account is None:
-            return 0.0
         if limits.bytes_per_second:
             wait = self._octets.charge(now, limits.bytes_per_second, size)
             if wait:

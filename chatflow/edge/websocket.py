@@ -69,7 +69,7 @@ class ChatProtocol(MessageReader):
         self._ip = handshake.client_ip
         self._compresses = handshake.compresses
         self._speakers = Speakers(handshake.user_id)
-        self._quota = quota_of(services, handshake)
+        self._quota = quota_of(services, handshake.client_ip, handshake.identity)
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
         self._heard = True

@@ -129,3 +129,11 @@ def test_an_address_that_sends_too_often_is_told_when_to_come_again() -> None:
         assert [one.value is None for one in taken] == [True] * 10 + [False]
         assert taken[-1].told == (429, "rate_limited", "1")
         assert taken[-1].refused.retry_after_ms == 1000
+
+
+def test_a_user_who_sends_too_often_by_requests_is_told_so_wherever_from() -> None:
+    own = Identity(user_id=12345)
+    with rigged(messages_per_second_per_user=1) as rig:
+        taken = [Outcome(rig, Request(client_ip=f"192.0.2.{number}", identity=own)) for number in range(11)]
+        assert [one.value is None for one in taken] == [True] * 10 + [False]
+        assert taken[-1].told == (429, "rate_limited", "1")

@@ -124,7 +124,7 @@ class TestMessages:
     def test_a_user_whom_a_token_names_has_one_wherever_it_is(self) -> None:
         with limited(messages_per_second_per_user=1) as rig:
             somebody = Identity(user_id=7)
-            peers = [rig.peer(v2=False, ip=ip, identity=somebody) for ip in (_IP, _OTHER, None)]
+            peers = [rig.peer(v2=False, ip=ip, identity=somebody) for ip in (_IP, _OTHER, "203.0.113.1")]
             assert [accepted(peer, 4) for peer in peers] == [[True] * 4, [True] * 4, [True] * 2 + [False] * 2]
             assert accepted(rig.peer(v2=False, ip=_IP), 1) == [True], "whom only messages name has none"
 
@@ -140,6 +140,13 @@ class TestMessages:
     def test_who_is_unlimited_has_no_rate(self, ip: str | None) -> None:
         with limited(messages_per_second=1, unlimited_address=("127.0.0.1", "10.0.0.0/8")) as rig:
             assert all(accepted(rig.peer(v2=False, ip=ip), 50))
+
+    @pytest.mark.parametrize("ip", [None, "127.0.0.1"])
+    def test_nor_has_a_user_who_comes_from_there(self, ip: str | None) -> None:
+        with limited(messages_per_second_per_user=1, unlimited_address=("127.0.0.1",)) as rig:
+            assert all(accepted(rig.peer(v2=False, ip=ip, identity=Identity(user_id=7)), 50))
+            elsewhere = rig.peer(v2=False, ip=_IP, identity=Identity(user_id=7))
+            assert accepted(elsewhere, _BURST + 1) == [True] * _BURST + [False], "it used up nothing there"
 
     def test_none_is_unlimited_if_nobody_is_to_be(self) -> None:
         with limited(messages_per_second=1, unlimited_address=("none",)) as rig:
