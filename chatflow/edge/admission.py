@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 
 from chatflow.edge.accounts import Account
 from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.limits import EdgeLimits
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
-from chatflow.errors import Refused
 
 #: Whose answer says how this instance is: a load balancer's question is always answered.
 _HEALTH = b"/health"
 # Statistics count what a page only reads.
 _COSTLY = (b"/api/metrics", b"/queue/all")
 _COSTLY_REQUESTS = 10
-# And the room, if it is of one.
-_WHAT_IS_SAID = re.compile(rb"/api/(?:rooms/([1-9][0-9]{0,8})/|rooms|users)")
 #: Who has missed more than this reads pages of history that few others share.
 LONG_RESUME_MESSAGES = 1000
 
@@ -69,9 +65,9 @@ class Admission:
     def request(self, client_ip: str | None, path: bytes) -> None:
         """Take the place of a request for anything but ``/chat``.
 
-        :raises RequestRefused: the address asks too much, or is banned and asks for what is said.
+        :param path: as it is meant, with nothing in it that is percent-encoded.
+        :raises RequestRefused: the address asks too much.
         """
-        self._check_ban(client_ip, path)
         rate = self._services.limits.requests_per_second_per_address
         if not rate or path == _HEALTH or path.startswith(_HEALTH + b"/"):
             return
@@ -82,18 +78,6 @@ class Admission:
         wait = account.requests.take(self._services.clock.seconds(), rate, cost)
         if wait:
             raise self._refused("request_rate", wait, "your address asks too often")
-
-    def _check_ban(self, client_ip: str | None, path: bytes) -> None:
-        moderator = self._services.moderator
-        if moderator.rules is None:
-            return
-        what = _WHAT_IS_SAID.match(path)
-        if what is None:
-            return
-        try:
-            moderator.check_entry(int(what[1] or 0), (), client_ip)
-        except Refused as refused:
-            raise RequestRefused(403, refused.code, str(refused)) from None
 
     def _refused(self, reason: str, wait_seconds: float, text: str) -> RequestRefused:
         self._services.accounts.limited[reason] += 1

@@ -40,6 +40,7 @@ from chatflow.edge.services import EdgeServices
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Refused, Unavailable
 from chatflow.rooms.messages import parse_room
+from chatflow.rooms.moderator import Moderator
 
 _log = Logger()
 
@@ -197,6 +198,7 @@ def routes(
     refreshing: Sequence[Operation] = (),
     publishing: Sequence[Operation] = (),
     moderating: Sequence[Operation] = (),
+    moderator: Moderator | None = None,
 ) -> Klein:
     """Everything but ``/chat/`` and what is for operators as a whole. ``/api/openapi.json`` describes the operations.
 
@@ -207,10 +209,11 @@ def routes(
     :param refreshing: operations that may take minutes, without the connections that the others need.
     :param publishing: operations that wait until a message is durable.
     :param moderating: operations that write a row each, for operators.
+    :param moderator: keeps those out who are banned; None for nobody.
     """
     app = Klein()
     add_health(app, instance)
-    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING), gate)
+    add_operations(app, history, ConcurrencyLimit(running=_PAGES_AT_ONCE, waiting=_WAITING), gate, moderator)
     add_operations(app, analytics, ConcurrencyLimit(running=_ANALYTICS_AT_ONCE, waiting=_WAITING), gate)
     add_operations(app, refreshing, ConcurrencyLimit(running=_REFRESHES_AT_ONCE, waiting=0), gate)
     add_operations(app, publishing, ConcurrencyLimit(running=MAX_AT_ONCE, waiting=0), gate)
@@ -370,7 +373,7 @@ class Root(Resource):
                 request.channel.transport.getPeer(), request.requestHeaders
             )
             if path != b"chat" and self._admission is not None:  # operators are not strangers
-                self._admission.request(request.client_ip, request.path)
+                self._admission.request(request.client_ip, b"/" + b"/".join((path, *request.postpath)))
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

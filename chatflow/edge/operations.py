@@ -25,7 +25,8 @@ from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.credentials import PARAMETER
 from chatflow.edge.gate import Gate, closed
 from chatflow.edge.refusals import RequestRefused, unavailable
-from chatflow.errors import Unavailable
+from chatflow.errors import Refused, Unavailable
+from chatflow.rooms.moderator import Moderator
 
 _log = Logger()
 
@@ -120,6 +121,7 @@ class Operation:
     :ivar error: what a refusal is an instance of, and ``refusal`` makes it.
     :ivar may: whether somebody may ask this, by identity and arguments; by default operators alone.
     :ivar guarded: whether it is closed where operators cannot be told from others, as without any tokens.
+    :ivar tells_what_is_said: or who is there, of the room that is an argument, if one is: nobody who is banned may ask.
     :ivar seen_by: what somebody may see of an answer.
     :ivar status: of the answer. :ivar statuses: of refusals, beside the usual ones.
     :ivar body: what the body of a request is an instance of, if it has one.
@@ -136,6 +138,7 @@ class Operation:
     may: Callable[[Identity, Mapping[str, Any]], bool] = lambda identity, arguments: identity.is_operator
     seen_by: Callable[[Identity, Any], Any] = lambda identity, answer: answer
     guarded: bool = False
+    tells_what_is_said: bool = False
     parameters: Sequence[Parameter] = ()
     method: str = "GET"
     status: int = 200
@@ -183,15 +186,26 @@ class Operation:
         return arguments
 
 
-def add_operations(app: Klein, operations: Sequence[Operation], limit: ConcurrencyLimit, gate: Gate) -> None:
-    """Add a route to ``app`` for each operation, with its limits on concurrency, for those whom the gate lets in."""
+def add_operations(
+    app: Klein,
+    operations: Sequence[Operation],
+    limit: ConcurrencyLimit,
+    gate: Gate,
+    moderator: Moderator | None = None,
+) -> None:
+    """Add a route to ``app`` for each operation, with its limits on concurrency, for those whom the gate lets in.
+
+    :param moderator: knows who is banned.
+    """
     for operation in operations:
         route = re.sub(r"\{(\w+)\}", r"<\1>", operation.path)
         methods = ["GET", "HEAD"] if operation.method == "GET" else [operation.method]
-        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit, gate))
+        app.route(route, methods=methods, endpoint=operation.name)(_responder(operation, limit, gate, moderator))
 
 
-def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Callable[..., Awaitable[bytes]]:
+def _responder(
+    operation: Operation, limit: ConcurrencyLimit, gate: Gate, moderator: Moderator | None
+) -> Callable[..., Awaitable[bytes]]:
     async def respond(request: Any, **in_path: str) -> bytes:
         try:
             if operation.guarded and not gate.knows_operators:
@@ -201,6 +215,8 @@ def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Cal
             arguments = operation.arguments(in_path, query)
             if not operation.may(identity, arguments):
                 raise gate.refuse(identity, "the token does not allow this")
+            if operation.tells_what_is_said and moderator is not None:
+                _check_ban(moderator, arguments.get("room", 0), identity, request.client_ip)
             if operation.wants_request or operation.body is not None:
                 arguments["request"] = request
             answer = operation.seen_by(identity, await limit.run(lambda: operation.handler(**arguments)))
@@ -213,6 +229,15 @@ def _responder(operation: Operation, limit: ConcurrencyLimit, gate: Gate) -> Cal
         return json_response(request, operation.status, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
+
+
+def _check_ban(moderator: Moderator, room: int, identity: Identity, client_ip: str | None) -> None:
+    """:param room: 0 for none, which only those may not ask for who are banned from all."""
+    user_ids = () if identity.user_id is None else (identity.user_id,)
+    try:
+        moderator.check_entry(room, user_ids, client_ip)
+    except Refused as refused:
+        raise RequestRefused(403, refused.code, str(refused)) from None
 
 
 def _refusal(operation: Operation, error: Exception) -> RequestRefused:

@@ -67,6 +67,7 @@ def make_sites(
             analytics=analytics_api.operations() if analysing else (),
             refreshing=analytics_api.refreshing() if analysing else (),
             moderating=moderation_api.operations() if analysing else (),
+            moderator=edge.moderator,
         )
 
     gate = gates.public

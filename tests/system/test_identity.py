@@ -273,6 +273,25 @@ class TestHttp:
             assert answer.status == status
         assert request(daemon.port, "GET", "/api/metrics/stats", bearer(token)).status in (401, 403)
 
+    def test_a_banned_user_may_not_read_what_is_said_and_others_may(self, daemon: Daemon) -> None:
+        token = user_token("77", "mallory")
+        admin = {**bearer(ADMIN_TOKEN), "Content-Type": "application/json"}
+
+        def statuses(*paths: str) -> list[int]:
+            return [request(daemon.port, "GET", path, bearer(token)).status for path in paths]
+
+        own = ("/api/rooms", "/api/users/77/messages", "/api/users/77/rooms")
+        for body, elsewhere in ((b'{"userId": 77, "roomId": 5}', 200), (b'{"userId": 77}', 403)):
+            assert request(daemon.port, "POST", "/api/moderation/ban", admin, body).status == 200
+            assert statuses("/api/rooms/5/messages", "/api/rooms/5/presence", "/api/%72ooms/5/messages") == [403] * 3
+            assert statuses("/api/rooms/6/messages", *own) == [elsewhere] * 4
+            answer = request(daemon.port, "GET", "/api/rooms/5/messages", bearer(token))
+            assert answer.json()["code"] == "banned"
+            assert request(daemon.port, "GET", "/api/rooms/5/messages", bearer(user_token())).status == 200
+            query = "?userId=77" + ("&roomId=5" if elsewhere == 200 else "")
+            assert request(daemon.port, "DELETE", f"/api/moderation/ban{query}", admin).status == 200
+            assert statuses("/api/rooms/5/messages", *own) == [200] * 4
+
     def test_a_token_in_the_query_is_as_good_and_never_an_unknown_parameter(self, daemon: Daemon) -> None:
         answer = daemon.get(f"/api/rooms/1/messages?limit=1&access_token={user_token()}")
         assert answer.status == 200

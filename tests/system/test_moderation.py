@@ -82,7 +82,7 @@ def test_an_address_is_kept_out_of_a_room(daemon: Daemon, module_database_url: s
         assert client.wait_closed() == 4403
         assert send(elsewhere, 1) == "ack"
     assert refusal(daemon, room) == (403, "banned")
-    for what in ("messages", "presence"):
+    for what in ("messages", "presence", "%6dessages"):
         answer = request(daemon.port, "GET", f"/api/rooms/{room}/{what}")
         assert (answer.status, answer.json()["code"]) == (403, "banned"), "nor may it read what is said"
         assert request(daemon.port, "GET", f"/api/rooms/{room + 500}/{what}").status == 200
