@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
+from testbed.client import ChatClient
 from testbed.daemon import Daemon, running_daemon
 from testbed.tokens import AUDIENCE, SECRET, user_token
 from tests.support.browser import BrowserThread
@@ -76,6 +77,49 @@ def test_one_that_expired_is_asked_for_again_at_the_next_connection(page: Page) 
     page.evaluate(_START, [[user_token(exp=1), user_token()], {}])
     page.wait_for_function("() => chat.status.state === 'open'")
     assert page.evaluate("() => asked") == 2
+
+
+def test_the_page_asks_for_a_token_when_the_server_does_and_keeps_it_in_the_tab(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    expect(page.get_by_label("Token")).to_be_hidden()
+    page.get_by_label("Your name").fill("whoever")
+    page.get_by_label("Room", exact=True).fill("2")
+    for token, told in (("", "This server asks for a token."), ("not.a.token", "the token is not valid here")):
+        if token:
+            page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Join").click()
+        expect(page.get_by_role("alert")).to_have_text(told)
+    page.get_by_label("Token").fill(user_token())
+    page.get_by_role("button", name="Join").click()
+    expect(page.locator("#state")).to_have_text("connected")
+    page.get_by_role("textbox", name="Message").fill("it is me")
+    page.keyboard.press("Enter")
+    expect(page.locator("#messages li.own")).to_have_count(1)
+    expect(page.locator("#messages li.own")).to_contain_text("alice")
+    page.reload()
+    expect(page.locator("#state")).to_have_text("connected")
+    assert not [url for url in asked if user_token()[:20] in url]
+    assert page.evaluate("() => JSON.stringify(localStorage)").count("eyJ") == 0
+
+
+def test_a_link_may_bring_the_token_which_leaves_the_address_and_reads_the_history(page: Page, daemon: Daemon) -> None:
+    with ChatClient(daemon.chat_url(3), additional_headers={"Authorization": f"Bearer {user_token()}"}) as client:
+        for number in range(60):
+            client.send(f"number {number}", userId="7", username="alice")
+        for _ in range(60):
+            client.receive_kind("ack")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("about:blank")
+    page.goto(f"http://127.0.0.1:{daemon.port}/#3&token={user_token()}")
+    expect(page.locator("#state")).to_have_text("connected")
+    assert page.url.endswith("/#3")
+    expect(page.locator("#messages li[data-seq]")).to_have_count(50)
+    page.locator("#scroller").evaluate("(list) => (list.scrollTop = 0)")
+    expect(page.locator("#messages li[data-seq]")).to_have_count(60)
+    assert not [url for url in asked if "eyJ" in url.partition("#")[0]]
 
 
 def test_the_dashboard_asks_a_browser_for_the_operators_password(chromium: BrowserThread, daemon: Daemon) -> None:

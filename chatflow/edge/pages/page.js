@@ -44,6 +44,47 @@ function remembered(name) {
   }
 }
 
+// The token, if the server asks for one. It is never part of an address: what stands before a server may log those.
+
+const TOKEN = "chatflow.token";
+const TOKEN_PATTERN = "\\s*[A-Za-z0-9_.~+\\-]+\\s*"; // others can be in no name of a subprotocol
+let token = null;
+
+/** Of this tab: another one may be somebody else's. */
+function keepToken(value) {
+  token = value || null;
+  try {
+    if (token) sessionStorage.setItem(TOKEN, token);
+    else sessionStorage.removeItem(TOKEN);
+  } catch {}
+}
+
+/** From the fragment, `#token=…` or `#ROOM&token=…`, which no browser sends, and which leaves the history here. */
+function takeToken() {
+  try {
+    token = sessionStorage.getItem(TOKEN);
+  } catch {}
+  const [, before, given] = /^#(.*?)&?token=([^&]*)/.exec(location.hash) ?? [];
+  if (given === undefined) return;
+  if (new RegExp(`^${TOKEN_PATTERN}$`).test(given)) keepToken(given);
+  history.replaceState(null, "", before ? `#${before}` : location.pathname + location.search);
+}
+
+/** Whom the token names; whether it is good is the server's to say. */
+function claims() {
+  try {
+    const payload = atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
+    const { sub, name } = JSON.parse(payload); // both are ASCII, or the server takes neither
+    return { sub, name };
+  } catch {
+    return {};
+  }
+}
+
+function ask(path) {
+  return fetch(path, token ? { headers: { Authorization: `Bearer ${token}` } } : {});
+}
+
 function showJoin() {
   leave();
   byId("join").hidden = false;
@@ -58,8 +99,10 @@ function leave() {
 }
 
 function join() {
-  const name = byId("name").value;
-  me = { userId: userIdOf(name), username: name };
+  if (byId("token").value.trim()) keepToken(byId("token").value.trim());
+  byId("token").value = "";
+  const { sub, name = byId("name").value } = claims();
+  me = { userId: Number(sub ?? userIdOf(name)), username: name };
   room = Number(byId("room").value);
   remember("name", name);
   remember("room", room);
@@ -73,7 +116,7 @@ function join() {
   atEnd = true;
   noneBefore = null;
   chat?.close();
-  chat = new ChatFlow({ room, user: me, last: PAGE_SIZE, presence: true });
+  chat = new ChatFlow({ room, user: me, token: token ?? undefined, last: PAGE_SIZE, presence: true });
   chat.on("message", showMessage);
   chat.on("status", showStatus);
   chat.on("presence", showPresence);
@@ -101,26 +144,37 @@ function showStatus({ state, retryAt, reason }) {
     };
     tick();
     countdown = setInterval(tick, 250);
-    if (chat?.seq === null && !explained) explainFailure();
+    if ((chat?.seq === null || token) && !explained) explainFailure();
   }
 }
 
-/** A browser does not say why a WebSocket was refused; the same address tells a plain request. */
+/** A browser does not say why a WebSocket was refused; the same address and the API tell a plain request. */
 async function explainFailure() {
   explained = true;
   const asked = chat;
   try {
-    const answer = await fetch(`/chat/${room}`);
-    if (answer.status !== 404 || asked !== chat) return;
-    const { errorMessage } = await answer.json();
-    showJoin();
-    byId("join-error").textContent = errorMessage;
-    byId("join-error").hidden = false;
+    for (const path of [`/chat/${room}`, `/api/rooms/${room}/presence`]) {
+      const answer = await ask(path);
+      if (![401, 403, 404].includes(answer.status)) continue;
+      const { errorMessage } = await answer.json();
+      if (asked === chat) showRefusal(answer.status, errorMessage);
+      return;
+    }
   } catch {
     // No server, or not ours: the state says that there is no connection.
   } finally {
     explained = false;
   }
+}
+
+function showRefusal(status, reason) {
+  showJoin();
+  byId("join-error").textContent = status === 401 && !token ? "This server asks for a token." : reason;
+  byId("join-error").hidden = false;
+  if (status === 401) keepToken(null);
+  // Who has one that is good, but not for this room, may have another.
+  byId("token-field").hidden = byId("token-rule").hidden = status !== 401 && !token;
+  if (status === 401) byId("token").focus();
 }
 
 function showPresence({ members, users, truncated }) {
@@ -308,7 +362,7 @@ async function loadEarlier() {
   loading = true;
   const asked = chat;
   try {
-    const answer = await fetch(`/api/rooms/${room}/messages?before=${before}&limit=${PAGE_SIZE}`);
+    const answer = await ask(`/api/rooms/${room}/messages?before=${before}&limit=${PAGE_SIZE}`);
     if (!answer.ok || asked !== chat) return;
     const { messages: page } = await answer.json();
     // Trimmed or reset meanwhile: what came belongs elsewhere.
@@ -387,8 +441,10 @@ openPeople();
 const [fewest, most] = LIMITS.usernameCharacters;
 byId("name").pattern = LIMITS.usernamePattern;
 byId("name").maxLength = most;
+byId("token").pattern = TOKEN_PATTERN;
 byId("name-rule").textContent = `${fewest} to ${most} letters and digits`;
-byId("name").value = remembered("name") ?? "";
+takeToken();
+byId("name").value = claims().name ?? remembered("name") ?? "";
 byId("room").value = /^#[1-9]\d{0,8}$/.test(location.hash) ? location.hash.slice(1) : (remembered("room") ?? "1");
 if (byId("name").value && byId("join").checkValidity()) join();
 else showJoin();
