@@ -13,7 +13,7 @@ from chatflow.edge.gate import AdminTokens, Gate, Gates
 from chatflow.lifecycle import PeriodicService
 from chatflow.lifecycle.callback_service import CallbackService
 from chatflow.lifecycle.clocks import WallTime
-from chatflow.lifecycle.reload import Apply
+from chatflow.lifecycle.reload import Apply, ReadAgain
 from chatflow.tokens.claims import Expected
 from chatflow.tokens.jwks import RETRY_SECONDS, Jwks
 from chatflow.tokens.keys import shared_keys
@@ -43,6 +43,10 @@ class Authentication:
     def changes(self) -> Mapping[str, Apply]:
         """What puts a secret that was read again in force, by its option's name."""
         return {"jwt-key": self.replace_keys, "admin-token": self.admin_tokens.replace}
+
+    def parts(self) -> Mapping[str, ReadAgain]:
+        """What is read again by itself: see :meth:`.RootService.read_again`."""
+        return {} if self.jwks is None else {"JWKS": self.jwks.read_again}
 
     def replace_keys(self, secrets: Sequence[str]) -> None:
         """From now on tokens of HS256 are signed with one of these."""

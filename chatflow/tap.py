@@ -204,6 +204,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     # Started in this order, stopped in reverse: first the clients, last the database.
     grace = Grace(reactor, config.drain_grace_seconds, connections.begin_end)
     service = make_root_service(reactor, options, status.summary, grace, {**in_force.changes(), **auth.changes()})
+    for name, part in auth.parts().items():
+        service.read_again(name, part)
     service.add("process", CallbackService(start=tuning.tune_process))
     if postgres:
         stop_postgres = partial(run_in_own_thread, reactor, "stop PostgreSQL", postgres.stop)

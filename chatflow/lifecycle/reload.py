@@ -51,8 +51,9 @@ class Reloads:
 
     @property
     def is_of_use(self) -> bool:
-        """Whether there is anything to read again: the command line and the environment stay as they were."""
-        return bool(self._parts or self._in_force[CONFIG.name].value)
+        """Whether there is a file to read again: the command line and the environment stay as they were."""
+        files = (CONFIG.name, *self._table.kept_in_file())
+        return bool(self._parts or any(self._in_force[name].value for name in files))
 
     def reload(self) -> str:
         """Read again and apply what has changed; one line in the log for each change. Never raises.

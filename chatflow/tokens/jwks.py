@@ -62,9 +62,19 @@ class Jwks:
         """
         if not is_url(self._source):
             try:
-                self._take(self._read(self._source))
+                self._log_change(self._take(self._read(self._source)))
             except BadKeys as error:
                 raise StartupError(f"jwt-jwks = {self._source}: {error}") from None
+
+    def read_again(self) -> str | None:
+        """Read a file now, begin to fetch from a URL: what is new, see :meth:`.RootService.read_again`.
+
+        :raises BadKeys: the file cannot be used; the keys that are known stay.
+        """
+        if not is_url(self._source):
+            return self._take(self._read(self._source))
+        Deferred.fromCoroutine(self.reload())
+        return "fetched again; a line of its own says what has changed, or went wrong"
 
     async def look(self) -> None:
         """Read it again if that is due. To be called every ``RETRY_SECONDS``."""
@@ -77,43 +87,45 @@ class Jwks:
         return of_algorithm if key_id is None else [key for key in of_algorithm if key.key_id == key_id]
 
     def ask_again(self, key_id: str | None) -> bool:
-        """There is no key for a token: whether the set is being read again, so that there may be one soon."""
+        """There is no key for a token: whether there may be one soon, since the set is being read, or never was."""
         if self._keys and (key_id is None or any(key.key_id == key_id for key in self._keys)):
             return False  # it is known, and is of another algorithm
         now = self._reactor.seconds()
         if not self._is_reading and (self._asked_at is None or now - self._asked_at >= ASK_AGAIN_SECONDS):
             self._asked_at = now
             Deferred.fromCoroutine(self.reload())
-        return self._is_reading
+        return self._is_reading or not self._keys
 
-    async def reload(self) -> str:
-        """Read it now, unless that is under way. What came of it in one line, which is logged, too. Never raises."""
+    async def reload(self) -> None:
+        """Read it now, unless that is under way. What came of it is logged. Never raises."""
         if self._is_reading:
-            return "it is being read already"
+            return
         self._is_reading = True
         try:
-            told = self._take(await run_in_own_thread(self._reactor, "read JWKS", lambda: self._read(self._source)))
+            data = await run_in_own_thread(self._reactor, "read JWKS", lambda: self._read(self._source))
+            self._log_change(self._take(data))
         except BadKeys as error:
             told = f"{error}; the {len(self._keys)} keys that are known stay"
             self._log.error("the keys of {source} cannot be read: {reason}", source=self._source, reason=told)
         except Exception:
-            told = "it cannot be read; the log says why"
             self._log.failure("the keys of {source} cannot be read", source=self._source)
         finally:
             self._is_reading = False
-        return told
 
-    def _take(self, data: bytes) -> str:
+    def _take(self, data: bytes) -> str | None:
+        """What is new about the keys; None if they are as before."""
         before, keys = self._keys, parse_jwks(data)
         self._read_at = self._reactor.seconds()
         self._keys = keys
         named = {(key.algorithm, key.key_id) for key in keys}
         known = {(key.algorithm, key.key_id) for key in before}
         if named == known and len(keys) == len(before):
-            return f"{len(keys)} keys, as before"
-        told = f"{len(keys)} keys, {len(named - known)} new, {len(known - named)} gone"
-        self._log.info("the keys of {source}: {told}", source=self._source, told=told)
-        return told
+            return None
+        return f"{len(keys)} keys, {len(named - known)} new, {len(known - named)} gone"
+
+    def _log_change(self, told: str | None) -> None:
+        if told is not None:
+            self._log.info("the keys of {source}: {told}", source=self._source, told=told)
 
 
 def is_url(source: str) -> bool:
@@ -147,7 +159,10 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def _fetch_in_thread(url: str) -> bytes:
     until = time.monotonic() + _FETCH_SECONDS
     request = urllib.request.Request(url, headers={"Accept": "application/jwk-set+json, application/json"})
-    with urllib.request.build_opener(_NoRedirects()).open(request, timeout=_FETCH_SECONDS / 2) as answer:
+    # One that the environment names for http is not for what is on this machine.
+    proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme == "https"}
+    opener = urllib.request.build_opener(_NoRedirects(), urllib.request.ProxyHandler(proxies))
+    with opener.open(request, timeout=_FETCH_SECONDS / 2) as answer:
         data = b""
         while len(data) <= MAX_JWKS_BYTES:
             chunk = answer.read1(65536)

@@ -103,10 +103,6 @@ class TokenVerifier:
         """Tokens that others have signed are refused from now on; who is connected stays."""
         self._secrets = secrets
 
-    async def reload(self) -> str:
-        """Read the JWKS again, if there is one: what came of it, in one line, which is logged. Never raises."""
-        return "there is no JWKS" if self._jwks is None else await self._jwks.reload()
-
     def _payload(self, token: str) -> bytes:
         """What was signed, by one of our keys."""
         if len(token) > MAX_TOKEN_CHARACTERS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from testbed.client import ChatClient, Frame, RawClient
+from testbed.client import ChatClient, Frame, RawClient, kind
 from testbed.daemon import Daemon, running_daemon
 from testbed.http_client import Answer, request
 from testbed.tokens import AUDIENCE, SECRET, Issuer, claims, encode, hs256, user_token
+from testbed.waiting import eventually
 
 ADMIN_TOKEN = "the-token-of-operators-in-tests"
 V2 = Subprotocol("chatflow.v2")
@@ -333,6 +335,36 @@ OPERATORS = [
     "/dashboard/page.js",
     "/api/metrics/stats",
 ]
+
+
+def test_sighup_reads_keys_and_secrets_again_and_who_is_connected_stays(daemon: Daemon, issuer: Issuer) -> None:
+    arguments = daemon.processes()[0].cmdline()
+    jwks, secret = (Path(arguments[arguments.index(name) + 1]) for name in ("--jwt-jwks", "--jwt-key-file"))
+    token, other = issuer.token("EdDSA", claims()), hs256(claims(), "another-secret-which-is-long-enough")
+
+    def reload(line: str) -> None:
+        daemon.send_signal(signal.SIGHUP)
+        eventually(lambda: line in daemon.output(), line)
+
+    def good() -> list[bool]:
+        """Of a key that is not known it may be said that it is being looked for."""
+        return [daemon.get("/api/rooms", headers=bearer(one)).status == 200 for one in (token, user_token(), other)]
+
+    with connected(daemon, token) as client:
+        assert good() == [True, True, False]
+        jwks.write_bytes(b"<html>")
+        reload("reload: JWKS stays as it was: it is not a JSON Web Key Set")
+        jwks.write_bytes(issuer.document("RS256", "ES256"))
+        secret.write_text("another-secret-which-is-long-enough")
+        reload("reload: JWKS: 2 keys, 0 new, 1 gone")
+        assert "reload: jwt-key = *** (file" in daemon.output()
+        assert good() == [False, False, True]
+        jwks.write_bytes(issuer.document())
+        secret.write_text(f"{SECRET}\n")
+        reload("reload: JWKS: 3 keys, 1 new, 0 gone")
+        assert good() == [True, True, False]
+        client.send("still here", userId="7", username="alice")
+        assert kind(receive(client)) in ("ack", "broadcast")
 
 
 class TestOperators:
