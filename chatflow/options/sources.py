@@ -158,7 +158,9 @@ def _with_files(table: Table, given: Mapping[str, _Given], read_file: Callable[[
                 (_trimmed(read_file(path)),), f"file {path}, named by {name} ({source})", may_quote=False
             )
         except (OSError, UnicodeError) as error:
-            raise ConfigError(f"{name} ({source}): {_unreadable(path, error)}") from None
+            # An abbreviation, such as --jwt-key, may have been given the secret itself.
+            shown = path if source != COMMAND_LINE or COMMAND_LINE in option.sources else "that is given there"
+            raise ConfigError(f"{name} ({source}): {_unreadable(shown, error)}") from None
     return whole
 
 

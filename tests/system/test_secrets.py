@@ -153,3 +153,43 @@ def test_aws_secrets_are_in_no_error(tmp_path: Path) -> None:
         )
         assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
         assert MARKER not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("name", ["jwt-key", "admin-token"])
+def test_a_secret_of_tokens_is_shown_by_no_refusal_and_no_setting(name: str, tmp_path: Path) -> None:
+    """Wherever it is given, and whatever is wrong with it."""
+    good, short, broken = f"{MARKER}-{'x' * 40}", MARKER, f"{MARKER}\x07{'x' * 40}"
+    option, variable = f"--{name}-file", f"CHATFLOW_{name.replace('-', '_').upper()}"
+    auth = ["--auth", "jwt", "--jwt-audience", "a", "--jwt-jwks", "keys.json"]
+    (tmp_path / "good").write_text(f"{good}\n{good}2\n")
+    shown = run_twistd("-n", "chatflow", *auth, option, "good", "--show-config", directory=tmp_path)
+    assert shown.returncode == 0
+    shown_too = run_twistd(
+        "-n", "chatflow", *auth, "--show-config", directory=tmp_path, environment={variable: f"{good}\n{good}2"}
+    )
+    for ended in (shown, shown_too):
+        assert MARKER not in ended.stdout + ended.stderr
+        assert "***" in ended.stdout
+    for text in (short, broken):
+        (tmp_path / "bad").write_text(text)
+        (tmp_path / "chatflow.ini").write_text(f"[chatflow]\n{name} = {text}\n")
+        for arguments, environment in (
+            ([option, "bad"], {}),
+            ([], {variable: text}),
+            (["--config", "chatflow.ini"], {}),
+        ):
+            ended = run_twistd("-n", "chatflow", *auth, *arguments, directory=tmp_path, environment=environment)
+            assert ended.returncode != 0
+            assert MARKER not in ended.stdout + ended.stderr
+            assert "Traceback" not in ended.stderr
+            assert name in ended.stderr
+    given = run_twistd("-n", "chatflow", *auth, f"--{name}", good, directory=tmp_path)
+    assert given.returncode != 0, "ps would show it"
+    assert MARKER not in given.stdout + given.stderr
+
+
+def test_no_token_of_a_url_is_written_when_a_client_cannot_connect(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "chatflow.client", f"ws://127.0.0.1:9/?access_token={MARKER}", "1"]
+    ended = subprocess.run(command, input="", capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert ended.returncode != 0
+    assert MARKER not in ended.stdout + ended.stderr
