@@ -40,7 +40,7 @@ class Walk:
         ended = subprocess.run(
             ["bash", "-c", self._absolute(command)],
             cwd=self.directory,
-            env=self._environment(),
+            env=self._environment(command),
             capture_output=True,
             text=True,
             timeout=_COMMAND_SECONDS,
@@ -56,7 +56,7 @@ class Walk:
         process = subprocess.Popen(
             ["bash", "-c", f"exec {absolute}"],
             cwd=self.directory,
-            env=self._environment(),
+            env=self._environment(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -92,8 +92,10 @@ class Walk:
         return port
 
     @staticmethod
-    def _environment() -> dict[str, str]:
-        return clean_environment() | {"PYTHON": sys.executable, "CHATFLOW_VENV": sys.prefix}
+    def _environment(command: str) -> dict[str, str]:
+        if "scripts/" in command:
+            return clean_environment() | {"PYTHON": sys.executable, "CHATFLOW_VENV": sys.prefix}
+        return clean_environment() | {"PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -114,9 +116,9 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
         walk.end()
 
 
-def _steps() -> list[tuple[bool, str]]:
-    """Each command of the tutorial, with whether it goes on in the background."""
-    text = (_ROOT / "docs" / "tutorial.rst").read_text(encoding="utf-8")
+def _steps(page: str = "tutorial") -> list[tuple[bool, str]]:
+    """Each command of a page, with whether it goes on in the background."""
+    text = (_ROOT / "docs" / f"{page}.rst").read_text(encoding="utf-8")
     return [
         ("background" in options, line.strip().removeprefix("$ "))
         for options, block in _BLOCK.findall(text)
@@ -137,3 +139,17 @@ def test_the_tutorial_is_walked_through(walk: Walk) -> None:
     assert '"status": "UP"' in health or '"status":"UP"' in health
     assert "hello from a terminal" in history
     assert "Verdict: PASS" in load
+
+
+def test_what_the_page_of_authentication_shows_works(walk: Walk) -> None:
+    outputs = []
+    for in_background, command in _steps("authentication"):
+        if in_background:
+            walk.start(command)
+        else:
+            outputs.append(walk.run(command))
+    *_, history, metrics, writer = outputs
+    assert "Hello, it is me" in history
+    assert "alice" in history
+    assert '"messagesReceived":1,' in metrics
+    assert "writer" in writer
