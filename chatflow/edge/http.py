@@ -370,7 +370,7 @@ class Root(Resource):
                 request.channel.transport.getPeer(), request.requestHeaders
             )
             if path != b"chat" and self._admission is not None:  # operators are not strangers
-                self._admission.request(request.client_ip, request.path)
+                self._admission.request(request.client_ip, request.path, request.args)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")
