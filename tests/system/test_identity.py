@@ -229,7 +229,7 @@ class TestExpiry:
             (lambda: user_token(rooms={"read": [2]}), "invalid_token"),
             (lambda: "", "invalid_token"),
         ],
-        ids=str,
+        ids=["another user's", "expired", "forged", "of another room", "empty"],
     )
     def test_a_refresh_that_is_not_good_is_refused_and_the_connection_lives_on(
         self, daemon: Daemon, token: Any, code: str
