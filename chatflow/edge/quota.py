@@ -34,7 +34,7 @@ class Quota:
     :param user: the account of its user, if it is known who that is.
     """
 
-    __slots__ = ("_account", "_messages", "_octets", "_refusals", "_services", "_turn_at", "_user")
+    __slots__ = ("_account", "_is_open", "_messages", "_octets", "_refusals", "_services", "_turn_at", "_user")
 
     def __init__(self, services: EdgeServices, account: Account | None, user: Account | None) -> None:
         self._services = services
@@ -43,11 +43,13 @@ class Quota:
         self._messages = Bucket()
         self._octets = Bucket()
         self._refusals = 0
+        self._is_open = False
         # When a message may come whose place among those of the address was kept as the last one was refused.
         self._turn_at: float | None = None
 
     def opened(self) -> None:
         """The connection is open."""
+        self._is_open = True
         if self._account is not None:
             self._account.connections += 1
 
@@ -107,7 +109,7 @@ class Quota:
             self._turn_at = None
             return 0.0
         wait = account.messages.take(now, rate)
-        if wait:
+        if wait and self._is_open:  # who asks over HTTP may never come back for it
             wait = account.messages.charge(now, rate)
             self._turn_at = now + wait
         return wait
