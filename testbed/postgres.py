@@ -76,10 +76,10 @@ def server_url() -> str:
     return url
 
 
-def migrate(url: str) -> None:
-    """Give a database the schema."""
+def migrate(url: str, directory: Path | None = None) -> None:
+    """Give a database the schema, or that of other numbered files."""
     with contextlib.closing(psycopg2.connect(url)) as connection:
-        migrations.apply_in_thread(connection, migrations.load_migrations())
+        migrations.apply_in_thread(connection, migrations.load_migrations(directory))
 
 
 @functools.cache

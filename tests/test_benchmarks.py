@@ -36,8 +36,6 @@ def kept(directory: Path) -> dict[str, object]:
         ["archive", "--rows", "2000", "--days", "2", "--reads", "5", "--queries", "2", "--refreshes", "1"],
         ["resume-one", "--messages", "3000", "--times", "1", "--seconds", "0.2", "--rate", "100"],
         ["cluster-idle", "--instances", "1", "--connections", "5", "--no-proxy", "--seconds", "1"],
-        ["slow-clients", "--members", "60", "--stalled", "10", "--trickling", "10", "--rate", "100", "--seconds", "2"],
-        ["flood", "--seconds", "1"],
         ["resume-many", "--connections", "30", "--messages", "50", "--seconds", "0.2", "--rate", "100"],
     ],
     ids=lambda arguments: arguments[0],

@@ -74,9 +74,20 @@ def test_what_is_registered_is_applied_once(reloads: Reloads, sources: Sources, 
 def test_what_is_not_needs_a_restart_and_is_said_again(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
     sources.values["milk"] = "yes"
     assert [reloads.reload(), reloads.reload()] == ["1 waiting for a restart"] * 2
-    assert lines[0] == "warn: reload: milk = yes (file f) needs a restart"
+    assert lines[0] == "warn: reload: a restart is needed for milk = yes (file f)"
     sources.values["milk"] = "no"
     assert reloads.reload() == "nothing has changed"
+
+
+def test_all_that_need_a_restart_are_named_in_one_line(reloads: Reloads, sources: Sources, lines: list[str]) -> None:
+    applied: list[str] = []
+    reloads.add("milk", applied.append)
+    sources.values.update(leaf="green", milk="yes", store="postgresql://ann:hunter2@h/db")
+    assert reloads.reload() == "1 applied, 2 waiting for a restart"
+    (line,) = [line for line in lines if "restart is needed" in line]
+    assert line == (
+        "warn: reload: a restart is needed for leaf = green (file f), store = postgresql://ann:***@h/db (file f)"
+    )
 
 
 def test_a_wrong_setting_leaves_all_as_they_were(reloads: Reloads, sources: Sources, lines: list[str]) -> None:

@@ -115,7 +115,7 @@ class SqsRoomQueue:
         self._names = names
         self._pace = pace
         self._set_aside = set_aside
-        self._visibility = Visibility(visibility_seconds)
+        self._visibility = Visibility(clock, visibility_seconds)
         self._long_poll_seconds = long_poll_seconds
         self._may_extend = may_extend
         self._held: set[_Receipt] = set()

@@ -55,7 +55,9 @@ class Reloads:
         return bool(self._parts or self._in_force[CONFIG.name].value)
 
     def reload(self) -> str:
-        """Read again and apply what has changed; one line in the log for each change. Never raises.
+        """Read again and apply what has changed. Never raises.
+
+        The log has one line for each change that was tried, and one for all that need a restart.
 
         When any setting is wrong, all of them stay as they were, but parts are read again. What needs a restart, or was
         refused, is said again at the next reload.
@@ -69,10 +71,19 @@ class Reloads:
             self._read_parts()
             return "a setting is wrong, all stay as they were"
         outcomes = {"applied": 0, "waiting for a restart": 0, "refused": 0}
+        waiting: list[str] = []
         for option in self._table.options:
             new, old = settings[option.name], self._in_force[option.name]
-            if new.value != old.value and option.name not in self._table.kept_in_file():
-                outcomes[self._change(option.name, option.show(new.value), new)] += 1
+            if new.value == old.value or option.name in self._table.kept_in_file():
+                continue
+            shown = option.show(new.value)
+            if (apply := self._applies.get(option.name)) is None:
+                waiting.append(f"{option.name} = {shown} ({new.source})")
+            else:
+                outcomes[self._change(option.name, shown, new, apply)] += 1
+        if waiting:
+            outcomes["waiting for a restart"] = len(waiting)
+            self._log.warn("reload: a restart is needed for {settings}", settings=", ".join(waiting))
         for outcome in self._read_parts():
             outcomes[outcome] += 1
         told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count) or "nothing has changed"
@@ -96,12 +107,8 @@ class Reloads:
                 outcomes.append("applied")
         return outcomes
 
-    def _change(self, name: str, shown: str, new: Setting) -> str:
-        apply = self._applies.get(name)
+    def _change(self, name: str, shown: str, new: Setting, apply: Apply) -> str:
         fields = {"setting": name, "value": shown, "source": new.source}
-        if apply is None:
-            self._log.warn("reload: {setting} = {value} ({source}) needs a restart", **fields)
-            return "waiting for a restart"
         try:
             apply(new.value)
         except Exception as error:

@@ -54,6 +54,10 @@ def _bootstrap(url: str, migrate: bool, rooms: int, ahead_days: int, now: WallTi
             migrations.apply_in_thread(connection)
         else:
             migrations.require_current(connection)
+        if (newer := migrations.newer_version(connection)) is not None:
+            _log.warn(
+                "the database has schema version {version}: newer than this program, which it serves", version=newer
+            )
         # Several instances that start together wait for each other only so long; the timer does it again.
         with suppress(LockNotAvailable), connection, connection.cursor() as cursor:
             set_up_in_thread(cursor)

@@ -80,11 +80,19 @@ def current_version(connection: Connection) -> int:
 def pending(connection: Connection, migrations: list[Migration] | None = None) -> list[Migration]:
     """The files that the database lacks, in the order in which to apply them.
 
-    :raises StartupError: the database is newer than this program, or was made from a file with other content.
+    :raises StartupError: the database is too new for this program (:func:`newer_version` tells of those that are
+        not), or was made from a file with other content.
     """
     migrations = load_migrations() if migrations is None else migrations
     with connection, connection.cursor() as cursor:
-        return _missing(_applied(cursor), migrations)
+        return _missing(cursor, migrations)
+
+
+def newer_version(connection: Connection, migrations: list[Migration] | None = None) -> int | None:
+    """Number of the newest file that the database has, if this program does not know it."""
+    own = len(load_migrations() if migrations is None else migrations)
+    version = current_version(connection)
+    return version if version > own else None
 
 
 def apply_in_thread(
@@ -107,7 +115,7 @@ def apply_in_thread(
             set_up_in_thread(cursor)
             check_in_thread(cursor)
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
-            missing = _missing(_applied(cursor), migrations)
+            missing = _missing(cursor, migrations)
             if not missing:
                 return applied
             _apply(cursor, missing[0])
@@ -116,9 +124,9 @@ def apply_in_thread(
 
 
 def require_current(connection: Connection, migrations: list[Migration] | None = None) -> None:
-    """Return if the database has exactly this program's schema.
+    """Return if the database has this program's schema, or a newer one that serves it.
 
-    :raises StartupError: it is older (the text names the remedy), newer, or different.
+    :raises StartupError: it is older (the text names the remedy), too new, or different.
     """
     missing = pending(connection, migrations)
     if missing:
@@ -137,9 +145,19 @@ def _applied(cursor: Cursor) -> dict[int, tuple[str, str]]:
     return {version: (name, checksum) for version, name, checksum in cursor}
 
 
-def _missing(applied: dict[int, tuple[str, str]], migrations: list[Migration]) -> list[Migration]:
+def _serves(cursor: Cursor, version: int) -> bool:
+    """Whether a program whose newest file is this one may work with a newer schema."""
+    cursor.execute("SELECT to_regclass('oldest_program') IS NOT NULL")
+    if not only_row(cursor)[0]:
+        return False
+    cursor.execute("SELECT schema_version <= %s FROM oldest_program", (version,))
+    return bool(only_row(cursor)[0])
+
+
+def _missing(cursor: Cursor, migrations: list[Migration]) -> list[Migration]:
+    applied = _applied(cursor)
     newest = max(applied, default=0)
-    if newest > len(migrations):
+    if newest > len(migrations) and not _serves(cursor, len(migrations)):
         raise StartupError(
             f"the database has schema version {newest}, newer than this program's {len(migrations)}: "
             "use a newer ChatFlow with it"

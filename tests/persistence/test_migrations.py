@@ -121,12 +121,28 @@ class TestRefusals:
         with closing(psycopg2.connect(database_url)) as connection:
             migrations.require_current(connection)
 
-    def test_a_newer_database_is_left_alone(self, database_url: str) -> None:
+    @pytest.mark.parametrize("change", ["UPDATE oldest_program SET schema_version = 9999", "DROP TABLE oldest_program"])
+    def test_a_newer_database_that_does_not_serve_this_program_is_left_alone(
+        self, database_url: str, change: str
+    ) -> None:
         execute(database_url, "INSERT INTO schema_version (version, name, checksum) VALUES (9999, '9999_x.sql', '')")
+        execute(database_url, change)
         with closing(psycopg2.connect(database_url)) as connection:
             for function in (migrations.require_current, migrations.pending, migrations.apply_in_thread):
                 with pytest.raises(StartupError, match=r"version 9999, newer than this program's \d+"):
                     function(connection)
+
+    def test_a_newer_database_that_serves_this_program_is_accepted(self, database_url: str) -> None:
+        own = len(migrations.load_migrations())
+        execute(database_url, "UPDATE oldest_program SET schema_version = %s", (own,))
+        with closing(psycopg2.connect(database_url)) as connection:
+            assert migrations.newer_version(connection) is None
+            execute(
+                database_url, "INSERT INTO schema_version (version, name, checksum) VALUES (9999, '9999_x.sql', '')"
+            )
+            migrations.require_current(connection)
+            assert migrations.apply_in_thread(connection) == []
+            assert migrations.newer_version(connection) == 9999
 
     def test_a_file_that_changed_after_it_was_applied_is_refused(self, database_url: str) -> None:
         execute(database_url, "UPDATE schema_version SET checksum = 'other' WHERE version = 2")

@@ -79,7 +79,7 @@ class TestOnTheTestsPostgresql:
             "log-level = debug\nrooms = 30\nmessages-per-second = 7\n",
             f"reload: messages-per-second = 7 (file {settings}) is applied",
             f"reload: log-level = debug (file {settings}) is applied",
-            f"reload: rooms = 30 (file {settings}) needs a restart",
+            f"reload: a restart is needed for rooms = 30 (file {settings})",
             "reload: 2 applied, 1 waiting for a restart",
         )
         reload("max-connections = 77\n", f"reload: max-connections = 77 (file {settings}) is applied")
