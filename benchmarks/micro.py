@@ -25,6 +25,7 @@ from benchmarks.results import Result
 from chatflow.codec import envelopes
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message, StoredMessage
+from chatflow.edge.compression import Compressor
 from chatflow.edge.frames import broadcast_block, take_text_frames
 from chatflow.load.wire import masked_frames
 from chatflow.persistence import migrations, partitions
@@ -54,6 +55,7 @@ def _steps(arguments: argparse.Namespace) -> Result:
     make = Maker()
     batch = [make.message() for _ in range(_MESSAGES_PER_ENVELOPE)]
     stored = [StoredMessage(1, seq, "server-1", message) for seq, message in enumerate(batch, 1)]
+    blocks = [broadcast_block([each]) for each in stored]
     envelope = Envelope(make.id(), 1, "server-1", tuple(batch))
     body = envelopes.encode(envelope)
     payloads = [_client_payload(message) for message in batch]
@@ -66,6 +68,7 @@ def _steps(arguments: argparse.Namespace) -> Result:
         "encode an ack": (1, lambda: encode_ack(batch[0], original)),
         "encode a broadcast": (1, lambda: encode_broadcast(stored[0])),
         "encode and frame broadcasts": (count, lambda: broadcast_block(stored)),
+        "compress broadcasts": (count, lambda: [Compressor().compressed(block) for block in blocks]),
         "encode an envelope": (count, lambda: envelopes.encode(envelope)),
         "decode an envelope": (count, lambda: envelopes.decode(body)),
     }

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-_BACKLOG = 1024
+BACKLOG = 1024
 #: How often a port that is free for IPv6 may turn out to be taken for IPv4, when any will do.
 _ATTEMPTS = 20
 
@@ -87,7 +87,7 @@ def _bind(where: Both, make_socket: Callable[..., socket.socket]) -> Bound:
                     raise
                 absent.append(_NAMES[family])
                 continue
-            one.listen(_BACKLOG)
+            one.listen(BACKLOG)
             one.setblocking(False)
             port = one.getsockname()[1]
             sockets.append(one)

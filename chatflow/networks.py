@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
@@ -44,14 +45,15 @@ def network_meant(text: str) -> Network:
     return network
 
 
-def is_within(ip: str | None, networks: Iterable[Network]) -> bool:
+def is_within(ip: str | None, networks: Collection[Network]) -> bool:
     """Whether an address, without a zone and not one of IPv4 within IPv6, belongs to one of them."""
-    if ip is None:
+    if ip is None or not networks:
         return False
     address = ip_address(ip)
     return any(address in network for network in networks)  # of the other family it never is
 
 
+@lru_cache(maxsize=4096)
 def site_of(ip: str) -> str:
     """What limits of an address count by: the address, of IPv6 its network of 64 bits."""
     if ":" not in ip:

@@ -7,16 +7,22 @@ at once, and what is used comes back at the rate. ``--unlimited-address`` names 
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache, lru_cache
 
 from twisted.internet.interfaces import IReactorTime
 
 from chatflow.edge.limits import LimitsInForce
 from chatflow.networks import Network, is_within, parse_network, site_of
 
-#: For so long somebody who was quiet may go on at once with what a rate allows.
-BURST_SECONDS = 10.0
-# Sums of fractions: 200 times 0.05 is a little more than 10.
-_ROUNDING = 1e-6
+#: For so long somebody who was quiet may go on at once with what a rate allows. All that comes at once is in the way of
+#: others at once: longer than this they would notice.
+BURST_SECONDS = 2.0
+#: An address that makes this instance say no more often than this, beyond a burst, is shut out for a while: an answer
+#: that refuses costs as much as many messages do, and a connection that is closed unheard almost nothing.
+REFUSALS_PER_SECOND = 5.0
+SHUT_OUT_SECONDS = 5.0
+#: Sums of fractions: 200 times 0.05 is a little more than 10.
+ROUNDING_SECONDS = 1e-6
 
 #: So many new accounts between two looks for those that can be forgotten.
 _FORGET_EVERY = 1000
@@ -60,7 +66,7 @@ class Bucket:
         needed = cost / rate
         full_at = (self._full_at if self._full_at > now else now) + needed
         wait = full_at - now - (needed if needed > BURST_SECONDS else BURST_SECONDS)
-        if wait > _ROUNDING:
+        if wait > ROUNDING_SECONDS:
             return wait
         self._full_at = full_at
         return 0.0
@@ -75,7 +81,7 @@ class Bucket:
 
     def owed(self, now: float) -> float:
         """The seconds until what is owed has come back; 0 if nothing is."""
-        return max(0.0, self._full_at - now - BURST_SECONDS - _ROUNDING)
+        return max(0.0, self._full_at - now - BURST_SECONDS - ROUNDING_SECONDS)
 
     def is_full(self, now: float) -> bool:
         """Whether nothing was taken that has not come back."""
@@ -89,7 +95,18 @@ class Account:
     :ivar pending: messages that are accepted and not yet answered.
     """
 
-    __slots__ = ("accepts", "connections", "handshakes", "messages", "octets", "pending", "requests", "resumes")
+    __slots__ = (
+        "_shut_out_until",
+        "accepts",
+        "connections",
+        "handshakes",
+        "messages",
+        "octets",
+        "pending",
+        "refusals",
+        "requests",
+        "resumes",
+    )
 
     def __init__(self) -> None:
         self.connections = 0
@@ -100,18 +117,42 @@ class Account:
         self.requests = Bucket()
         self.messages = Bucket()
         self.octets = Bucket()
+        self.refusals = Bucket()
+        self._shut_out_until = float("-inf")
+
+    def refused(self, now: float) -> None:
+        """A connection or request was refused, with an answer or after work: who goes on is shut out."""
+        if self.refusals.take(now, REFUSALS_PER_SECOND):
+            self.shut_out(now)
+
+    def shut_out(self, now: float) -> None:
+        """From now on no connection is taken, for :data:`SHUT_OUT_SECONDS`."""
+        self._shut_out_until = now + SHUT_OUT_SECONDS
+
+    def is_shut_out(self, now: float) -> bool:
+        """Whether no connection is taken."""
+        return now < self._shut_out_until
 
     def is_idle(self, now: float) -> bool:
         """Whether a new one would be the same."""
-        buckets = (self.accepts, self.handshakes, self.resumes, self.requests, self.messages, self.octets)
-        return not self.connections and not self.pending and all(bucket.is_full(now) for bucket in buckets)
+        buckets = (
+            self.accepts,
+            self.handshakes,
+            self.resumes,
+            self.requests,
+            self.messages,
+            self.octets,
+            self.refusals,
+        )
+        return not (self.connections or self.pending or self.is_shut_out(now)) and all(
+            bucket.is_full(now) for bucket in buckets
+        )
 
 
 class Accounts:
     """The accounts of all who have been here lately. Runs on the reactor thread.
 
-    Bounded by what the limits let through: who has nothing open and has been quiet for
-    :data:`BURST_SECONDS` is forgotten.
+    Bounded by what the limits let through: who has nothing open, owes nothing and is not shut out is forgotten.
 
     :ivar limited: how often which limit took effect, by its reason.
     """
@@ -121,8 +162,6 @@ class Accounts:
         self._in_force = in_force
         self._accounts: dict[str | int, Account] = {}
         self._until_forgetting = _FORGET_EVERY
-        self._unlimited_texts: tuple[str, ...] = ()
-        self._unlimited: tuple[Network, ...] = ()
         self.limited: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
 
     def __len__(self) -> int:
@@ -141,11 +180,7 @@ class Accounts:
 
     def is_unlimited(self, ip: str) -> bool:
         """Whether no limit of addresses holds for this one."""
-        texts = self._in_force.limits.unlimited_address
-        if texts is not self._unlimited_texts:
-            self._unlimited_texts = texts
-            self._unlimited = tuple(parse_network(text) for text in texts if text != "none")
-        return is_within(ip, self._unlimited)
+        return _is_unlimited(ip, self._in_force.limits.unlimited_address)
 
     def _of(self, key: str | int) -> Account:
         account = self._accounts.get(key)
@@ -161,3 +196,14 @@ class Accounts:
         self._accounts = {key: account for key, account in self._accounts.items() if not account.is_idle(now)}
         # In proportion to what a look costs.
         self._until_forgetting = max(_FORGET_EVERY, len(self._accounts))
+
+
+# A flood asks this of the same address for each of its connections.
+@lru_cache(maxsize=4096)
+def _is_unlimited(ip: str, texts: tuple[str, ...]) -> bool:
+    return is_within(ip, _networks(texts))
+
+
+@cache
+def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(parse_network(text) for text in texts if text != "none")

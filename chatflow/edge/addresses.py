@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Any
 
 
@@ -20,6 +21,7 @@ def client_ip(peer: Any) -> str | None:
     return shortest_ip(host) if isinstance(host, str) else None
 
 
+@lru_cache(maxsize=4096)
 def shortest_ip(text: str) -> str | None:
     """An IP address in its shortest form, without its zone; None if the text is none."""
     try:

@@ -20,7 +20,7 @@ from chatflow.rooms.messages import Broadcast, broadcast, iso_timestamp
 from chatflow.rooms.presence import Presence
 
 MAX_PAGE = 1000
-_DEFAULT_PAGE = 100
+DEFAULT_PAGE = 100
 
 
 class RoomMessages(msgspec.Struct, frozen=True):
@@ -179,7 +179,7 @@ class Api:
         """The operations of history, rooms and presence, for the router and for OpenAPI."""
         room = integer("room", 1, self._rooms, "the room", in_path=True, required=True, status=404, code="no_such_room")
         user = integer("id", 1, MAX_USER_ID, "the userId", in_path=True, required=True, status=404, code="no_such_user")
-        limit = integer("limit", 1, MAX_PAGE, "how many at most", default=_DEFAULT_PAGE)
+        limit = integer("limit", 1, MAX_PAGE, "how many at most", default=DEFAULT_PAGE)
         return [
             Operation(
                 path="/api/rooms",

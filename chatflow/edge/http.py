@@ -373,7 +373,7 @@ class Root(Resource):
                 request.channel.transport.getPeer(), request.requestHeaders
             )
             if path != b"chat" and self._admission is not None:  # operators are not strangers
-                self._admission.request(request.client_ip, b"/" + b"/".join((path, *request.postpath)))
+                self._admission.request(request.client_ip, b"/" + b"/".join((path, *request.postpath)), request.args)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

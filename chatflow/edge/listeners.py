@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatflow.dualstack import Both, bind_both, parse_both
+from chatflow.dualstack import BACKLOG, Both, bind_both, parse_both
 from chatflow.edge.tls import Certificates, is_tls, tls_reason
 from chatflow.errors import ConfigError, StartupError
 from chatflow.lifecycle.process import RootService
@@ -90,7 +90,7 @@ class Listener(Service):
                 self._certificates = Certificates(self._reactor, self._description)
                 endpoint = self._certificates.endpoint
             else:
-                endpoint = serverFromString(self._reactor, self._description)
+                endpoint = serverFromString(self._reactor, _with_backlog(self._description))
             endpoint.listen(self._factory).addBoth(results.append)
         except Exception as error:
             results.append(Failure(error))
@@ -131,6 +131,13 @@ def add_ports(
         service.add(f"port {endpoint}", listener)
         if is_tls(endpoint):
             service.read_again(f"port {endpoint}", listener.read_again)
+
+
+def _with_backlog(description: str) -> str:
+    """With room for those who wait to be accepted, unless it says how much: Twisted's 50 are full as soon as somebody
+    connects as quickly as he can, and whoever else does then tries again a second later."""
+    is_tcp = description.startswith(("tcp:", "haproxy:tcp:"))
+    return f"{description}:backlog={BACKLOG}" if is_tcp and ":backlog=" not in description else description
 
 
 def address_of(listeners: Iterable[Listener]) -> str:

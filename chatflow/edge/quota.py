@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from chatflow.contracts.identity import Identity
-from chatflow.edge.accounts import Account, Bucket
+from chatflow.edge.accounts import ROUNDING_SECONDS, Account, Bucket
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import Refused
 
@@ -35,7 +35,7 @@ class Quota:
     :param user: the account of its user, if it is known who that is.
     """
 
-    __slots__ = ("_account", "_messages", "_octets", "_refusals", "_services", "_user")
+    __slots__ = ("_account", "_is_open", "_messages", "_octets", "_refusals", "_services", "_turn_at", "_user")
 
     def __init__(self, services: EdgeServices, account: Account, user: Account | None) -> None:
         self._services = services
@@ -44,9 +44,13 @@ class Quota:
         self._messages = Bucket()
         self._octets = Bucket()
         self._refusals = 0
+        self._is_open = False
+        # When a message may come whose place among those of the address was kept as the last one was refused.
+        self._turn_at: float | None = None
 
     def opened(self) -> None:
         """The connection is open."""
+        self._is_open = True
         self._account.connections += 1
 
     def closed(self) -> None:
@@ -80,12 +84,30 @@ class Quota:
         if wait:
             return self._too_often("message_rate", "this connection", wait)
         if limits.messages_per_second_per_address:
-            wait = account.messages.take(now, limits.messages_per_second_per_address)
+            wait = self._take_turn(account, now, limits.messages_per_second_per_address)
         if wait:
             return self._too_often("address_message_rate", "your address", wait)
         if self._user is not None and limits.messages_per_second_per_user:
             wait = self._user.messages.take(now, limits.messages_per_second_per_user)
         return self._too_often("user_message_rate", "this user", wait) if wait else None
+
+    def _take_turn(self, account: Account, now: float, rate: float) -> float:
+        """The place of a message among those of all connections of the address.
+
+        To who is refused a place is kept. Otherwise as many connections as there are would come back for the next free
+        one at the same moment, and all but one be refused again, at what that costs.
+        """
+        if self._turn_at is not None:
+            wait = self._turn_at - now
+            if wait > ROUNDING_SECONDS:
+                return wait
+            self._turn_at = None
+            return 0.0
+        wait = account.messages.take(now, rate)
+        if wait and self._is_open:  # who asks over HTTP may never come back for it
+            wait = account.messages.charge(now, rate)
+            self._turn_at = now + wait
+        return wait
 
     def charge_frame(self) -> float:
         """A frame has come that is no message, such as a ping. :return: seconds for which to read nothing more."""

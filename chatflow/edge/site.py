@@ -252,7 +252,7 @@ class ChatSite(Site):
         self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
-        """None, which closes the connection at once, if its address comes too often, or all places wait for answers."""
+        """None, which closes the connection at once, if its address is shut out, or all places wait for answers."""
         if self._comes_too_often(addr):
             self.services.accounts.limited["accept_rate"] += 1
             return None
@@ -263,13 +263,22 @@ class ChatSite(Site):
         return super().buildProtocol(addr)
 
     def _comes_too_often(self, peer: Any) -> bool:
-        """Whether it is not even worth telling: each connection that is told costs as much as some messages do."""
+        """Whether it is not even worth telling: each connection that is told costs as much as some messages do.
+
+        What it has begun ends then, too: it would be refused, at that cost, as soon as it was finished.
+        """
         limits = self.services.limits
         rates = (limits.connections_per_second_per_address, limits.requests_per_second_per_address)
         account = self.services.accounts.of_address(client_ip(peer))
         if account is None or not all(rates) or self.services.proxies.trusts(peer):
             return False
-        return account.accepts.take(self.services.clock.seconds(), 2 * sum(rates)) > 0
+        now = self.services.clock.seconds()
+        if account.accepts.take(now, 2 * sum(rates)):
+            account.shut_out(now)
+        if not account.is_shut_out(now):
+            return False
+        self.unfinished.end_all_of(peer)
+        return True
 
     def came(self, channel: _BoundedChannel) -> None:
         """Count an HTTP connection as open."""

@@ -33,13 +33,16 @@ class Unfinished:
         """
         limits = self._services.limits
         ip = client_ip(channel.transport.getPeer())
-        whose = "" if ip is None else site_of(ip)
+        whose = _whose(ip)
         self._whose[channel] = whose
         mine = self._until.setdefault(whose, {})
         mine[channel] = self._services.clock.seconds() + limits.request_seconds + idle_seconds
         most = limits.max_unfinished_per_address
         if most and len(mine) > most and not self._is_unlimited(channel, ip):
             self._end_oldest(mine)
+            account = self._services.accounts.of_address(ip)
+            if account is not None:
+                account.refused(self._services.clock.seconds())
 
     def forget(self, channel: Any) -> None:
         """Its request is whole, or it is gone."""
@@ -57,6 +60,12 @@ class Unfinished:
         self._end_oldest(max(self._until.values(), key=len))
         return True
 
+    def end_all_of(self, peer: Any) -> None:
+        """End those of one address of Twisted's."""
+        mine = self._until.get(_whose(client_ip(peer)))
+        while mine:
+            self._end_oldest(mine)
+
     def end_late(self) -> None:
         """End those whose time is over. To be called every second or so."""
         now = self._services.clock.seconds()
@@ -73,6 +82,10 @@ class Unfinished:
         self.forget(oldest)
         self._services.accounts.limited["unfinished"] += 1
         oldest.transport.abortConnection()
+
+
+def _whose(ip: str | None) -> str:
+    return "" if ip is None else site_of(ip)
 
 
 def _late(mine: dict[Any, float], now: float) -> Iterable[Any]:

@@ -121,8 +121,38 @@ class TestMessages:
             assert accepted(rig.peer(v2=False, ip="2001:db8:0:1::1"), 1) == [True], "another network of 64 bits"
             assert rig.edge.accounts.limited["address_message_rate"] == 1
 
+    def test_of_an_address_everybody_who_was_refused_has_his_turn_and_is_refused_no_more_often(self) -> None:
+        with limited(messages_per_second_per_address=10) as rig:
+            crowd = [rig.peer(v2=False, ip=_IP) for _ in range(30)]
+            frame = client_frame(TEXT, json.dumps(message("x")).encode())
+            for peer in crowd:
+                peer.protocol.dataReceived(frame * 50)
+            counters, ingress = rig.edge.counters, rig.edge.ingress
+            assert (ingress.accepted, counters.messages_refused) == (10 * _BURST, 30)
+            for _ in range(100):
+                rig.clock.advance(0.1)
+                rig.store_published(1)
+            # With each message that is accepted one is refused: not one for each of the connections.
+            assert ingress.accepted == 10 * (_BURST + 10)
+            assert counters.messages_refused == 30 + 100
+            refused = [
+                [frame["retryAfterMs"] for frame in peer.frames() if frame.get("code") == "rate_limited"]
+                for peer in crowd
+            ]
+            assert all(4 <= len(times) <= 5 for times in refused)
+            assert max(refused[-1]) == 3000
+
+    def test_who_does_not_wait_for_his_turn_has_not_lost_it_and_does_not_have_it_earlier(self) -> None:
+        with limited(messages_per_second_per_address=1) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            assert accepted(peer, _BURST + 3) == [True] * _BURST + [False] * 3
+            rig.clock.advance(0.5)
+            assert accepted(peer, 1) == [False]
+            rig.clock.advance(0.5)
+            assert accepted(peer, 2) == [True, False]
+
     def test_a_user_whom_a_token_names_has_one_wherever_it_is(self) -> None:
-        with limited(messages_per_second_per_user=1) as rig:
+        with limited(messages_per_second_per_user=5) as rig:
             somebody = Identity(user_id=7)
             peers = [rig.peer(v2=False, ip=ip, identity=somebody) for ip in (_IP, _OTHER, "203.0.113.1")]
             assert [accepted(peer, 4) for peer in peers] == [[True] * 4, [True] * 4, [True] * 2 + [False] * 2]
@@ -271,17 +301,41 @@ class TestAdmission:
                 admission.resume(_IP, 1, ConnectParameters(since=since))
 
     def test_of_requests_statistics_count_as_ten_and_health_as_none(self) -> None:
-        with limited(requests_per_second_per_address=3) as rig:
+        with limited(requests_per_second_per_address=15) as rig:
             admission = Admission(rig.edge)
             for _ in range(2):
                 admission.request(_IP, b"/api/metrics/summary")
-            for _ in range(10):
+            for _ in range(15 * _BURST - 20):
                 admission.request(_IP, b"/api/rooms")
             with pytest.raises(RequestRefused, match="asks too often"):
                 admission.request(_IP, b"/api/rooms")
             for path in (b"/health", b"/health/ready", b"/health/live"):
                 admission.request(_IP, path)
             admission.request(_OTHER, b"/api/rooms")
+
+    @pytest.mark.parametrize(
+        ("query", "cost"),
+        [
+            ({}, 1),
+            ({b"limit": [b"1"]}, 1),
+            ({b"limit": [b"100"]}, 1),
+            ({b"limit": [b"101"]}, 2),
+            ({b"limit": [b"1000"]}, 10),
+            ({b"limit": [b"1", b"1000"]}, 10),
+            ({b"limit": [b"000000000000001000"]}, 10),
+            ({b"limit": [b"9" * 5000]}, 10),
+        ],
+    )
+    @pytest.mark.parametrize("path", [b"/api/rooms/1/messages", b"/api/users/7/messages"])
+    def test_a_page_of_history_counts_by_its_length(
+        self, path: bytes, query: dict[bytes, list[bytes]], cost: int
+    ) -> None:
+        with limited(requests_per_second_per_address=10) as rig:
+            admission = Admission(rig.edge)
+            for _ in range(10 * _BURST // cost):
+                admission.request(_IP, path, query)
+            with pytest.raises(RequestRefused, match="asks too often"):
+                admission.request(_IP, path, query)
 
 
 class TestAccounts:

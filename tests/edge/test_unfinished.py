@@ -10,6 +10,7 @@ from twisted.internet.address import IPv4Address
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from chatflow.edge.accounts import BURST_SECONDS, REFUSALS_PER_SECOND, SHUT_OUT_SECONDS
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.site import SPARE_CONNECTIONS, ChatSite
 from tests.edge.rig import EdgeRig, rigged
@@ -26,9 +27,11 @@ class Answer(Resource):
 
 
 class Client(Transport):
+    comes_from: IPv4Address | None = None
+
     def __init__(self, site: ChatSite, ip: str = "192.0.2.1") -> None:
         super().__init__(peerAddress=IPv4Address("TCP", ip, 1))
-        self.protocol = site.buildProtocol(None)
+        self.protocol = site.buildProtocol(self.comes_from)
         self.gone = self.protocol is None
         if self.protocol is not None:
             self.protocol.makeConnection(self)
@@ -40,6 +43,14 @@ class Client(Transport):
         super().abortConnection()
         self.gone = True
         self.protocol.connectionLost(None)
+
+
+class Arriving(Client):
+    """A client whose address the port sees as it comes."""
+
+    def __init__(self, site: ChatSite, ip: str = "192.0.2.1") -> None:
+        self.comes_from = IPv4Address("TCP", ip, 1)
+        super().__init__(site, ip)
 
 
 @pytest.fixture
@@ -102,6 +113,61 @@ def test_of_one_address_beyond_the_limit_the_oldest_goes(rig: EdgeRig, site: Cha
     mine.append(Client(site))
     assert [client.gone for client in (*mine, other)] == [True, False, False, False, False]
     assert rig.edge.accounts.limited["unfinished"] == 1
+
+
+@pytest.fixture
+def limited(rig: EdgeRig) -> ChatSite:
+    """Where an address may come 4 times at once, and 2 times a second."""
+    rig.in_force.limits = evolve(
+        rig.in_force.limits, connections_per_second_per_address=0.5, requests_per_second_per_address=0.5
+    )
+    return ChatSite(Answer(), rig.edge, rig.clock)
+
+
+def test_who_comes_too_often_is_shut_out_with_what_he_has_begun(rig: EdgeRig, limited: ChatSite) -> None:
+    site = limited
+    begun = [Arriving(site) for _ in range(2)]
+    asked, other = Arriving(site), Arriving(site, "192.0.2.2")
+    asked.says(_REQUEST.replace(b" / ", b" /later "))
+    assert not Arriving(site).gone
+    assert Arriving(site).gone
+    assert [client.gone for client in (*begun, asked, other)] == [True, True, False, False]
+    assert rig.edge.accounts.limited["accept_rate"] == 1
+    rig.clock.advance(SHUT_OUT_SECONDS - 0.1)
+    assert Arriving(site).gone, "although the rate allows it again"
+    assert not Arriving(site, "192.0.2.2").gone
+    rig.clock.advance(0.1)
+    assert not Arriving(site).gone
+
+
+def test_who_goes_on_stays_shut_out_as_long_as_he_does(rig: EdgeRig, limited: ChatSite) -> None:
+    for _ in range(100):
+        crowd = [Arriving(limited) for _ in range(4)]
+        rig.clock.advance(1)
+    assert all(client.gone for client in crowd)
+    rig.clock.advance(SHUT_OUT_SECONDS)
+    assert not Arriving(limited).gone
+
+
+def test_who_is_refused_again_and_again_is_shut_out(rig: EdgeRig, limited: ChatSite) -> None:
+    account = rig.edge.accounts.of_address("192.0.2.1")
+    assert account is not None
+    refusals = int(REFUSALS_PER_SECOND * BURST_SECONDS)
+    for _ in range(refusals):
+        account.refused(rig.clock.seconds())
+    assert not Arriving(limited).gone
+    account.refused(rig.clock.seconds())
+    assert Arriving(limited).gone
+    rig.clock.advance(SHUT_OUT_SECONDS)
+    assert not Arriving(limited).gone
+
+
+def test_a_proxy_is_not_shut_out_nor_is_anybody_where_a_rate_is_off(rig: EdgeRig, limited: ChatSite) -> None:
+    limits = rig.in_force.limits
+    rig.in_force.limits = evolve(limits, trusted_proxy=("192.0.2.0/24",))
+    assert not any(Arriving(limited).gone for _ in range(20))
+    rig.in_force.limits = evolve(limits, requests_per_second_per_address=0, max_unfinished_per_address=0)
+    assert not any(Arriving(limited).gone for _ in range(20))
 
 
 def test_who_has_asked_is_not_counted(rig: EdgeRig, site: ChatSite) -> None:

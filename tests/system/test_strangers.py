@@ -17,8 +17,8 @@ _OPTIONS = {
     "--trusted-proxy": "127.0.0.1",
     "--public-host": "127.0.0.1, localhost",
     "--max-connections-per-address": "3",
-    "--connections-per-second-per-address": "1",
-    "--requests-per-second-per-address": "2",
+    "--connections-per-second-per-address": "5",
+    "--requests-per-second-per-address": "0.5",
     "--messages-per-second": "2",
 }
 
@@ -55,24 +55,24 @@ def test_of_one_address_so_many_connect_and_one_more_is_told_when_to_come_again(
 
 def test_who_sends_too_many_messages_is_told_when_to_send_the_next_one(daemon: Daemon) -> None:
     with stranger(daemon, "192.0.2.3", "/chat/2") as client:
-        for _ in range(21):
+        for _ in range(5):
             client.send(client_frame(TEXT, json.dumps(message("often")).encode()))
-        frames = [json.loads(client.receive().payload) for _ in range(41)]
+        frames = [json.loads(client.receive().payload) for _ in range(9)]
         (error,) = [frame for frame in frames if kind(frame) == "error"]
         assert error["code"] == "rate_limited"
         assert 0 < error["retryAfterMs"] <= 500
-        assert sum(kind(frame) == "ack" for frame in frames) == 20
+        assert sum(kind(frame) == "ack" for frame in frames) == 4
         client.send_message("and on it goes")  # is read when it may be
         assert {kind(json.loads(client.receive().payload)) for _ in range(2)} == {"ack", "broadcast"}
 
 
 def test_who_asks_too_much_is_told_so_and_health_is_always_answered(daemon: Daemon) -> None:
     via = {"X-Forwarded-For": "192.0.2.4"}
-    assert [daemon.get("/api/rooms", headers=via).status for _ in range(20)] == [200] * 20
+    assert daemon.get("/api/rooms", headers=via).status == 200
     refused = daemon.get("/api/rooms", headers=via)
     assert refused.status == 429
     assert json.loads(refused.body)["code"] == "rate_limited"
-    assert 0 < json.loads(refused.body)["retryAfterMs"] <= 500
+    assert 0 < json.loads(refused.body)["retryAfterMs"] <= 2000
     assert daemon.get("/health/ready", headers=via).status == 200
     assert daemon.get("/api/rooms", headers={"X-Forwarded-For": "192.0.2.5"}).status == 200
     costly = [daemon.get("/api/%6detrics/nothing", headers={"X-Forwarded-For": "192.0.2.6"}).status for _ in range(3)]
