@@ -142,6 +142,7 @@ class Outgoing:
         "_max_bytes",
         "_moved_at",
         "_offset",
+        "_on_given",
         "_paused",
         "_seconds",
         "_taken_bytes",
@@ -168,6 +169,7 @@ class Outgoing:
         self._held = False
         self._paused = False
         self._finishing = False
+        self._on_given: Callable[[], object] | None = None
         # What the transport has not been given: of the first block what is behind the offset.
         self._blocks: deque[bytes] = deque()
         self._offset = 0
@@ -266,8 +268,16 @@ class Outgoing:
         self._keep(frame)
         self._fill()
 
+    def when_given(self, then: Callable[[], object]) -> None:
+        """Call it once the transport was given everything: at once, if nothing waits here; never, if that gets lost."""
+        if self._blocks:
+            self._on_given = then
+        else:
+            then()
+
     def lost(self) -> None:
         """The connection is gone."""
+        self._on_given = None
         self._forget()
         self._direct = False
 
@@ -302,6 +312,9 @@ class Outgoing:
             # A producer that is paused would keep the connection from closing.
             if self._finishing:
                 self._transport.unregisterProducer()
+                then, self._on_given = self._on_given, None
+                if then is not None:
+                    then()
             elif not self._paused:
                 self._direct = True
 

@@ -10,6 +10,7 @@ the client is spoken to (:mod:`chatflow.edge.dialects`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from autobahn.websocket.types import ConnectionRequest
@@ -154,6 +155,13 @@ class ChatProtocol(MessageReader):
             self._end = self._services.clock.callLater(CLOSE_HANDSHAKE_SECONDS, self.transport.abortConnection)
         self._in_flight.resume()
         self.read_on()
+
+    def dropConnection(self, abort: bool = False) -> None:
+        drop = partial(super().dropConnection, abort)
+        if abort or self._tally.opened_at is None:
+            drop()
+        else:
+            self._outgoing.when_given(drop)  # the transport knows only of what it was given
 
     def say_goodbye(self, retry_after_ms: int) -> None:
         """Tell the client when to come back, if its dialect can. Call it before :meth:`leave`."""

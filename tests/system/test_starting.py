@@ -161,6 +161,7 @@ class TestDatabase:
         execute(
             database_url, "INSERT INTO schema_version (version, name, checksum) VALUES (9999, '9999_later.sql', 'x')"
         )
+        execute(database_url, "UPDATE oldest_program SET schema_version = 9999")
         line = failure(directory, "--listen", LISTEN, "--database", database_url)
         assert "9999" in line and "newer" in line
 
