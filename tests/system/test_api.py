@@ -218,8 +218,8 @@ def test_it_keeps_to_its_own_description(daemon: Daemon, said: list[Frame], tmp_
                 "run",
                 f"http://127.0.0.1:{daemon.port}/api/openapi.json",
             ),
-            *("--max-examples", "60", "--seed", "1", "--generation-database", "none", "--no-color"),
-            *("--phases", "examples,coverage,fuzzing", "--workers", "2", "--continue-on-failure"),
+            *("--max-examples", "30", "--seed", "1", "--generation-database", "none", "--no-color"),
+            *("--phases", "examples,coverage,fuzzing", "--workers", "1", "--continue-on-failure"),
         ],
         cwd=tmp_path,  # it leaves a directory behind
         capture_output=True,
