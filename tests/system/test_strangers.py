@@ -75,8 +75,8 @@ def test_who_asks_too_much_is_told_so_and_health_is_always_answered(daemon: Daem
     assert 0 < json.loads(refused.body)["retryAfterMs"] <= 2000
     assert daemon.get("/health/ready", headers=via).status == 200
     assert daemon.get("/api/rooms", headers={"X-Forwarded-For": "192.0.2.5"}).status == 200
-    costly = [daemon.get("/api/%6detrics/nothing", headers={"X-Forwarded-For": "192.0.2.6"}).status for _ in range(3)]
-    assert costly == [404, 404, 429], "however the path is written"
+    costly = [daemon.get("/api/%6detrics/nothing", headers={"X-Forwarded-For": "192.0.2.6"}).status for _ in range(2)]
+    assert costly == [404, 429], "however the path is written"
 
 
 @pytest.mark.parametrize(
