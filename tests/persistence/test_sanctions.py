@@ -187,7 +187,8 @@ def test_a_database_that_is_away_is_told_as_such(database_url: str) -> None:
     with open_sanctions(database_url) as table:
         execute(
             database_url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'chatflow-admin'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'chatflow-admin'"
+            " AND datname = current_database()",
         )
         with pytest.raises(Unavailable):
             read(table)
