@@ -92,9 +92,8 @@ class Admission:
     def _refused(self, account: Account, reason: str, wait_seconds: float, text: str) -> RequestRefused:
         account.refused(self._services.clock.seconds())
         self._services.accounts.limited[reason] += 1
-        headers = {"retry-after": str(math.ceil(wait_seconds))}
         return RequestRefused(
-            429, "rate_limited", f"{text}: try again later", headers, retry_after_ms=math.ceil(wait_seconds * 1000)
+            429, "rate_limited", f"{text}: try again later", retry_after_ms=math.ceil(wait_seconds * 1000)
         )
 
 

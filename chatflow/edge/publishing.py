@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -159,11 +158,7 @@ class Publishing:
 
 def _as_request(refused: Refused) -> RequestRefused:
     status, wait_ms = _STATUSES.get(refused.code, 400), refused.retry_after_ms
-    headers: dict[str, str] = {}
-    if wait_ms is not None:
-        headers["retry-after"] = str(math.ceil(wait_ms / 1000))
-    elif status == 503:
-        headers["retry-after"] = "1"
+    headers = {"retry-after": "1"} if status == 503 else {}
     return RequestRefused(status, refused.code, str(refused), headers, refused.field, wait_ms)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 
@@ -11,7 +12,8 @@ class RequestRefused(Exception):
     :ivar status: of HTTP.
     :ivar headers: beside the usual ones.
     :ivar field: what of the request is at fault, if it has a name.
-    :ivar retry_after_ms: milliseconds after which it may be made again, if that is known.
+    :ivar retry_after_ms: milliseconds after which it may be made again, if that is known. Then the headers say it too,
+        in seconds (RFC 9110, 10.2.3).
     """
 
     def __init__(
@@ -26,7 +28,9 @@ class RequestRefused(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-        self.headers = headers or {}
+        self.headers = dict(headers or {})
+        if retry_after_ms is not None:
+            self.headers["retry-after"] = str(math.ceil(retry_after_ms / 1000))
         self.field = field
         self.retry_after_ms = retry_after_ms
 
