@@ -13,7 +13,8 @@ from twisted.web.http_headers import Headers
 from chatflow.contracts.identity import ANYONE, OPERATOR, Identity, ITokenVerifier
 from chatflow.edge.credentials import basic_password, bearer_token
 from chatflow.edge.refusals import RequestRefused, unavailable
-from chatflow.errors import TokenRefused, Unavailable
+from chatflow.errors import Refused, TokenRefused, Unavailable
+from chatflow.rooms.moderator import Moderator
 
 # RFC 6750, 3; a browser asks its user for a password where Basic is offered, so that the dashboard can be opened.
 _ASK_USER = 'Bearer realm="chatflow"'
@@ -143,6 +144,19 @@ class Gates:
 
     public: Gate
     operators: Gate
+
+
+def check_entry(moderator: Moderator, room: int, user_id: int | None, client_ip: str | None) -> None:
+    """See that nobody who is banned enters a room, or reads what was said there.
+
+    :param room: 0 for none, which only those may not ask for who are banned from all.
+    :param user_id: whom it says to be, if anybody.
+    :raises RequestRefused: 403, ``banned``.
+    """
+    try:
+        moderator.check_entry(room, () if user_id is None else (user_id,), client_ip)
+    except Refused as refused:
+        raise RequestRefused(403, refused.code, str(refused)) from None
 
 
 def closed() -> RequestRefused:

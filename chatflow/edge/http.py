@@ -25,7 +25,7 @@ from chatflow.edge.connect_parameters import parse_connect_parameters
 from chatflow.edge.cors import Cors
 from chatflow.edge.dashboard import Dashboard, add_dashboard
 from chatflow.edge.factory import ChatFactory
-from chatflow.edge.gate import Gate
+from chatflow.edge.gate import Gate, check_entry
 from chatflow.edge.handshake import Handshake, judge, judge_origin
 from chatflow.edge.operations import (
     INTERNAL_ERROR,
@@ -102,7 +102,7 @@ class ChatResource(Resource):
             return self._no_room()
         query = request.uri.partition(b"?")[2]
         try:
-            self._check_bans(room, self._named_user(request), request)
+            check_entry(services.moderator, room, self._named_user(request), request.client_ip)
             self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
@@ -117,7 +117,7 @@ class ChatResource(Resource):
                 client_ip=request.client_ip,
                 may_compress=services.limits.compress,
             )
-            self._check_bans(room, handshake.user_id, request)
+            check_entry(services.moderator, room, handshake.user_id, request.client_ip)
             self._admission.resume(request.client_ip, room, handshake.parameters)
         except RequestRefused as refused:
             if refused.status in (401, 403, 429):
@@ -129,12 +129,6 @@ class ChatResource(Resource):
             reason = "the server is stopping" if connections.draining else "the server has all the connections it takes"
             return _Error(RequestRefused(503, "no_more_connections", reason, {"retry-after": "1"}))
         return _Upgrade(self._factory, handshake)
-
-    def _check_bans(self, room: int, user_id: int | None, request: Any) -> None:
-        try:
-            self._services.moderator.check_entry(room, () if user_id is None else (user_id,), request.client_ip)
-        except Refused as refused:
-            raise RequestRefused(403, refused.code, str(refused)) from None
 
     def _named_user(self, request: Any) -> int | None:
         """Whom a request says to be, where that is all that is known. Also one that only asks: a page is not told why

@@ -23,9 +23,9 @@ from chatflow.contracts.identity import Identity
 from chatflow.contracts.messages import DESCRIBED_PATTERN
 from chatflow.edge.concurrency import ConcurrencyLimit
 from chatflow.edge.credentials import PARAMETER
-from chatflow.edge.gate import Gate, closed
+from chatflow.edge.gate import Gate, check_entry, closed
 from chatflow.edge.refusals import RequestRefused, unavailable
-from chatflow.errors import Refused, Unavailable
+from chatflow.errors import Unavailable
 from chatflow.rooms.moderator import Moderator
 
 _log = Logger()
@@ -216,7 +216,7 @@ def _responder(
             if not operation.may(identity, arguments):
                 raise gate.refuse(identity, "the token does not allow this")
             if operation.tells_what_is_said and moderator is not None:
-                _check_ban(moderator, arguments.get("room", 0), identity, request.client_ip)
+                check_entry(moderator, arguments.get("room", 0), identity.user_id, request.client_ip)
             if operation.wants_request or operation.body is not None:
                 arguments["request"] = request
             answer = operation.seen_by(identity, await limit.run(lambda: operation.handler(**arguments)))
@@ -229,15 +229,6 @@ def _responder(
         return json_response(request, operation.status, answer, {"link": ", ".join(links)} if links else {})
 
     return respond
-
-
-def _check_ban(moderator: Moderator, room: int, identity: Identity, client_ip: str | None) -> None:
-    """:param room: 0 for none, which only those may not ask for who are banned from all."""
-    user_ids = () if identity.user_id is None else (identity.user_id,)
-    try:
-        moderator.check_entry(room, user_ids, client_ip)
-    except Refused as refused:
-        raise RequestRefused(403, refused.code, str(refused)) from None
 
 
 def _refusal(operation: Operation, error: Exception) -> RequestRefused:
