@@ -149,7 +149,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
     with open_sanctions(read_settings(arguments).database_url()) as table:
         found = at_once(read(table))
-    lasting = [one for one in (found.in_force if found else ()) if one.action != "disconnect"]
+    lasting = [one for one in (found.in_force if found else ()) if one.lasts]
     if arguments.json:
         for each in lasting:
             print(msgspec.json.encode(ShownSanction.of(each)).decode())

@@ -57,6 +57,11 @@ class Sanction:
     ends_at_us: int | None
     lifted_by: str | None = None
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it is in force until it ends; a disconnection happens once."""
+        return self.action != "disconnect"
+
 
 @frozen
 class Sanctions:

@@ -56,7 +56,7 @@ class ModerationApi:
         """``GET /api/moderation``"""
         found = await self._table.read(None)
         in_force = found.in_force if found is not None else ()
-        return Sanctions([ShownSanction.of(one) for one in in_force if one.action != "disconnect"])
+        return Sanctions([ShownSanction.of(one) for one in in_force if one.lasts])
 
     async def order(self, action: Action, request: Any) -> ShownSanction:
         """``POST /api/moderation/{action}``"""

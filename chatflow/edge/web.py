@@ -57,16 +57,16 @@ def make_sites(
     operators = operator_routes(instance, dashboard)
 
     def app(gate: Gate, history: Sequence[Operation] = (), publishing: Sequence[Operation] = ()) -> Klein:
-        analysing = gate.has_operators
+        for_operators = gate.has_operators
         return routes(
             instance,
             ready=ready,
             gate=gate,
             history=history,
             publishing=publishing,
-            analytics=analytics_api.operations() if analysing else (),
-            refreshing=analytics_api.refreshing() if analysing else (),
-            moderating=moderation_api.operations() if analysing else (),
+            analytics=analytics_api.operations() if for_operators else (),
+            refreshing=analytics_api.refreshing() if for_operators else (),
+            moderating=moderation_api.operations() if for_operators else (),
             moderator=edge.moderator,
         )
 

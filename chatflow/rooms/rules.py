@@ -99,9 +99,7 @@ class ShownSanction(msgspec.Struct, frozen=True):
             None if subject.network is None else str(subject.network),
             None if subject.room is None else str(subject.room),
             iso_timestamp(sanction.ordered_at_us),
-            None
-            if sanction.ends_at_us is None or sanction.action == "disconnect"
-            else iso_timestamp(sanction.ends_at_us),
+            iso_timestamp(sanction.ends_at_us) if sanction.lasts and sanction.ends_at_us is not None else None,
             sanction.by,
             sanction.reason,
         )

@@ -97,9 +97,8 @@ class SanctionWatch:
             found = await self.table.read(self._version)
         except Unavailable:
             return
-        except (
-            Exception
-        ):  # a table is missing, or a permission: somebody has to mend it, and need not be told each time
+        except Exception:
+            # A table is missing, or a permission: somebody has to mend it, and need not be told each time.
             if not self._is_failing:
                 self._log.failure("the sanctions cannot be read: what is known stays in force")
             self._is_failing = True
@@ -142,13 +141,13 @@ class SanctionWatch:
         over = [key for key, known in self._known.items() if known.ends_at is not None and known.ends_at <= now]
         for key in over:
             sanction = self._known.pop(key).sanction
-            if sanction.action != "disconnect":
+            if sanction.lasts:
                 self._log_end(sanction, "over")
         if over:
             self._make_rules()
 
     def _make_rules(self) -> None:
-        lasting = [known.sanction for known in self._known.values() if known.sanction.action != "disconnect"]
+        lasting = [known.sanction for known in self._known.values() if known.sanction.lasts]
         self.moderator.rules = Rules(lasting) if lasting else None
 
     def _counts(self) -> dict[str, float]:
@@ -157,7 +156,7 @@ class SanctionWatch:
 
     def _log_order(self, sanction: Sanction) -> None:
         until = None if sanction.ends_at_us is None else iso_timestamp(sanction.ends_at_us)
-        lasts = "" if sanction.action == "disconnect" else f" until {until or 'it is lifted'}"
+        lasts = f" until {until or 'it is lifted'}" if sanction.lasts else ""
         self._log.info(
             "{action} of {subject}{lasts}, ordered by {by}: {reason}",
             **_fields(sanction),
