@@ -5,7 +5,6 @@ Wire format: ``docs/protocol.rst``.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 
 import msgspec
@@ -23,6 +22,7 @@ from chatflow.contracts.messages import (
     UnsignedMessage,
 )
 from chatflow.errors import Refused
+from chatflow.validation import field_at_fault
 
 #: What a client is told when a field breaks its rule, by the field's wire name.
 RULES = {
@@ -77,9 +77,6 @@ class Error(msgspec.Struct, omit_defaults=True):
 _decoder = msgspec.json.Decoder(ClientMessage)
 _unsigned_decoder = msgspec.json.Decoder(UnsignedMessage)
 _encode = msgspec.json.Encoder().encode
-
-# msgspec names the place of an error as "... - at `$.username`" and a missing one as "... field `username`".
-_PLACE = re.compile(r"(?:at `\$\.|missing required field `)(\w+)`")
 
 
 def decode(payload: bytes) -> ClientMessage:
@@ -140,11 +137,11 @@ def _refusal(error: Exception) -> Refused:
 
 
 def _broken_rule(error: str) -> Refused:
-    place = _PLACE.search(error)
+    place = field_at_fault(error)
     if place is None:
         return Refused("invalid_json", "the frame must be one JSON object")
-    field = place[1]
-    if "missing" in error:
+    field, is_missing = place
+    if is_missing:
         return Refused("missing_field", f"{field} is missing: {RULES[field]}", field)
     return Refused("invalid_field", RULES[field], field)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from msgspec import Meta
 from chatflow.contracts.identity import Identity
 from chatflow.contracts.messages import MAX_USER_ID, USERNAME
 from chatflow.errors import TokenRefused
+from chatflow.validation import field_at_fault
 
 #: Seconds since 1970, until the year 9999.
 _Time = Annotated[int, Meta(ge=0, le=253_402_300_799)] | Annotated[float, Meta(ge=0, le=253_402_300_799)]
@@ -50,7 +50,6 @@ _RULES = {
     "name": "name must be a username, 3-20 letters and digits",
     "rooms": 'rooms must be such as {"read": [1, 2], "write": "*"}',
 }
-_PLACE = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
 
 
 @frozen(kw_only=True)
@@ -107,9 +106,8 @@ def _numbers(rooms: _RoomList) -> frozenset[int] | None:
 
 
 def _broken_rule(error: str) -> str:
-    place = _PLACE.search(error)
-    if place is None or place[1] not in _RULES:
+    place = field_at_fault(error)
+    if place is None or place[0] not in _RULES:
         return "the token's payload must be one JSON object"
-    if "missing" in error:
-        return f"the claim {place[1]} is missing: {_RULES[place[1]]}"
-    return _RULES[place[1]]
+    name, is_missing = place
+    return f"the claim {name} is missing: {_RULES[name]}" if is_missing else _RULES[name]
