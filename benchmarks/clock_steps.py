@@ -19,6 +19,7 @@ from testbed.load_client import LoadClient
 from testbed.postgres import migrate
 from testbed.recounting import recount
 from testbed.set_clock import HOW_TO_INSTALL, SteppedClock, find_libfaketime
+from testbed.threads import beside
 
 HOUR, DAY = 3600.0, 86_400.0
 #: Ahead of the true time, one after the other.
@@ -88,17 +89,11 @@ def _servers(arguments: argparse.Namespace, clock: SteppedClock) -> Iterator[Seq
 def _stepping(clock: SteppedClock, every_seconds: float) -> Iterator[list[Any]]:
     """Within the block the clock is set again and again; what it was set to."""
     done: list[Any] = []
-    over = threading.Event()
 
-    def step() -> None:
+    def step(over: threading.Event) -> None:
         while not over.wait(every_seconds):
             done.append(STEPS[len(done) % len(STEPS)])
             clock.set(done[-1])
 
-    thread = threading.Thread(target=step, name="clock", daemon=True)
-    thread.start()
-    try:
+    with beside("clock", step):
         yield done
-    finally:
-        over.set()
-        thread.join()

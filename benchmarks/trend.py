@@ -11,6 +11,8 @@ from itertools import pairwise
 
 import psutil
 
+from testbed.threads import beside
+
 Sample = tuple[float, float]
 """Seconds, and what was measured then."""
 
@@ -45,19 +47,13 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 def sampled(measure: Callable[[], float], every_seconds: float) -> Iterator[list[Sample]]:
     """Within the block it is measured again and again, in a thread, as long as the process is there."""
     samples: list[Sample] = []
-    over = threading.Event()
 
-    def sample() -> None:
+    def sample(over: threading.Event) -> None:
         while True:
             with suppress(OSError, psutil.Error):
                 samples.append((time.monotonic(), measure()))
             if over.wait(every_seconds):
                 return
 
-    thread = threading.Thread(target=sample, name="samples", daemon=True)
-    thread.start()
-    try:
+    with beside("samples", sample):
         yield samples
-    finally:
-        over.set()
-        thread.join()

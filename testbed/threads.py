@@ -1,9 +1,11 @@
-"""Functions run at the same time."""
+"""Functions run at the same time, or beside something else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,3 +16,19 @@ def run_together(functions: Iterable[Callable[[], T]]) -> list[T]:
     functions = list(functions)
     with ThreadPoolExecutor(max(1, len(functions))) as pool:
         return [future.result() for future in [pool.submit(function) for function in functions]]
+
+
+@contextmanager
+def beside(name: str, work: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Run ``work`` in a thread within the block, whose end waits until it returns.
+
+    :param work: is given what is set at the end of the block: it returns soon after that.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -11,7 +11,7 @@ from benchmarks.faults.hosts import Host
 from benchmarks.faults.instances import allow_many_files
 from benchmarks.returning import Wish, come_back
 from testbed.client import RawClient
-from testbed.threads import run_together
+from testbed.threads import beside, run_together
 
 _SLOW = 200
 _SMALL_BUFFER_BYTES = 4096
@@ -31,24 +31,18 @@ def stalled_readers(scene: Scene) -> Iterator[None]:
 
 @fault("trickling-readers", f"{_SLOW} clients of one instance read 200 bytes a second", _OTHERS, hold_seconds=30)
 def trickling_readers(scene: Scene) -> Iterator[None]:
-    over = threading.Event()
     with _slow_clients(scene) as clients:
         for client in clients:
             client.socket.setblocking(False)
 
-        def trickle() -> None:
+        def trickle(over: threading.Event) -> None:
             while not over.wait(_TRICKLE_SECONDS):
                 for client in clients:
                     with contextlib.suppress(OSError):
                         client.socket.recv(_TRICKLE_BYTES)
 
-        thread = threading.Thread(target=trickle, name="trickle", daemon=True)
-        thread.start()
-        try:
+        with beside("trickle", trickle):
             yield
-        finally:
-            over.set()
-            thread.join()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from benchmarks.faults.laboratory import Laboratory
 from testbed.client import ChatClient
 from testbed.load_client import LoadClient
 from testbed.recounting import recount
-from testbed.threads import run_together
+from testbed.threads import beside, run_together
 from testbed.waiting import eventually
 
 #: Beyond what an instance had before, with the limits that daemons have by default: 200 clients who read nothing
@@ -189,9 +189,8 @@ def _through(laboratory: Laboratory, room: int, deadline: float) -> float:
 @contextlib.contextmanager
 def _memory_watched(laboratory: Laboratory, verdict: Verdict) -> Iterator[None]:
     """Within the block the memory of each instance is looked at."""
-    over = threading.Event()
 
-    def look() -> None:
+    def look(over: threading.Event) -> None:
         while True:
             for host in laboratory.running:
                 name = laboratory.name_of(host)
@@ -202,13 +201,8 @@ def _memory_watched(laboratory: Laboratory, verdict: Verdict) -> Iterator[None]:
             if over.wait(_SAMPLE_SECONDS):
                 return
 
-    thread = threading.Thread(target=look, name="memory", daemon=True)
-    thread.start()
-    try:
+    with beside("memory", look):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _judge(laboratory: Laboratory, verdict: Verdict) -> None:
