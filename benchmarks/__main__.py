@@ -7,7 +7,7 @@ import signal
 import sys
 from functools import partial
 
-from benchmarks import archive, clock_steps, cluster, endurance, micro, one_node, recovery, resume, strangers
+from benchmarks import archive, clock_steps, cluster, endurance, floods, micro, one_node, recovery, resume, slow_clients
 from benchmarks.faults import command as faults
 
 _DESCRIPTION = """\
@@ -24,7 +24,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/benchmark", description=_DESCRIPTION)
     commands = parser.add_subparsers(title="benchmarks", metavar="NAME")
     add = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for module in (micro, one_node, clock_steps, resume, archive, cluster, recovery, endurance, faults, strangers):
+    for module in (
+        micro,
+        one_node,
+        clock_steps,
+        resume,
+        archive,
+        cluster,
+        recovery,
+        endurance,
+        faults,
+        slow_clients,
+        floods,
+    ):
         module.add_to(add)
     arguments = parser.parse_args()
     if "run" not in arguments:
