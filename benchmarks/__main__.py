@@ -7,7 +7,18 @@ import signal
 import sys
 from functools import partial
 
-from benchmarks import archive, clock_steps, cluster, endurance, micro, one_node, recovery, resume, strangers
+from benchmarks import (
+    archive,
+    clock_steps,
+    cluster,
+    commit_sizes,
+    endurance,
+    micro,
+    one_node,
+    recovery,
+    resume,
+    strangers,
+)
 from benchmarks.faults import command as faults
 from benchmarks.peers import command as peers
 
@@ -27,6 +38,7 @@ def main() -> int:
     add = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for module in (
         micro,
+        commit_sizes,
         one_node,
         clock_steps,
         resume,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 
 from benchmarks import null_server
 from benchmarks.peers import servers
-from benchmarks.peers.client import Plan, talk
+from benchmarks.peers.client import Finding, Plan, talk
+from benchmarks.peers.command import tables
+from benchmarks.peers.programs import Absent, find_node_module, find_program
 from benchmarks.peers.usage import cpu_seconds
-from benchmarks.peers.wires import CHATFLOW, MARK
+from benchmarks.peers.wires import CHATFLOW, MARK, WIRES, Wire
 from testbed.waiting import eventually
 
 Answer = Callable[[int, bytes], list[bytes]]
@@ -107,11 +110,47 @@ def test_a_connection_that_is_closed_is_a_fault() -> None:
 
 
 def test_a_frame_is_masked_and_holds_the_message() -> None:
-    frame = CHATFLOW.message(3, 7)
+    frame = CHATFLOW.message(3, "a", 7)
     length = int.from_bytes(frame[2:4], "big")
     assert frame[:2] == b"\x81\xfe" and len(frame) == 8 + length
     message = null_server.unmask(frame[4:8], frame[8:])
     assert MARK in message and b" 000007" in message
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_every_wire_tells_acknowledgements_from_deliveries_and_fills_in_its_names(wire: Wire) -> None:
+    frame = wire.message(3, "a", 7)
+    message = null_server.unmask(frame[4:8], frame[8:])
+    assert message.count(MARK) == 1
+    assert wire.ack not in message
+    for left in (b"{room}", b"{member}", b"{id}", b"{bytes}"):
+        assert left not in message
+    if message.startswith(b"PUB "):
+        line, body, end = message.split(b"\r\n")
+        assert len(body) == int(line.split()[-1]) and not end
+    if wire.path == "/connection/websocket":
+        assert json.loads(message)["publish"]["channel"] == "room:3"
+
+
+def test_what_is_not_on_this_machine_is_told_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("NODE_PATH", "/nowhere")
+    with pytest.raises(Absent, match="no no-such-program on the PATH: apt install it"):
+        find_program("no-such-program", "apt install it")
+    with pytest.raises(Absent, match="npm install --prefix DIRECTORY no-such-module"):
+        find_node_module("no-such-module")
+
+
+def test_the_table_has_medians_ratios_of_the_same_round_and_what_an_acknowledgement_means() -> None:
+    def runs(*rates: float) -> list[Finding]:
+        return [Finding(figures={"messages_per_second": rate}, cpu_seconds={"one": 1.0}) for rate in rates]
+
+    lines = list(
+        tables({"A": {"first": runs(100, 200, 400), "other": runs(300, 400, 800)}}, {"first": "x", "other": "y"})
+    )
+    assert "messages/s" in lines[1] and "acknowledged when" in lines[1]
+    assert lines[2].split() == ["first", "200", "-", "-", "x"]
+    assert lines[3].split() == ["other", "400", "x2.00", "-", "-", "y"]
 
 
 def test_processor_time_counts_children_once_each_with_the_part_that_is_named_first() -> None:

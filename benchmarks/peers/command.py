@@ -7,7 +7,7 @@ import multiprocessing
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +16,7 @@ import attrs
 
 from benchmarks.peers import servers
 from benchmarks.peers.client import Finding, take_all
+from benchmarks.peers.programs import PEERS, Absent, System
 from benchmarks.peers.servers import Server
 from benchmarks.peers.workloads import WORKLOADS, Shown, Sizes, Workload
 from benchmarks.results import Result
@@ -39,6 +40,9 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="DIRECTORY,...",
         help="checkouts, the first one is what others are compared with (this one)",
     )
+    peers.add_argument(
+        "--against", default="", metavar="NAME,...", help=f"of {', '.join(PEERS)}: skipped if this machine has none"
+    )
     what = ", ".join(f"{name}: {workload.help}" for name, workload in WORKLOADS.items())
     peers.add_argument("--workloads", default="A,D,E,500", help=f"(A,D,E,500) of {what}".replace("%", "%%"))
     peers.add_argument("--rounds", type=int, default=3, help="medians are taken of so many runs (3)")
@@ -54,18 +58,19 @@ def _run(arguments: argparse.Namespace) -> Result:
     unknown = set(workloads) - set(WORKLOADS)
     if unknown:
         sys.exit(f"--workloads: no {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
-    starts: dict[str, Callable[[], Server]] = {
-        name: partial(servers.ChatFlow, *given)
-        for name, given in servers.checkouts(arguments.chatflow, arguments.options).items()
-    }
+    systems = _systems(arguments)
     sizes = Sizes(arguments.seconds, arguments.connections)
     runs: dict[str, dict[str, list[Finding]]] = {name: defaultdict(list) for name in workloads}
     sent: Counter[str] = Counter()
     with ExitStack() as stack:
-        running = {}
-        for name, start in starts.items():
-            running[name] = start()
-            stack.callback(running[name].stop)
+        running: dict[str, Server] = {}
+        for name, system in systems.items():
+            try:
+                running[name] = system.start()
+            except Absent as absent:
+                print(f"skipped: {name}: {absent}", flush=True)
+            else:
+                stack.callback(running[name].stop)
         for number in range(arguments.rounds):
             for workload in workloads:
                 # the order is turned round: who comes second may find a warmer machine
@@ -81,9 +86,26 @@ def _run(arguments: argparse.Namespace) -> Result:
         result.raw[workload] = {name: [attrs.asdict(finding) for finding in of_it] for name, of_it in found.items()}
         for shown in WORKLOADS[workload].shown:
             for name, of_it in found.items():
-                result.add(f"{workload} {shown.name}, {name}", _median(of_it, shown.name), shown.unit, shown.goal)
-    print("\n".join(["", *_table(runs, list(starts))]), flush=True)
+                goal = shown.goal if isinstance(running[name], servers.ChatFlow) else None
+                result.add(f"{workload} {shown.name}, {name}", _median(of_it, shown.name), shown.unit, goal)
+    for line in tables(runs, {name: system.acknowledgement for name, system in systems.items()}):
+        print(line, flush=True)
     return result
+
+
+def _systems(arguments: argparse.Namespace) -> dict[str, System]:
+    """By name, ChatFlow's first."""
+    stored = "in PostgreSQL, with fsync; so is what is delivered"
+    systems = {
+        name: System(partial(servers.ChatFlow, *given), stored)
+        for name, given in servers.checkouts(arguments.chatflow, arguments.options).items()
+    }
+    variants = {name: system for group in PEERS.values() for name, system in group.items()}
+    for name in filter(None, arguments.against.split(",")):
+        if name not in PEERS and name not in variants:
+            sys.exit(f"--against: no {name}; there are {', '.join(PEERS)}, and of them {', '.join(variants)}")
+        systems |= PEERS.get(name) or {name: variants[name]}
+    return systems
 
 
 def _one(workload: Workload, server: Server, sizes: Sizes) -> Finding:
@@ -117,23 +139,28 @@ def _ratio(first: Sequence[Finding], other: Sequence[Finding], name: str) -> flo
     return statistics.median(pairs) if pairs else None
 
 
-def _table(runs: Mapping[str, Mapping[str, Sequence[Finding]]], names: Sequence[str]) -> list[str]:
-    """A line for each figure, a column for each system; behind the median of others the ratio to the first."""
-    rows = [["", "", *names]]
+def tables(runs: Mapping[str, Mapping[str, Sequence[Finding]]], acknowledgements: Mapping[str, str]) -> Iterator[str]:
+    """A table for each workload, a line for each system; behind a median its ratio to that of the first system."""
     for workload, found in runs.items():
-        parts = list(next(iter(found.values()))[0].cpu_seconds)
-        more = [Shown(f"cpu_ms_per_1000_{role}", f"ms/1000 {role}") for role in parts] if len(parts) > 1 else []
-        shown = [*WORKLOADS[workload].shown, *more, Shown("client_us_per_message", "µs of the client")]
-        for figure in shown:
-            row = [workload, f"{figure.name.split('_')[0]} {figure.unit}"]
-            for index, name in enumerate(names):
-                median = _median(found[name], figure.name)
-                ratio = _ratio(found[names[0]], found[name], figure.name) if index else None
-                row.append(("-" if median is None else _number(median)) + (f" x{ratio:.2f}" if ratio else ""))
-            if any(cell != "-" for cell in row[2:]):
-                rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        first = next(iter(found.values()))
+        shown = [*WORKLOADS[workload].shown, Shown("client_us_per_message", "client, µs")]
+        rows = [("", *(each.title for each in shown), "CPU of", "acknowledged when")]
+        for name, of_it in found.items():
+            cells = []
+            for each in shown:
+                median = _median(of_it, each.name)
+                ratio = _ratio(first, of_it, each.name) if of_it is not first else None
+                cells.append(("-" if median is None else _number(median)) + (f" x{ratio:.2f}" if ratio else ""))
+            rows.append((name, *cells, _parts(of_it), acknowledgements[name]))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        yield f"\n{workload}: {WORKLOADS[workload].help}"
+        yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _parts(findings: Sequence[Finding]) -> str:
+    """Whose the CPU is, where it is of several."""
+    parts = {role: _median(findings, f"cpu_ms_per_1000_{role}") for role in findings[0].cpu_seconds}
+    return ", ".join(f"{role} {_number(median)}" for role, median in parts.items() if median) if len(parts) > 1 else ""
 
 
 def _number(value: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
-from benchmarks.peers.client import Finding, Plan, stay, talk
+from benchmarks.peers.client import Finding, Plan, come_back, stay, talk
 from benchmarks.peers.servers import Server
 from benchmarks.results import Goal
 
@@ -30,6 +30,12 @@ class Shown:
     name: str
     unit: str
     goal: Goal | None = None
+
+    @property
+    def title(self) -> str:
+        return {"ms": f"{self.name.removesuffix('_ms').replace('_', ' ')}, ms", "ms/1000": "CPU, ms/1000"}.get(
+            self.unit, self.unit
+        )
 
 
 @attrs.frozen
@@ -88,5 +94,11 @@ WORKLOADS = {
         talk,
         lambda sizes: {"rate": 500},
         (Shown("cores", "cores", ("<=", 0.25)), Shown("ack_p50_ms", "ms"), Shown(_CPU, "ms/1000")),
+    ),
+    "resume": Workload(
+        "one client that was away comes back to a room",
+        come_back,
+        lambda sizes: {"window": 50},
+        (Shown("history_per_second", "messages/s", (">=", 150_000)), Shown(_CPU, "ms/1000"), Shown("missed", "missed")),
     ),
 }
