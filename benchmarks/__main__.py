@@ -17,6 +17,7 @@ from benchmarks import (
     one_node,
     recovery,
     resume,
+    scale,
     strangers,
 )
 from benchmarks.faults import command as faults
@@ -48,6 +49,7 @@ def main() -> int:
         endurance,
         faults,
         strangers,
+        scale,
         peers,
     ):
         module.add_to(add)

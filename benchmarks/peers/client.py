@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import re
-import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -57,14 +55,6 @@ class Finding:
     faults: list[str] = attrs.Factory(list)
     figures: dict[str, float] = attrs.Factory(dict)
     cpu_seconds: dict[str, float] = attrs.Factory(dict)
-
-
-def take_all(work: Callable[[Plan], Finding], plan: Plan) -> Finding:
-    """Do the work in a process that does nothing else, with as many files as it may open and no garbage collection."""
-    gc.disable()
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return work(plan)
 
 
 def talk(plan: Plan) -> Finding:

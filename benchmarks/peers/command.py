@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 
 import attrs
 
 from benchmarks.peers import servers
-from benchmarks.peers.client import Finding, take_all
+from benchmarks.peers.client import Finding
+from benchmarks.peers.process import run_apart
 from benchmarks.peers.programs import PEERS, Absent, System
 from benchmarks.peers.servers import Server
 from benchmarks.peers.workloads import WORKLOADS, Shown, Sizes, Workload
@@ -75,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> Result:
             for workload in workloads:
                 # the order is turned round: who comes second may find a warmer machine
                 for name in list(running)[:: -1 if number % 2 else 1]:
-                    finding = _one(WORKLOADS[workload], running[name], sizes)
+                    finding = _one(WORKLOADS[workload], running[name], systems[name], sizes)
                     runs[workload][name].append(finding)
                     sent[name] += finding.sent
                     result.faults += [f"{name}, {workload}: {fault}" for fault in finding.faults]
@@ -108,10 +107,14 @@ def _systems(arguments: argparse.Namespace) -> dict[str, System]:
     return systems
 
 
-def _one(workload: Workload, server: Server, sizes: Sizes) -> Finding:
+def _one(workload: Workload, running: Server, system: System, sizes: Sizes) -> Finding:
     """A run, by a client process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-        return executor.submit(take_all, workload.work, workload.plan_for(server, sizes)).result()
+    with ExitStack() as stack:
+        server = running
+        if workload.alone:
+            server = system.start()
+            stack.callback(server.stop)
+        return run_apart(workload.work, workload.plan_for(server, sizes))
 
 
 def _line(workload: str, finding: Finding) -> str:

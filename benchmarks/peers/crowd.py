@@ -185,9 +185,10 @@ def open_connection(wire: Wire, port: int, room: int, member: str, query: str = 
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(wire.handshake(port, room, query))
     received = b""
-    # byte by byte: what comes behind it is counted elsewhere
-    while not received.endswith(b"\r\n\r\n"):
-        received += _receive(connection, 1)
+    while b"\r\n\r\n" not in received:
+        # what comes behind it is left where it is, and counted elsewhere
+        head, end, _ = (received + _receive(connection, 4096, socket.MSG_PEEK)).partition(b"\r\n\r\n")
+        received += _receive(connection, len(head + end) - len(received))
     if b" 101 " not in received.split(b"\r\n")[0]:
         raise ConnectionError(f"no WebSocket: {received!r}")
     for payload, answer in wire.greetings:
@@ -199,8 +200,8 @@ def open_connection(wire: Wire, port: int, room: int, member: str, query: str = 
     return connection
 
 
-def _receive(connection: socket.socket, count: int) -> bytes:
-    data = connection.recv(count)
+def _receive(connection: socket.socket, count: int, flags: int = 0) -> bytes:
+    data = connection.recv(count, flags)
     if not data:
         raise ConnectionError("the server closed a connection that was being opened")
     return data

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from benchmarks.peers.usage import Roots
 from testbed.daemon import Daemon
+from testbed.postgres import copy_cluster
 
 HERE = Path(__file__).parents[2]
 
@@ -43,6 +44,7 @@ class ChatFlow:
     def __init__(self, checkout: Path, options: Sequence[str]) -> None:
         self._daemon = _CheckoutDaemon(checkout, options)
         try:
+            copy_cluster(self._daemon.data_directory)
             self.port = self._daemon.start().port
         except BaseException:
             self.stop()

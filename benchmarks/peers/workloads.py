@@ -40,12 +40,18 @@ class Shown:
 
 @attrs.frozen
 class Workload:
-    """:ivar work: done in the client's process. :ivar plan: beside what :meth:`plan_for` knows."""
+    """One thing that they are put through.
+
+    :ivar work: done in the client's process.
+    :ivar plan: beside what :meth:`plan_for` knows.
+    :ivar alone: whether it takes a server that has just started: memory tells little where there was a flood.
+    """
 
     help: str
     work: Callable[[Plan], Finding]
     plan: Callable[[Sizes], dict[str, float]]
     shown: tuple[Shown, ...]
+    alone: bool = False
 
     def plan_for(self, server: Server, sizes: Sizes) -> Plan:
         usual = {"seconds": sizes.seconds, "warmup_seconds": sizes.seconds / 5}
@@ -72,6 +78,7 @@ WORKLOADS = {
         stay,
         lambda sizes: {"connections": sizes.idle_connections},
         (Shown("kb_per_connection", "KB", ("<=", 8)), Shown("connections_per_second", "connections/s")),
+        alone=True,
     ),
     "D": Workload(
         "64 connections in 20 rooms, 3,465 messages/s",
