@@ -9,6 +9,7 @@ from functools import partial
 
 from benchmarks import archive, clock_steps, cluster, endurance, micro, one_node, recovery, resume, strangers
 from benchmarks.faults import command as faults
+from benchmarks.peers import command as peers
 
 _DESCRIPTION = """\
 Measures ChatFlow. Each benchmark starts what it needs, on this machine and for itself alone, and takes it down again.
@@ -24,7 +25,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/benchmark", description=_DESCRIPTION)
     commands = parser.add_subparsers(title="benchmarks", metavar="NAME")
     add = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for module in (micro, one_node, clock_steps, resume, archive, cluster, recovery, endurance, faults, strangers):
+    for module in (
+        micro,
+        one_node,
+        clock_steps,
+        resume,
+        archive,
+        cluster,
+        recovery,
+        endurance,
+        faults,
+        strangers,
+        peers,
+    ):
         module.add_to(add)
     arguments = parser.parse_args()
     if "run" not in arguments:

@@ -16,6 +16,7 @@ from chatflow.persistence.clock_watch import ClockWatch
 from chatflow.persistence.database import Database
 from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.membership import MembershipTable, open_membership
+from chatflow.persistence.rhythm import Rhythm
 
 
 def make_broker(
@@ -25,15 +26,19 @@ def make_broker(
     watch: ClockWatch,
     metrics: Metrics,
     commits: Database,
+    rhythm: Rhythm,
     database: Callable[[str, int], Database],
     address: Callable[[], str],
 ) -> IBroker:
     """What carries messages between the instances, or within the only one.
 
+    :param rhythm: of the commits.
     :param address: of this instance's HTTP, for whoever looks after all instances.
     """
     if config.broker == "embedded":
-        return EmbeddedBroker(rooms=config.rooms, dead_letters=DeadLetterTable(commits))
+        return EmbeddedBroker(
+            rooms=config.rooms, dead_letters=DeadLetterTable(commits), until_commit_seconds=rhythm.wait_seconds
+        )
     # Imported only here, because boto3 takes its time and memory.
     from chatflow.broker.sqs_broker import SqsBroker
 

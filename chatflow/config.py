@@ -192,11 +192,11 @@ TABLE = Table(
         Option(
             name="linger-ms",
             kind=Number(0, 1000, "ms"),
-            default=0.0,
+            default=4.0,
             group=_DATABASE,
-            help="Milliseconds that a batch which is not full waits for more messages. Batches fill by "
-            "themselves while the one before is stored; so waiting adds latency and only helps a database "
-            "that charges by the transaction.",
+            help="The longest, in milliseconds, that messages are gathered between one commit and the next. They are "
+            "gathered only while others come anyway as one is stored, and only until there are enough to pay for a "
+            "commit; a lone message never waits. 0: never.",
         ),
         Option(
             name="partitions-ahead-days",

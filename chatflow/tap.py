@@ -41,6 +41,7 @@ from chatflow.persistence.clock_watch import COMPARE_SECONDS, ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History
 from chatflow.persistence.readings import database_readings
+from chatflow.persistence.rhythm import Rhythm
 from chatflow.persistence.upkeep import Upkeep
 from chatflow.persistence.writer import BatchWriter
 from chatflow.postgres.embedded import EmbeddedPostgres
@@ -101,16 +102,18 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
     # A message's way: edge → ingress → room queue → consumer → writer → hub and fan-out → edge.
     history = History(reads, text_frame)
-    broker = make_broker(config, reactor, now, watch, metrics, commits, database, partial(address_of, listeners))
+    rhythm = Rhythm(clock=reactor, ceiling_seconds=config.linger_ms / 1000)
+    address = partial(address_of, listeners)
+    broker = make_broker(config, reactor, now, watch, metrics, commits, rhythm, database, address)
     hub = Hub(clock=reactor, history=history, encode=broadcast_block, gap_timeout_seconds=broker.gap_timeout_seconds)
     broker.subscribe(hub.deliver)
     writer = BatchWriter(
         clock=reactor,
         database=commits,
+        rhythm=rhythm,
         dead_letters=broker.dead_letters,
         batch_messages=config.batch_size,
         refuse_conflicts=config.broker == "embedded",
-        linger_seconds=config.linger_ms / 1000,
         observe=metrics.observe_batch,
     )
     consumer = Consumer(clock=reactor, queue=broker.room_queue, writer=writer, hub=hub, fanout=broker.fanout)

@@ -35,6 +35,7 @@ def kept(directory: Path) -> dict[str, object]:
         ["idle", "--connections", "20", "--seconds", "0"],
         ["archive", "--rows", "2000", "--days", "2", "--reads", "5", "--queries", "2", "--refreshes", "1"],
         ["resume-one", "--messages", "3000", "--times", "1", "--seconds", "0.2", "--rate", "100"],
+        ["peers", "--workloads", "A,C,E", "--rounds", "1", "--seconds", "0.2", "--connections", "20"],
         ["cluster-idle", "--instances", "1", "--connections", "5", "--no-proxy", "--seconds", "1"],
         ["resume-many", "--connections", "30", "--messages", "50", "--seconds", "0.2", "--rate", "100"],
     ],

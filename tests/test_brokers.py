@@ -18,6 +18,7 @@ from chatflow.lifecycle.clocks import StampClock
 from chatflow.metrics import Metrics
 from chatflow.persistence.clock_watch import ClockWatch
 from chatflow.persistence.database import Database, SessionLimits
+from chatflow.persistence.rhythm import Rhythm
 from tests.test_config import config
 
 _URL = "postgresql://chat@db.example/chat"
@@ -33,8 +34,9 @@ def test_a_broker_has_every_part_and_each_keeps_its_contract(kind: str) -> None:
     watch = ClockWatch(
         seconds=time.monotonic, database=commits, stamps=now, on_wrong=lambda: None, on_right=lambda: None
     )
+    rhythm = Rhythm(clock=reactor, ceiling_seconds=0.0)
     settings = config(broker=kind, database=_URL)
-    broker = make_broker(settings, reactor, now, watch, Metrics(), commits, database, str)
+    broker = make_broker(settings, reactor, now, watch, Metrics(), commits, rhythm, database, str)
     assert verifyObject(IBroker, broker)
     for contract, part in (
         (IRoomQueue, broker.room_queue),

@@ -44,7 +44,7 @@ class TestConfig:
             "database": "embedded",
             "data_dir": Path("chatflow-data"),
             "batch_size": 1000,
-            "linger_ms": 0,
+            "linger_ms": 4,
             "max_frame_bytes": 16_384,
             "max_connections": 10_000,
             "ping_interval_seconds": 20,

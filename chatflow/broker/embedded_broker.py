@@ -21,14 +21,15 @@ class EmbeddedBroker:
     """Room queue in this process, and nobody to tell or to hear from.
 
     :param rooms: how many rooms there are.
+    :param until_commit_seconds: see :class:`EmbeddedRoomQueue`.
     """
 
     beat_seconds = BEAT_SECONDS
     transport: Sequence[tuple[str, Service]] = ()
     subscription: Sequence[tuple[str, Service]] = ()
 
-    def __init__(self, *, rooms: int, dead_letters: IDeadLetters) -> None:
-        self.room_queue = EmbeddedRoomQueue(rooms)
+    def __init__(self, *, rooms: int, dead_letters: IDeadLetters, until_commit_seconds: Callable[[], float]) -> None:
+        self.room_queue = EmbeddedRoomQueue(rooms, until_commit_seconds)
         self.fanout = NoFanout()
         self.dead_letters = dead_letters
         self.presence = NoOthers()

@@ -7,7 +7,7 @@ An envelope counts as published when it is committed, since nothing outlives thi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
@@ -35,11 +35,14 @@ class EmbeddedRoomQueue:
     """One shard per room. Runs on the reactor thread.
 
     :param rooms: how many rooms there are, numbered from 1.
+    :param until_commit_seconds: until the next commit should begin. What a room gathers until then is one envelope of
+        it; envelopes made earlier would only wait, and what came after them would wait for the commit after that.
     """
 
-    def __init__(self, rooms: int) -> None:
+    def __init__(self, rooms: int, until_commit_seconds: Callable[[], float] = lambda: 0.0) -> None:
         self.shards = range(1, rooms + 1)
         self._rooms = {room: _Room() for room in self.shards}
+        self._until_commit_seconds = until_commit_seconds
         self._published: dict[str, list[Deferred[Sequence[int]]]] = {}
         self._closed = False
 
@@ -58,8 +61,8 @@ class EmbeddedRoomQueue:
         return result
 
     def wait_seconds(self, room: int) -> float:
-        """See :class:`IPublish`. Nothing is scarce here."""
-        return 0.0
+        """See :class:`IPublish`. What is scarce here is commits."""
+        return self._until_commit_seconds()
 
     def receive(self, shard: object) -> Deferred[Sequence[Delivery]]:
         """See :class:`IRoomQueue`. One receiver per shard at a time."""

@@ -1,7 +1,8 @@
 """The batch: which envelopes go into the next transaction and when, and what to do when PostgreSQL refuses it.
 
-A flush begins when the previous one is done (and a linger has passed), with what has come meanwhile: a batch never
-waits for messages which cannot come, and grows under load by itself, up to the batch size.
+A flush begins when the previous one is done, with what has come meanwhile, or a little later
+(:mod:`chatflow.persistence.rhythm`): a batch never waits for messages which cannot come, and grows under load by
+itself, up to the batch size.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.commit import CommitResult, commit_in_thread
 from chatflow.persistence.database import Database, is_refusal
 from chatflow.persistence.failures import one_line
+from chatflow.persistence.rhythm import Rhythm
 
 
 @frozen(eq=False)
@@ -48,6 +50,7 @@ class BatchWriter:
 
     What waits here is bounded by those who hand it over: each awaits its envelopes before it brings more.
 
+    :param rhythm: says when a flush should begin.
     :param dead_letters: takes what PostgreSQL refuses.
     :param batch_messages: a flush takes envelopes up to this many messages (and at least one envelope).
     :param refuse_conflicts: whether senders wait for the commit, and so can be told; see
@@ -62,10 +65,10 @@ class BatchWriter:
         *,
         clock: IReactorTime,
         database: Database,
+        rhythm: Rhythm,
         dead_letters: IDeadLetters,
         batch_messages: int,
         refuse_conflicts: bool = False,
-        linger_seconds: float = 0.0,
         observe: Callable[[int, float], object] = lambda messages, seconds: None,
     ) -> None:
         self._clock = clock
@@ -73,7 +76,7 @@ class BatchWriter:
         self._dead_letters = dead_letters
         self._batch_messages = batch_messages
         self._refuse_conflicts = refuse_conflicts
-        self._linger_seconds = linger_seconds
+        self._rhythm = rhythm
         self._observe = observe
         self._waiting: deque[_Waiting] = deque()
         self._flushing: Deferred[None] | None = None
@@ -123,7 +126,10 @@ class BatchWriter:
             while self._waiting:
                 await self._linger()
                 self._began = self._clock.seconds()
-                await self._flush(self._next_batch())
+                self._rhythm.began()
+                batch = self._next_batch()
+                await self._flush(batch)
+                self._rhythm.ended(sum(len(one.envelope.messages) for one in batch))
                 self._began = None
         finally:
             self._flushing = self._began = None
@@ -131,7 +137,7 @@ class BatchWriter:
     async def _linger(self) -> None:
         # Zero seconds is one turn of the reactor: the envelopes of other rooms that are about to come join this flush.
         elapsed: Deferred[None] = Deferred()
-        self._clock.callLater(self._linger_seconds, elapsed.callback, None)
+        self._clock.callLater(self._rhythm.wait_seconds(), elapsed.callback, None)
         await elapsed
 
     def _next_batch(self) -> list[_Waiting]:

@@ -16,6 +16,7 @@ from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.writer import DeadLettered, Stored
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterRows, DeadLetterTable
+from chatflow.persistence.rhythm import Rhythm
 from chatflow.persistence.writer import BatchWriter
 from testbed.postgres import execute
 from tests.broker.contract_dead_letters import DeadLettersContract
@@ -71,7 +72,10 @@ class OutOfReach:
 @on_reactor
 async def test_while_the_dead_letters_are_out_of_reach_other_rooms_go_on(database: Database) -> None:
     dead_letters = OutOfReach()
-    writer = BatchWriter(clock=reactor, database=database, dead_letters=dead_letters, batch_messages=1000)
+    rhythm = Rhythm(clock=reactor, ceiling_seconds=0.0)
+    writer = BatchWriter(
+        clock=reactor, database=database, rhythm=rhythm, dead_letters=dead_letters, batch_messages=1000
+    )
     poison, good, later = make_envelope(1, "\0"), make_envelope(2), make_envelope(3)
     refused = writer.write([poison])
     (stored,) = await writer.write([good])

@@ -23,6 +23,7 @@ from chatflow.persistence.deadletters import DeadLetterTable
 from chatflow.persistence.failures import is_refusal, is_transient, remedy
 from chatflow.persistence.history import messages_after_in_thread, page_in_thread
 from chatflow.persistence.refresh import refresh_in_thread
+from chatflow.persistence.rhythm import Rhythm
 from chatflow.persistence.writer import BatchWriter
 from testbed.postgres import execute, server_url
 from tests.support.chat import NOW_US, make_envelope, make_message
@@ -49,8 +50,14 @@ def show_in_thread(cursor: Any, *settings: str) -> list[str]:
     return list(cursor.fetchone())
 
 
-def writer(database: Database) -> BatchWriter:
-    return BatchWriter(clock=reactor, database=database, dead_letters=DeadLetterTable(database), batch_messages=1000)
+def writer(database: Database, dead_letters: DeadLetterTable | None = None) -> BatchWriter:
+    return BatchWriter(
+        clock=reactor,
+        database=database,
+        rhythm=Rhythm(clock=reactor, ceiling_seconds=0.0),
+        dead_letters=dead_letters or DeadLetterTable(database),
+        batch_messages=1000,
+    )
 
 
 class TestSettings:
@@ -222,8 +229,7 @@ class TestRefusals:
                 kept.append(envelope)
                 return super().keep(make_envelope(1, "stands for it"), reason)
 
-        own = BatchWriter(clock=reactor, database=database, dead_letters=Box(database), batch_messages=1000)
-        outcomes = await own.write(batch)
+        outcomes = await writer(database, Box(database)).write(batch)
         assert [type(outcome) for outcome in outcomes] == [Stored, DeadLettered, Stored]
         assert kept == [batch[1]]
         assert database.retries == 0

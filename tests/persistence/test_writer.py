@@ -21,6 +21,7 @@ from chatflow.contracts.writer import DeadLettered, Duplicate, IBatchWriter, Out
 from chatflow.errors import NotStored, Unavailable
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.deadletters import DeadLetterTable
+from chatflow.persistence.rhythm import Rhythm
 from chatflow.persistence.writer import BatchWriter
 from testbed.postgres import execute
 from testbed.postgres_proxy import PostgresProxy
@@ -63,8 +64,9 @@ class WriterRig:
         self.database.start()
         self._databases.append(self.database)
         return BatchWriter(
-            clock=options.pop("clock", reactor),
+            clock=(clock := options.pop("clock", reactor)),
             database=self.database,
+            rhythm=options.pop("rhythm", Rhythm(clock=clock, ceiling_seconds=0.0)),
             dead_letters=dead_letters or DeadLetterTable(self.database),
             batch_messages=options.pop("batch_messages", 1000),
             observe=lambda messages, seconds: self.flushes.append(messages),
@@ -106,6 +108,16 @@ async def rig(database_url: str) -> AsyncIterator[WriterRig]:
     yield rig
     await rig.stop()
     assert recount(database_url) == {}
+
+
+def gathering(clock: Clock) -> Rhythm:
+    """A rhythm by which the next flush is to begin in half a second."""
+    rhythm = Rhythm(clock=clock, ceiling_seconds=0.5)
+    for _ in range(20):
+        clock.advance(0.5)
+        rhythm.began()
+        rhythm.ended(10)
+    return rhythm
 
 
 def seqs(outcomes: Sequence[Outcome]) -> list[int]:
@@ -227,9 +239,9 @@ class TestBatches:
         assert await rig.observed() == [3, 3, 3, 1]
 
     @on_reactor
-    async def test_a_linger_gathers_more_for_the_flush(self, rig: WriterRig) -> None:
+    async def test_a_flush_begins_when_the_rhythm_says_so_with_what_has_come_until_then(self, rig: WriterRig) -> None:
         clock = Clock()
-        writer = rig.writer(clock=clock, linger_seconds=0.5)
+        writer = rig.writer(clock=clock, rhythm=gathering(clock))
         writes = [writer.write([make_envelope(1)])]
         clock.advance(0.25)
         writes.append(writer.write([make_envelope(2)]))
@@ -237,11 +249,6 @@ class TestBatches:
         clock.advance(0.25)
         await gatherResults(writes)
         assert await rig.observed() == [2]
-        later = writer.write([make_envelope(1)])
-        clock.advance(0.25)
-        assert writer.pending_messages() == 1
-        clock.advance(0.25)
-        await later
 
 
 @implementer(IDeadLetters)
@@ -453,9 +460,9 @@ class TestStop:
         assert rig.stored() == ["a"]
 
     @on_reactor
-    async def test_envelopes_that_linger_fail_when_the_writer_is_stopped(self, rig: WriterRig) -> None:
+    async def test_envelopes_that_wait_for_others_fail_when_the_writer_is_stopped(self, rig: WriterRig) -> None:
         clock = Clock()
-        writer = rig.writer(clock=clock, linger_seconds=1.0)
+        writer = rig.writer(clock=clock, rhythm=gathering(clock))
         waiting = writer.write([make_envelope(1)])
         writer.stop()
         clock.advance(1.0)
