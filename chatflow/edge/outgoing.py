@@ -65,7 +65,9 @@ def untaken_bytes(transport: Any) -> int:
 
 def send(transport: Any, data: bytes) -> None:
     """Give a transport ``data``. A connection without TLS that holds nothing passes it on at once, as far as it can."""
-    if isinstance(transport, Connection) and not (transport.dataBuffer or transport._tempDataBuffer):
+    if isinstance(transport, Connection) and not (
+        transport.disconnected or transport.dataBuffer or transport._tempDataBuffer
+    ):
         sent = 0
         with contextlib.suppress(OSError):  # the system takes nothing now; or ever again, which the transport finds out
             sent = transport.socket.send(data)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from attrs import define
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import SLICE_BYTES, Backlog, Outgoing, waiting_bytes
@@ -191,6 +193,14 @@ def test_one_that_is_lost_in_the_turn_is_sent_nothing(line: Line) -> None:
     line.turn_ends()
     assert line.pieces() == []
     assert not line.asks
+
+
+def test_a_transport_that_has_lost_its_socket_is_asked_for_nothing(line: Line) -> None:
+    line.transport.connectionLost(Failure(ConnectionDone()))
+    line.outgoing.write_control(b"pong")
+    line.outgoing.write(b"late")
+    line.turn_ends()
+    assert line.piece() == b"", "the end"
 
 
 def test_a_transport_that_is_paused_in_the_turn_is_given_all_in_order(line: Line) -> None:
