@@ -89,7 +89,7 @@ class Crowd:
         for index in range(round(rate * seconds)):
             due = began + index / rate
             while (left := due - time.perf_counter()) > 0:
-                self._listen(left)
+                self._listen(left if left < 0.002 else left - 0.001)
             member = self._all[index % len(self._all)]
             member.due.append(due)
             self._send(member, 1)
@@ -139,10 +139,13 @@ class Crowd:
         self.sent += count
 
     def _listen(self, seconds: float) -> None:
-        # epoll rounds to milliseconds, select does not
-        if not seconds or select.select([self._epoll], [], [], seconds)[0]:
-            for number, _ in self._epoll.poll(0):
-                self._hear(self._members[number])
+        """Wait at most so long for something to come, and count it."""
+        if seconds < 0.002:  # epoll waits for whole milliseconds, select does not
+            if not select.select([self._epoll], [], [], seconds)[0]:
+                return
+            seconds = 0.0
+        for number, _ in self._epoll.poll(seconds):
+            self._hear(self._members[number])
 
     def _hear(self, member: _Member) -> int:
         """Count what has come; return how many acknowledgements."""
