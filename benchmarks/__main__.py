@@ -13,12 +13,13 @@ from benchmarks import (
     cluster,
     commit_sizes,
     endurance,
+    floods,
     micro,
     one_node,
     recovery,
     resume,
     scale,
-    strangers,
+    slow_clients,
 )
 from benchmarks.faults import command as faults
 from benchmarks.peers import command as peers
@@ -48,7 +49,8 @@ def main() -> int:
         recovery,
         endurance,
         faults,
-        strangers,
+        slow_clients,
+        floods,
         scale,
         peers,
     ):

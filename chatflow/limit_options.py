@@ -203,9 +203,10 @@ LIMIT_OPTIONS = (
         "requests-per-second-per-address",
         "requests",
         10.0,
-        "How many HTTP requests one address may make in a second, other than handshakes and /health; others are "
-        "refused with HTTP 429. One for statistics (/api/metrics, /queue/all) counts as ten, a page of history as one "
-        "for each 100 messages asked for. 0 for no limit, and nobody is shut out.",
+        "How many HTTP requests one address may make in a second, other than handshakes; others are refused with HTTP "
+        "429. One for statistics (/api/metrics, /queue/all) counts as ten, a page of history as one for each 100 "
+        "messages asked for. /health is always answered; beyond the rate the connection ends with the answer. 0 for no "
+        "limit, and nobody is shut out.",
     ),
     _rate(
         "messages-per-second",
@@ -235,13 +236,13 @@ LIMIT_OPTIONS = (
         "bytes-per-second",
         "bytes",
         100_000.0,
-        "How many bytes one connection may send in a second. What is beyond is read later; nothing is refused. 0 for "
-        "no limit.",
+        "How many bytes one connection may send in a second. What is beyond is read later; nothing is refused. What is "
+        "read at once counts as 512 bytes at least: who drips costs as much. 0 for no limit.",
     ),
     _rate(
         "bytes-per-second-per-address",
         "bytes",
         1_000_000.0,
-        "The same for all connections of one address together. 0 for no limit.",
+        "The same for all connections of one address together, those of plain HTTP among them. 0 for no limit.",
     ),
 )

@@ -13,7 +13,7 @@ from chatflow.edge.limits import EdgeLimits
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.services import EdgeServices
 
-#: Whose answer says how this instance is: a load balancer's question is always answered.
+# Whose answer says how this instance is: a load balancer's question is always answered.
 _HEALTH = b"/health"
 # Statistics count what a page only reads.
 _COSTLY = (b"/api/metrics", b"/queue/all")
@@ -72,22 +72,24 @@ class Admission:
         if wait:
             raise self._refused(account, "resume_rate", wait, "your address asks for much history too often")
 
-    def request(self, client_ip: str | None, path: bytes, query: Mapping[bytes, Sequence[bytes]] = _NOTHING) -> None:
+    def request(self, client_ip: str | None, path: bytes, query: Mapping[bytes, Sequence[bytes]] = _NOTHING) -> bool:
         """Take the place of a request for anything but ``/chat``.
 
         :param path: as it is meant, with nothing in it that is percent-encoded.
         :param query: the parameters of its target, as Twisted gives them.
+        :return: whether another one may come on the same connection.
         :raises RequestRefused: the address asks too much.
         """
         rate = self._services.limits.requests_per_second_per_address
-        if not rate or path == _HEALTH or path.startswith(_HEALTH + b"/"):
-            return
-        account = self._services.accounts.of_address(client_ip)
+        account = self._services.accounts.of_address(client_ip) if rate else None
         if account is None:
-            return
+            return True
         wait = account.requests.take(self._services.clock.seconds(), rate, _cost(path, query))
-        if wait:
-            raise self._refused(account, "request_rate", wait, "your address asks too often")
+        if not wait:
+            return True
+        if path == _HEALTH or path.startswith(_HEALTH + b"/"):
+            return False  # what one connection brings at once, all others wait for
+        raise self._refused(account, "request_rate", wait, "your address asks too often")
 
     def _refused(self, account: Account, reason: str, wait_seconds: float, text: str) -> RequestRefused:
         account.refused(self._services.clock.seconds())

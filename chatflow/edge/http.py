@@ -71,9 +71,14 @@ class _Error(Resource):
 
     def render(self, request: Any) -> bytes:
         if self._status == 429:  # who asks too often has to come again, which is cheaper to refuse
-            request.channel.persistent = False
-            request.setHeader(b"connection", b"close")
+            end_with_answer(request)
         return json_response(request, self._status, self._body, self._headers)
+
+
+def end_with_answer(request: Any) -> None:
+    """Take nothing more on the connection of this request."""
+    request.channel.persistent = False
+    request.setHeader(b"connection", b"close")
 
 
 class ChatResource(Resource):
@@ -103,7 +108,6 @@ class ChatResource(Resource):
         query = request.uri.partition(b"?")[2]
         try:
             check_entry(services.moderator, room, self._named_user(request), request.client_ip)
-            self._admission.connect(request.client_ip)
             handshake = judge(
                 room=room,
                 method=request.method,
@@ -347,6 +351,18 @@ class Root(Resource):
         self._admission = Admission(services) if chat is not None else None
         self._cors = Cors(allowed_origins)
 
+    def _admit(self, path: bytes, request: Any) -> None:
+        if self._admission is None:  # operators are not strangers
+            return
+        if path == b"chat":
+            try:
+                self._admission.connect(request.client_ip)
+            except RequestRefused:
+                self._services.counters.connections_refused += 1
+                raise
+        elif not self._admission.request(request.client_ip, b"/" + b"/".join((path, *request.postpath)), request.args):
+            end_with_answer(request)
+
     def _judge_host(self, host: Authority, path: bytes) -> None:
         """A name of somebody else's that leads here (DNS rebinding) would make his pages be of this host."""
         names = self._services.limits.public_host
@@ -358,16 +374,15 @@ class Root(Resource):
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
+            request.client_ip = self._services.proxies.client_of(
+                request.channel.transport.getPeer(), request.requestHeaders
+            )
+            self._admit(path, request)  # before anything that may refuse it, and need not be free for that
             host = addressed_host(request)
             self._judge_host(host, path)
             if request.method not in _SAFE_METHODS:
                 # A page of anybody's can make a browser send a POST, with what it remembers of our user.
                 judge_origin(request.requestHeaders, host, self._allowed_origins)
-            request.client_ip = self._services.proxies.client_of(
-                request.channel.transport.getPeer(), request.requestHeaders
-            )
-            if path != b"chat" and self._admission is not None:  # operators are not strangers
-                self._admission.request(request.client_ip, b"/" + b"/".join((path, *request.postpath)), request.args)
         except RequestRefused as refused:
             return _Error(refused)
         method = request.method.decode("latin-1")

@@ -8,11 +8,13 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatflow.dualstack import BACKLOG, Both, bind_both, parse_both
+from chatflow.edge.door import Door, Inside
+from chatflow.edge.site import ChatSite
 from chatflow.edge.tls import Certificates, is_tls, tls_reason
 from chatflow.errors import ConfigError, StartupError
 from chatflow.lifecycle.process import RootService
@@ -28,10 +30,10 @@ class Listener(Service):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, description: str, factory: IProtocolFactory, option: str = "--listen") -> None:
+    def __init__(self, reactor: Any, description: str, site: ChatSite, option: str = "--listen") -> None:
         self._reactor = reactor
         self._description = description
-        self._factory = factory
+        self._site = site
         self._option = option
         self._ports: Sequence[IListeningPort] = ()
         self._is_tls = is_tls(description)
@@ -80,7 +82,7 @@ class Listener(Service):
         ports = []
         for one in bound.sockets:
             with one:  # the port has a duplicate of its own
-                ports.append(self._reactor.adoptStreamPort(one.fileno(), one.family, self._factory))
+                ports.append(self._reactor.adoptStreamPort(one.fileno(), one.family, self._site))
         return ports
 
     def _listen_on_endpoint(self) -> IListeningPort:
@@ -91,13 +93,14 @@ class Listener(Service):
                 endpoint = self._certificates.endpoint
             else:
                 endpoint = serverFromString(self._reactor, _with_backlog(self._description))
-            endpoint.listen(self._factory).addBoth(results.append)
+            endpoint.listen(Inside(self._site)).addBoth(results.append)
         except Exception as error:
             results.append(Failure(error))
         match results:
             case [Failure() as failure]:
                 raise self._cannot(tls_reason(failure.value) if self._is_tls else failure.getErrorMessage())
             case [port]:
+                port.factory = Door(self._site, port.factory)
                 return port  # type: ignore[no-any-return]
             case _:
                 raise StartupError(f"cannot listen on {self._description}: this kind of endpoint is not bound at once")
@@ -119,14 +122,14 @@ class Listener(Service):
 
 
 def add_ports(
-    service: RootService, reactor: Any, endpoints: Sequence[str], factory: IProtocolFactory, listeners: list[Listener]
+    service: RootService, reactor: Any, endpoints: Sequence[str], site: ChatSite, listeners: list[Listener]
 ) -> None:
     """Have a service listen on these endpoints, in this order.
 
     :param listeners: one for each is added to it.
     """
     for endpoint in endpoints:
-        listener = Listener(reactor, endpoint, factory)
+        listener = Listener(reactor, endpoint, site)
         listeners.append(listener)
         service.add(f"port {endpoint}", listener)
         if is_tls(endpoint):

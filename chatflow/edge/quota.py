@@ -6,6 +6,7 @@ import math
 
 from chatflow.contracts.identity import Identity
 from chatflow.edge.accounts import ROUNDING_SECONDS, Account, Bucket
+from chatflow.edge.pace import charge_address, charge_connection
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import Refused
 
@@ -121,15 +122,8 @@ class Quota:
 
     def charge_bytes(self, size: int) -> float:
         """So many bytes have come. :return: seconds for which to read nothing more."""
-        limits, now = self._services.limits, self._services.clock.seconds()
-        if limits.bytes_per_second:
-            wait = self._octets.charge(now, limits.bytes_per_second, size)
-            if wait:
-                return self._rests("bytes", wait)
-        if limits.bytes_per_second_per_address:
-            wait = self._account.octets.charge(now, limits.bytes_per_second_per_address, size)
-            return self._rests("address_bytes", wait)
-        return 0.0
+        wait = charge_connection(self._services, self._octets, size)
+        return max(wait, charge_address(self._services, self._account, size))
 
     def _rests(self, reason: str, wait: float) -> float:
         if wait:

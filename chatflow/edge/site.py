@@ -10,6 +10,7 @@ has taken nothing for the longest time.
 
 from __future__ import annotations
 
+from functools import cached_property
 from io import BytesIO
 from typing import Any
 
@@ -22,8 +23,10 @@ from zope.interface import implementer
 
 from chatflow.authority import split_target
 from chatflow.contracts.identity import ANYONE, Identity
+from chatflow.edge.accounts import Account
 from chatflow.edge.addresses import client_ip
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
+from chatflow.edge.pace import charge_address
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.unfinished import Unfinished
@@ -111,6 +114,8 @@ class _BoundedChannel(HTTPChannel):
     half_closed_seconds: float = HALF_CLOSED_SECONDS
     _answers_wait = False
     _is_half_closed = False
+    _rest: IDelayedCall | None = None
+    _is_ending = False
     _last_wait: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -120,6 +125,29 @@ class _BoundedChannel(HTTPChannel):
             self.site.services.accounts.limited["proxy"] += 1
             self.transport.abortConnection()  # type: ignore[union-attr]
 
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self.upgraded is None and not self._is_ending and self._account is not None:
+            wait = charge_address(self.site.services, self._account, len(data))
+            if wait and self._rest is None:
+                self._rest = self.callLater(wait, self._rested)
+                self._stay_at_rest()
+
+    def _stay_at_rest(self) -> None:
+        """Read nothing while the address owes for what was read; what Twisted would read on for is behind that."""
+        if self._rest is not None and self.upgraded is None:
+            self._networkProducer.pauseProducing()
+
+    def _end_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rested()
+
+    def _rested(self) -> None:
+        self._rest = None
+        if self.upgraded is None and not (self._answers_wait or (self._handlingRequest and not self._is_ending)):
+            self._networkProducer.resumeProducing()
+
     def allContentReceived(self) -> None:
         """A request is whole."""
         self.site.unfinished.forget(self)
@@ -127,8 +155,21 @@ class _BoundedChannel(HTTPChannel):
 
     def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
         self._wait_no_more()
+        if self._rest is not None:
+            self._rest.cancel()
         self.site.left(self)
         super().connectionLost(reason)
+
+    @cached_property
+    def _account(self) -> Account | None:
+        """What its address has and takes; None if that has no limits, or is a proxy's. Known once something came."""
+        peer = self.transport.getPeer()  # type: ignore[union-attr]
+        return None if self.is_of_proxy else self.site.services.accounts.of_address(client_ip(peer))
+
+    def loseConnection(self) -> Any:
+        self._is_ending = True
+        self._end_rest()  # in TLS the other end has a last word, too
+        return super().loseConnection()
 
     def readConnectionLost(self) -> None:
         """The client sends no more, as ``nc`` says at the end of its input; what it asked for is answered yet."""
@@ -144,6 +185,7 @@ class _BoundedChannel(HTTPChannel):
         if self.persistent:
             self.site.unfinished.add(self, _REQUEST_SECONDS)
         super().requestDone(request)
+        self._stay_at_rest()
         if self._is_half_closed:
             self._wait_no_more()
             self._last_wait = self.callLater(0, self._end_unless_busy)  # the next request may be read already
@@ -174,6 +216,7 @@ class _BoundedChannel(HTTPChannel):
         self._answers_wait = False
         self.site.has_read(self)
         super().resumeProducing()
+        self._stay_at_rest()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A header, or the target, is longer than any that a client has cause to send."""
@@ -252,15 +295,26 @@ class ChatSite(Site):
         self._unread: dict[_BoundedChannel, _Unread] = {}
 
     def buildProtocol(self, addr: Any) -> Any:
-        """None, which closes the connection at once, if its address is shut out, or all places wait for answers."""
-        if self._comes_too_often(addr):
+        """None, which closes the connection at once, for whom it does not take."""
+        return self.serve(addr) if self.takes(addr) else None
+
+    def takes(self, peer: Any) -> bool:
+        """Whether who comes from there is served: not if its address is shut out, or all places wait for answers.
+
+        To be asked once for each connection.
+        """
+        if self._comes_too_often(peer):
             self.services.accounts.limited["accept_rate"] += 1
-            return None
+            return False
         connections = len(self._channels) + len(self.services.connections)
         if connections >= self.services.limits.max_connections + SPARE_CONNECTIONS and not self.unfinished.end_one():
             self.services.counters.connections_refused += 1
-            return None
-        return super().buildProtocol(addr)
+            return False
+        return True
+
+    def serve(self, peer: Any) -> Any:
+        """A protocol for who is taken."""
+        return super().buildProtocol(peer)
 
     def _comes_too_often(self, peer: Any) -> bool:
         """Whether it is not even worth telling: each connection that is told costs as much as some messages do.

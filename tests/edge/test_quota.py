@@ -18,6 +18,7 @@ from chatflow.edge.accounts import BURST_SECONDS, Accounts, Bucket
 from chatflow.edge.admission import LONG_RESUME_MESSAGES, Admission
 from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
+from chatflow.edge.pace import READ_BYTES
 from chatflow.edge.quota import MAX_REFUSALS_IN_A_ROW
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import StartupError
@@ -215,7 +216,7 @@ class TestFrames:
 
 class TestBytes:
     def test_beyond_a_burst_nothing_is_read_until_it_is_paid_for(self) -> None:
-        frame = client_frame(TEXT, json.dumps(message("x")).encode())
+        frame = client_frame(TEXT, json.dumps(message("x" * 500)).encode())
         with limited(bytes_per_second=len(frame)) as rig:
             peer = rig.peer(v2=False, ip=_IP)
             for _ in range(_BURST):
@@ -228,6 +229,28 @@ class TestBytes:
             assert peer.transport.producerState == "producing"
             assert not [frame for frame in peer.frames() if "code" in frame], "nothing was refused"
             assert rig.edge.accounts.limited["bytes"] == 1
+
+    @pytest.mark.parametrize("of_address", [False, True])
+    def test_each_read_counts_as_many_however_little_it_brings(self, of_address: bool) -> None:
+        limit = "bytes_per_second_per_address" if of_address else "bytes_per_second"
+        with limited(**{limit: 10 * READ_BYTES}) as rig:
+            peer = rig.peer(v2=False, ip=_IP)
+            byte = iter(client_frame(TEXT, json.dumps(message("x")).encode()))
+            for _ in range(10 * _BURST):
+                peer.protocol.dataReceived(bytes([next(byte)]))
+            assert reads_paused(rig) == 0
+            peer.protocol.dataReceived(bytes([next(byte)]))
+            assert reads_paused(rig) == 1
+
+    def test_what_a_connection_owes_its_address_owes_too(self) -> None:
+        with limited(bytes_per_second=1000, bytes_per_second_per_address=10_000) as rig:
+            crowd = [rig.peer(v2=False, ip=_IP) for _ in range(11)]
+            for peer in crowd:
+                peer.protocol.dataReceived(client_frame(TEXT, b"x" * 4000))
+            rig.clock.advance(2.1)
+            assert [peer.transport.producerState for peer in crowd] == ["producing"] * 10 + ["paused"]
+            rig.clock.advance(0.4)
+            assert crowd[-1].transport.producerState == "producing"
 
 
 class TestShares:
@@ -300,17 +323,20 @@ class TestAdmission:
             with pytest.raises(RequestRefused, match="much history"):
                 admission.resume(_IP, 1, ConnectParameters(since=since))
 
-    def test_of_requests_statistics_count_as_ten_and_health_as_none(self) -> None:
+    def test_of_requests_statistics_count_as_ten_and_health_is_always_answered(self) -> None:
         with limited(requests_per_second_per_address=15) as rig:
             admission = Admission(rig.edge)
             for _ in range(2):
                 admission.request(_IP, b"/api/metrics/summary")
-            for _ in range(15 * _BURST - 20):
+            assert admission.request(_IP, b"/health")
+            for _ in range(15 * _BURST - 21):
                 admission.request(_IP, b"/api/rooms")
             with pytest.raises(RequestRefused, match="asks too often"):
                 admission.request(_IP, b"/api/rooms")
             for path in (b"/health", b"/health/ready", b"/health/live"):
-                admission.request(_IP, path)
+                assert not admission.request(_IP, path), "the connection ends with the answer"
+            with pytest.raises(RequestRefused):
+                admission.request(_IP, b"/healthy")
             admission.request(_OTHER, b"/api/rooms")
 
     @pytest.mark.parametrize(

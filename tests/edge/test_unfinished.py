@@ -11,6 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from chatflow.edge.accounts import BURST_SECONDS, REFUSALS_PER_SECOND, SHUT_OUT_SECONDS
+from chatflow.edge.pace import READ_BYTES
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.site import SPARE_CONNECTIONS, ChatSite
 from tests.edge.rig import EdgeRig, rigged
@@ -168,6 +169,69 @@ def test_a_proxy_is_not_shut_out_nor_is_anybody_where_a_rate_is_off(rig: EdgeRig
     assert not any(Arriving(limited).gone for _ in range(20))
     rig.in_force.limits = evolve(limits, requests_per_second_per_address=0, max_unfinished_per_address=0)
     assert not any(Arriving(limited).gone for _ in range(20))
+
+
+@pytest.fixture
+def paced(rig: EdgeRig) -> ChatSite:
+    """Where 4 times may be read at once from an address, however little, and twice a second."""
+    rig.in_force.limits = evolve(
+        rig.in_force.limits, bytes_per_second_per_address=2 * READ_BYTES, trusted_proxy=("10.0.0.0/8",)
+    )
+    return ChatSite(Answer(), rig.edge, rig.clock)
+
+
+def drip(client: Client, times: int) -> None:
+    """Say so many bytes, one by one, as far as they are read."""
+    for byte in _REQUEST[:times]:
+        if client.producerState == "producing":
+            client.says(bytes([byte]))
+
+
+def test_who_drips_is_not_read_until_the_reads_are_paid_for(rig: EdgeRig, paced: ChatSite) -> None:
+    dripping, same, other = Client(paced), Client(paced), Client(paced, "192.0.2.2")
+    drip(dripping, 5)
+    drip(same, 1)
+    drip(other, 4)
+    assert [client.producerState for client in (dripping, same, other)] == ["paused", "paused", "producing"]
+    assert rig.edge.accounts.limited["address_bytes"] == 2
+    rig.clock.advance(0.6)
+    assert [client.producerState for client in (dripping, same)] == ["producing", "paused"]
+    dripping.says(_REQUEST[5:])
+    assert dripping.value().endswith(b"here")
+    assert dripping.producerState == "paused", "also behind an answer"
+    rig.clock.advance(5)
+    assert dripping.producerState == "producing"
+    drip(same, 5)
+    assert same.producerState == "paused"
+    same.abortConnection()
+    rig.clock.advance(60)
+    assert same.producerState == "paused", "who has gone is left alone"
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1"])
+def test_a_proxy_and_who_is_unlimited_may_drip(paced: ChatSite, ip: str) -> None:
+    client = Client(paced, ip)
+    drip(client, 20)
+    assert client.producerState == "producing"
+
+
+def test_who_rests_and_takes_no_answer_is_read_when_both_are_over(rig: EdgeRig, paced: ChatSite) -> None:
+    client = Client(paced)
+    client.says(_REQUEST + b"G" * 2 * READ_BYTES * 3)
+    client.stalls()
+    rig.clock.advance(60)
+    assert client.producerState == "paused"
+    client.takes(1000)
+    assert client.producerState == "producing"
+
+
+def test_who_is_to_go_is_read_up_to_the_end(rig: EdgeRig, paced: ChatSite) -> None:
+    """A connection of TLS ends with what both have to say."""
+    client = Client(paced)
+    client.says(b"x" * 8 * READ_BYTES)
+    assert client.producerState == "paused"
+    client.protocol.loseConnection()
+    assert client.producerState == "producing"
 
 
 def test_who_has_asked_is_not_counted(rig: EdgeRig, site: ChatSite) -> None:

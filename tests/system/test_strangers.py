@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -77,6 +79,34 @@ def test_who_asks_too_much_is_told_so_and_health_is_always_answered(daemon: Daem
     assert daemon.get("/api/rooms", headers={"X-Forwarded-For": "192.0.2.5"}).status == 200
     costly = [daemon.get("/api/%6detrics/nothing", headers={"X-Forwarded-For": "192.0.2.6"}).status for _ in range(2)]
     assert costly == [404, 429], "however the path is written"
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status", "answers"),
+    [
+        ("/health/live", "localhost", 200, 2),
+        ("/nowhere", "localhost", 404, 2),
+        ("/", "two words", 400, 2),
+        ("/", "rebound.example", 421, 2),
+        ("/chat/99", "localhost", 404, 11),
+        ("/chat/1", "rebound.example", 421, 11),
+        ("/chat/1", "localhost", 426, 11),
+    ],
+)
+def test_of_requests_in_a_row_no_more_are_answered_than_an_address_may_make(
+    daemon: Daemon, path: str, host: str, status: int, answers: int
+) -> None:
+    ip = f"192.0.2.{100 + len(path) + len(host)}"
+    head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: {ip}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as client:
+        client.sendall(head.encode() * 100)
+        received = b""
+        while data := client.recv(1 << 16):
+            received += data
+    given = re.findall(rb"HTTP/1.1 (\d+)", received)
+    assert len(given) == answers
+    assert given[:-1] == [str(status).encode()] * (answers - 1)
+    assert given[-1] == (b"200" if path == "/health/live" else b"429")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -95,6 +96,25 @@ def test_who_speaks_no_tls_is_not_served_and_harms_nobody(daemon: Daemon) -> Non
         with plain.makefile("rb") as answer:
             assert b"HTTP" not in answer.read()
     assert shown(daemon)
+
+
+def test_who_is_shut_out_is_so_before_anything_is_encrypted(daemon: Daemon) -> None:
+    def stranger() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port(daemon)), 10, ("127.0.0.66", 0))
+
+    def shut_out(connections: int = 100) -> float:
+        before = daemon.counter('chatflow_limited_total{reason="accept_rate"}')
+        for _ in range(connections):
+            with contextlib.suppress(ConnectionError):
+                stranger().close()
+        return daemon.counter('chatflow_limited_total{reason="accept_rate"}') - before
+
+    eventually(shut_out, "nobody is shut out")
+    with contextlib.suppress(ConnectionError), stranger() as plain:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            context().wrap_socket(plain)
+        assert shown(daemon), "others do not notice"
+    assert "Traceback" not in daemon.output()
 
 
 def test_sighup_shows_new_connections_a_new_certificate_and_a_broken_one_changes_nothing(

@@ -1,0 +1,115 @@
+"""Other hosts, as far as one machine has them, and what those who are measured notice of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import attrs
+import psutil
+
+from benchmarks.results import Result
+from benchmarks.returning import LiveTraffic, p99
+
+#: What others may notice: their p99, as a multiple.
+NOTICED = 1.5
+
+
+@contextmanager
+def process(work: Callable[..., None], *arguments: Any, gives_way: bool = True) -> Iterator[None]:
+    """Run ``work(begun, ended, *arguments)`` in a process of its own until the block ends, which begins once it has
+    set ``begun``.
+
+    :param gives_way: whether it works only while a processor has nothing else to do (SCHED_IDLE, sched(7)): on a host
+        of its own it would take nothing from the daemon's.
+    """
+    context = multiprocessing.get_context("spawn")
+    begun, ended = context.Event(), context.Event()
+    target = _give_way if gives_way else _run
+    other = context.Process(target=target, args=(work, begun, ended, *arguments), daemon=True)
+    other.start()
+    try:
+        assert begun.wait(120), "the others did not connect"
+        yield
+    finally:
+        ended.set()
+        other.join(10)
+        other.kill()
+
+
+def _run(work: Callable[..., None], *arguments: Any) -> None:
+    work(*arguments)
+
+
+def _give_way(work: Callable[..., None], *arguments: Any) -> None:
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    work(*arguments)
+
+
+def turns(ended: Event, seconds: float) -> Iterator[float]:
+    """Until it has ended, when the turn is due; what is too late is left out."""
+    due = time.monotonic()
+    while not ended.wait(max(0.0, due - time.monotonic())):
+        yield due
+        due = max(due + seconds, time.monotonic())
+
+
+def after(seconds: float, look: Callable[[], object] = int) -> Callable[[], bool]:
+    """Whether so much time has gone by. :param look: called about twice a second meanwhile."""
+    ends = time.monotonic() + seconds
+    next_look = time.monotonic()
+
+    def done() -> bool:
+        nonlocal next_look
+        if time.monotonic() >= next_look:
+            look()
+            next_look = time.monotonic() + 0.5
+        return time.monotonic() >= ends
+
+    return done
+
+
+@attrs.define
+class Times:
+    """What the live traffic noticed in one situation, over several spans of time.
+
+    :ivar seconds: of each ``ack`` and ``delivery``.
+    :ivar shares: of one processor that the daemon took, in each span.
+    """
+
+    seconds: dict[str, list[float]] = attrs.Factory(lambda: {"ack": [], "delivery": []})
+    shares: list[float] = attrs.Factory(list)
+
+    def measure(self, daemon: psutil.Process, traffic: LiveTraffic, seconds: float) -> None:
+        """Another span."""
+        before, began = daemon.cpu_times(), time.monotonic()
+        for kind, times in traffic.run(after(seconds)).items():
+            self.seconds[kind] += times
+        now = daemon.cpu_times()
+        spent = now.user + now.system - before.user - before.system
+        self.shares.append(spent / (time.monotonic() - began))
+
+
+def compare(result: Result, without: Times, beside: Times, what: str) -> None:
+    """Tell what others notice.
+
+    :param what: what there is beside them.
+    """
+    for kind in ("ack", "delivery"):
+        alone, now = p99(without.seconds[kind]), p99(beside.seconds[kind])
+        result.add(f"{kind} p99 without {what}", alone, "ms")
+        result.add(f"{kind} p99 beside {what}", now, "ms")
+        result.add(f"{kind} p99 beside {what}, times", now / alone, "", ("<=", NOTICED))
+    result.add(f"daemon's processor without {what}", _percent(without.shares), "%")
+    result.add(f"daemon's processor beside {what}", _percent(beside.shares), "%")
+
+
+def _percent(shares: list[float]) -> float:
+    return sum(shares) / len(shares) * 100
