@@ -47,6 +47,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     peers.add_argument("--rounds", type=int, default=3, help="medians are taken of so many runs (3)")
     peers.add_argument("--seconds", type=float, default=5.0, help="a run is measured, after a fifth of it (5)")
     peers.add_argument("--connections", type=int, default=5000, help="of workload C (5000)")
+    peers.add_argument("--missed", type=int, default=50_000, help="messages, of workload resume (50000)")
     peers.add_argument("options", nargs="*", metavar="-- OPTION", help="of all daemons, behind --")
     peers.set_defaults(run=_run)
 
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     if unknown:
         sys.exit(f"--workloads: no {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
     systems = _systems(arguments)
-    sizes = Sizes(arguments.seconds, arguments.connections)
+    sizes = Sizes(arguments.seconds, arguments.connections, arguments.missed)
     runs: dict[str, dict[str, list[Finding]]] = {name: defaultdict(list) for name in workloads}
     sent: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -74,6 +75,8 @@ def _run(arguments: argparse.Namespace) -> Result:
             for workload in workloads:
                 # the order is turned round: who comes second may find a warmer machine
                 for name in list(running)[:: -1 if number % 2 else 1]:
+                    if WORKLOADS[workload].of_chatflow and not isinstance(running[name], servers.ChatFlow):
+                        continue
                     finding = _one(WORKLOADS[workload], running[name], systems[name], sizes)
                     runs[workload][name].append(finding)
                     sent[name] += finding.sent
