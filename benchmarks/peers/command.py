@@ -23,8 +23,8 @@ from benchmarks.results import Result
 _DESCRIPTION = """\
 Systems beside each other: each workload in turn on all of them, round after round, all by the same client.
 --chatflow takes several checkouts, each with its own .venv; behind a directory may stand options of its daemon:
-  --chatflow ../before,.            two versions
-  --chatflow ".,. --max-linger-ms 5"  one version, two settings
+  --chatflow ../before,.          two versions
+  --chatflow ".,. --linger-ms 0"  one version, two settings
 """
 
 
@@ -98,10 +98,11 @@ def _run(arguments: argparse.Namespace) -> Result:
 def _systems(arguments: argparse.Namespace) -> dict[str, System]:
     """By name, ChatFlow's first."""
     stored = "in PostgreSQL, with fsync; so is what is delivered"
-    systems = {
-        name: System(partial(servers.ChatFlow, *given), stored)
-        for name, given in servers.checkouts(arguments.chatflow, arguments.options).items()
-    }
+    try:
+        checkouts = servers.checkouts(arguments.chatflow, arguments.options)
+    except ValueError as error:
+        sys.exit(str(error))
+    systems = {name: System(partial(servers.ChatFlow, *given), stored) for name, given in checkouts.items()}
     variants = {name: system for group in PEERS.values() for name, system in group.items()}
     for name in filter(None, arguments.against.split(",")):
         if name not in PEERS and name not in variants:
@@ -122,12 +123,8 @@ def _one(workload: Workload, running: Server, system: System, sizes: Sizes) -> F
 
 def _line(workload: str, finding: Finding) -> str:
     figures = [f"{finding.figures.get(shown.name, 0.0):,.6g} {shown.unit}" for shown in WORKLOADS[workload].shown]
-    client = (
-        f"client {finding.figures['client_us_per_message']:.3g} µs"
-        if "client_us_per_message" in finding.figures
-        else ""
-    )
-    return ", ".join(filter(None, (*figures, client, *finding.faults)))
+    own_us = finding.figures.get("client_us_per_message")
+    return ", ".join((*figures, *([f"client {own_us:.3g} µs"] if own_us else []), *finding.faults))
 
 
 def _median(findings: Sequence[Finding], name: str) -> float | None:

@@ -39,6 +39,7 @@ class Shown:
 
     @property
     def title(self) -> str:
+        """Of its column."""
         return {"ms": f"{self.name.removesuffix('_ms').replace('_', ' ')}, ms", "ms/1000": "CPU, ms/1000"}.get(
             self.unit, self.unit
         )
@@ -62,6 +63,7 @@ class Workload:
     of_chatflow: bool = False
 
     def plan_for(self, server: Server, sizes: Sizes) -> Plan:
+        """What the client is to do with that server."""
         usual = {"seconds": sizes.seconds, "warmup_seconds": sizes.seconds / 5}
         return Plan(server.wire, server.port, server.roots(), **{**usual, **self.plan(sizes)})  # type: ignore[arg-type]
 
