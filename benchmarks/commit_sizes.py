@@ -6,8 +6,8 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psutil
@@ -16,8 +16,10 @@ import psycopg2
 from benchmarks.micro import Maker, database
 from benchmarks.results import Goal, Result
 from chatflow.contracts.envelopes import Envelope
-from chatflow.persistence.commit import commit_in_thread
-from chatflow.persistence.driver import Connection, Cursor
+from chatflow.persistence.commit import commit_alone_in_thread
+from chatflow.persistence.driver import Connection
+from chatflow.persistence.sessions import SessionLimits
+from chatflow.persistence.transactions import Transaction
 
 _ROOMS = 20
 _GOALS: dict[int, Goal] = {1: ("<=", 0.6), 1000: ("<=", 8.0)}
@@ -25,7 +27,7 @@ _GOALS: dict[int, Goal] = {1: ("<=", 0.6), 1000: ("<=", 8.0)}
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Register the benchmark; see :mod:`benchmarks.__main__`."""
-    sizes = add("commit-sizes", help="a commit of 1, 10, 100 and 1,000 rows: wall time, CPU, and its statements")
+    sizes = add("commit-sizes", help="a commit of 1, 10, 100 and 1,000 rows: wall time, CPU, round trips")
     sizes.add_argument("--seconds", type=float, default=20.0, help="how long, all sizes together")
     sizes.add_argument("--rows", type=int, nargs="*", default=[1, 10, 100, 1000])
     sizes.set_defaults(run=_run)
@@ -36,6 +38,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     make = Maker()
     samples: dict[int, dict[str, list[float]]] = {rows: defaultdict(list) for rows in arguments.rows}
     with database() as url, closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True  # as the daemon's
         backend = psutil.Process(connection.info.backend_pid)
         for rows in arguments.rows * 3:  # so that rooms, plans and caches are there
             _commit(connection, backend, _envelopes(make, rows))
@@ -55,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> Result:
         result.add("  CPU of PostgreSQL", statistics.fmean(found.pop("cpu of postgresql")), "ms")
         result.add("  CPU of its thread", statistics.fmean(found.pop("cpu of the thread")), "ms")
         for what, each in found.items():
-            result.add(f"  {what}", statistics.median(each), "ms")
+            result.add(f"  {what}", statistics.median(each), "" if what == "round trips" else "ms")
     return result
 
 
@@ -71,45 +74,41 @@ def _envelopes(make: Maker, rows: int) -> list[Envelope]:
 
 
 def _commit(connection: Connection, backend: psutil.Process, envelopes: list[Envelope]) -> dict[str, float]:
-    """One transaction: milliseconds of the whole, and of its parts."""
+    """A batch as the daemon commits it: milliseconds of the whole, and of its parts."""
     before = backend.cpu_times()
     thread, began = time.thread_time(), time.perf_counter()
-    with connection.cursor() as cursor:
-        timed: Any = _TimedCursor(cursor)
-        commit_in_thread(timed, envelopes)
-    committing = time.perf_counter()
-    connection.commit()
-    ended = time.perf_counter()
-    thread = time.thread_time() - thread
+    with _TimedTransaction(connection, SessionLimits()) as transaction:
+        commit_alone_in_thread(transaction, envelopes)
+    whole, thread = time.perf_counter() - began, time.thread_time() - thread
     after = backend.cpu_times()
-    statements = {what: seconds * 1000 for what, seconds in timed.seconds.items()}
+    round_trips = transaction.seconds
     return {
-        "whole": (ended - began) * 1000,
+        "whole": whole * 1000,
         "cpu of postgresql": (after.user + after.system - before.user - before.system) * 1000,
         "cpu of the thread": thread * 1000,
-        **statements,
-        "COMMIT": (ended - committing) * 1000,
-        "between the statements": (committing - began) * 1000 - sum(statements.values()),
+        "waiting for PostgreSQL, fsync included": sum(round_trips) * 1000,
+        "before and after": (whole - sum(round_trips)) * 1000,
+        "round trips": len(round_trips),
     }
 
 
-class _TimedCursor:
-    """A cursor that notes how long its statements take. :ivar seconds: by the statement's first words."""
+class _TimedTransaction(Transaction):
+    """:ivar seconds: of each round trip."""
 
-    def __init__(self, cursor: Cursor) -> None:
-        self._cursor = cursor
-        self.seconds: dict[str, float] = defaultdict(float)
+    def __init__(self, connection: Connection, limits: SessionLimits) -> None:
+        super().__init__(connection, limits)
+        self.seconds: list[float] = []
 
-    def execute(self, statement: str, *arguments: Any) -> None:
-        self._timed(self._cursor.execute, statement, *arguments)
+    def execute(self, query: Any, vars: Any = None) -> None:
+        with self._timed():
+            super().execute(query, vars)
 
-    def copy_expert(self, statement: str, *arguments: Any, **options: Any) -> None:
-        self._timed(self._cursor.copy_expert, statement, *arguments, **options)
+    def execute_alone(self, query: str, vars: Any = None) -> None:
+        with self._timed():
+            super().execute_alone(query, vars)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def _timed(self, run: Callable[..., object], statement: str, *arguments: Any, **options: Any) -> None:
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
-        run(statement, *arguments, **options)
-        self.seconds[" ".join(statement.split()[:2])] += time.perf_counter() - began
+        yield
+        self.seconds.append(time.perf_counter() - began)
