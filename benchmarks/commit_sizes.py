@@ -16,8 +16,10 @@ import psycopg2
 from benchmarks.micro import Maker, database
 from benchmarks.results import Goal, Result
 from chatflow.contracts.envelopes import Envelope
-from chatflow.persistence.commit import commit_in_thread
-from chatflow.persistence.driver import Connection, Cursor
+from chatflow.persistence.commit import commit_alone_in_thread
+from chatflow.persistence.driver import Connection
+from chatflow.persistence.sessions import SessionLimits
+from chatflow.persistence.transactions import Transaction
 
 _ROOMS = 20
 _GOALS: dict[int, Goal] = {1: ("<=", 0.6), 1000: ("<=", 8.0)}
@@ -25,7 +27,7 @@ _GOALS: dict[int, Goal] = {1: ("<=", 0.6), 1000: ("<=", 8.0)}
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Register the benchmark; see :mod:`benchmarks.__main__`."""
-    sizes = add("commit-sizes", help="a commit of 1, 10, 100 and 1,000 rows: wall time, CPU, and its statements")
+    sizes = add("commit-sizes", help="a commit of 1, 10, 100 and 1,000 rows: wall time, CPU, and its round trips")
     sizes.add_argument("--seconds", type=float, default=20.0, help="how long, all sizes together")
     sizes.add_argument("--rows", type=int, nargs="*", default=[1, 10, 100, 1000])
     sizes.set_defaults(run=_run)
@@ -36,6 +38,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     make = Maker()
     samples: dict[int, dict[str, list[float]]] = {rows: defaultdict(list) for rows in arguments.rows}
     with database() as url, closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
         backend = psutil.Process(connection.info.backend_pid)
         for rows in arguments.rows * 3:  # so that rooms, plans and caches are there
             _commit(connection, backend, _envelopes(make, rows))
@@ -71,45 +74,38 @@ def _envelopes(make: Maker, rows: int) -> list[Envelope]:
 
 
 def _commit(connection: Connection, backend: psutil.Process, envelopes: list[Envelope]) -> dict[str, float]:
-    """One transaction: milliseconds of the whole, and of its parts."""
+    """One commit as the daemon makes it: milliseconds of the whole, and of its parts."""
     before = backend.cpu_times()
     thread, began = time.thread_time(), time.perf_counter()
-    with connection.cursor() as cursor:
-        timed: Any = _TimedCursor(cursor)
-        commit_in_thread(timed, envelopes)
-    committing = time.perf_counter()
-    connection.commit()
+    with _Timed(connection, SessionLimits()) as transaction:
+        commit_alone_in_thread(transaction, envelopes)
     ended = time.perf_counter()
     thread = time.thread_time() - thread
     after = backend.cpu_times()
-    statements = {what: seconds * 1000 for what, seconds in timed.seconds.items()}
+    round_trips = {what: seconds * 1000 for what, seconds in transaction.seconds.items()}
     return {
         "whole": (ended - began) * 1000,
         "cpu of postgresql": (after.user + after.system - before.user - before.system) * 1000,
         "cpu of the thread": thread * 1000,
-        **statements,
-        "COMMIT": (ended - committing) * 1000,
-        "between the statements": (committing - began) * 1000 - sum(statements.values()),
+        **round_trips,
+        "beside the round trips": (ended - began) * 1000 - sum(round_trips.values()),
     }
 
 
-class _TimedCursor:
-    """A cursor that notes how long its statements take. :ivar seconds: by the statement's first words."""
+class _Timed(Transaction):
+    """Notes how long its round trips take. :ivar seconds: by the statement's first words."""
 
-    def __init__(self, cursor: Cursor) -> None:
-        self._cursor = cursor
+    def __init__(self, connection: Connection, limits: SessionLimits) -> None:
+        super().__init__(connection, limits)
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def execute(self, statement: str, *arguments: Any) -> None:
-        self._timed(self._cursor.execute, statement, *arguments)
+    def execute(self, query: Any, vars: Any = None) -> None:
+        self._timed(super().execute, query, vars)
 
-    def copy_expert(self, statement: str, *arguments: Any, **options: Any) -> None:
-        self._timed(self._cursor.copy_expert, statement, *arguments, **options)
+    def execute_alone(self, query: str, vars: Any = None) -> None:
+        self._timed(super().execute_alone, query, vars)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def _timed(self, run: Callable[..., object], statement: str, *arguments: Any, **options: Any) -> None:
+    def _timed(self, execute: Callable[..., None], query: str, vars: Any) -> None:
         began = time.perf_counter()
-        run(statement, *arguments, **options)
-        self.seconds[" ".join(statement.split()[:2])] += time.perf_counter() - began
+        execute(query, vars)
+        self.seconds[" ".join(query.split()[:2]).partition("(")[0]] += time.perf_counter() - began
