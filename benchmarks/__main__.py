@@ -7,8 +7,22 @@ import signal
 import sys
 from functools import partial
 
-from benchmarks import archive, clock_steps, cluster, endurance, floods, micro, one_node, recovery, resume, slow_clients
+from benchmarks import (
+    archive,
+    clock_steps,
+    cluster,
+    commit_sizes,
+    endurance,
+    floods,
+    micro,
+    one_node,
+    recovery,
+    resume,
+    scale,
+    slow_clients,
+)
 from benchmarks.faults import command as faults
+from benchmarks.peers import command as peers
 
 _DESCRIPTION = """\
 Measures ChatFlow. Each benchmark starts what it needs, on this machine and for itself alone, and takes it down again.
@@ -26,6 +40,7 @@ def main() -> int:
     add = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for module in (
         micro,
+        commit_sizes,
         one_node,
         clock_steps,
         resume,
@@ -36,6 +51,8 @@ def main() -> int:
         faults,
         slow_clients,
         floods,
+        scale,
+        peers,
     ):
         module.add_to(add)
     arguments = parser.parse_args()

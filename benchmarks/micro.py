@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,17 @@ from chatflow.codec import envelopes
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.compression import Compressor
-from chatflow.edge.frames import broadcast_block, take_text_frames
+from chatflow.edge.frames import broadcast_block, json_frames, take_text_frames
 from chatflow.load.wire import masked_frames
 from chatflow.persistence import migrations, partitions
-from chatflow.persistence.commit import commit_in_thread
+from chatflow.persistence.commit import commit_alone_in_thread
 from chatflow.persistence.driver import Connection, Cursor, only_row
+from chatflow.persistence.rows import statement
+from chatflow.persistence.sessions import SessionLimits
+from chatflow.persistence.transactions import Transaction
 from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.identifiers import uuid7
-from chatflow.rooms.messages import decode, encode_ack, encode_broadcast, iso_timestamp
+from chatflow.rooms.messages import acknowledgement, decode, encode_broadcast, iso_timestamp
 
 _ROOMS = 20
 _BATCH = 1000
@@ -65,10 +67,13 @@ def _steps(arguments: argparse.Namespace) -> Result:
     steps: dict[str, tuple[int, Callable[[], object]]] = {
         "take_text_frames, unmasked": (count, lambda: take_text_frames(received, 16_384)),
         "decode and validate": (count, lambda: [decode(payload) for payload in payloads]),
-        "encode an ack": (1, lambda: encode_ack(batch[0], original)),
+        "identifier": (1, lambda: uuid7(1_790_000_000_000)),
+        "time stamp": (count, lambda: [iso_timestamp(message.created_at_us) for message in batch]),
+        "encode and frame acks": (count, lambda: json_frames([acknowledgement(each, original) for each in batch])),
         "encode a broadcast": (1, lambda: encode_broadcast(stored[0])),
         "encode and frame broadcasts": (count, lambda: broadcast_block(stored)),
         "compress broadcasts": (count, lambda: [Compressor().compressed(block) for block in blocks]),
+        "arguments of a commit": (count, lambda: statement({1: [(envelope, batch)]})),
         "encode an envelope": (count, lambda: envelopes.encode(envelope)),
         "decode an envelope": (count, lambda: envelopes.decode(body)),
     }
@@ -82,8 +87,8 @@ def _steps(arguments: argparse.Namespace) -> Result:
 
 
 def _samples(step: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds per call, 20 times."""
-    timer = timeit.Timer(step)
+    """Seconds of processor time per call, 20 times."""
+    timer = timeit.Timer(step, timer=time.thread_time)
     calls, took = timer.autorange()
     repeats = max(1, round(calls * seconds / 20 / took))
     return [each / repeats for each in timer.repeat(20, repeats)]
@@ -124,11 +129,15 @@ def _commit(arguments: argparse.Namespace) -> Result:
     make = Maker()
     seconds: dict[str, list[float]] = {"commit": [], "bare": []}
     seqs: Counter[int] = Counter()
-    with database() as url, closing(psycopg2.connect(url)) as connection:
+    with database() as url, closing(psycopg2.connect(url)) as connection, closing(psycopg2.connect(url)) as own:
+        own.autocommit = True  # as the daemon's
         # In turns, so that both meet the same caches, checkpoints and neighbours; in rooms of their own.
         for _ in range(arguments.batches):
             batch = make.batch(1)
-            seconds["commit"].append(_transaction(connection, partial(commit_in_thread, envelopes=batch)))
+            began = time.perf_counter()
+            with Transaction(own, SessionLimits()) as transaction:
+                commit_alone_in_thread(transaction, batch)
+            seconds["commit"].append(time.perf_counter() - began)
             bare = _Bare(make.batch(1 + _ROOMS), seqs)
             seconds["bare"].append(_transaction(connection, bare.run))
         counted, rows = _counts(connection)

@@ -57,7 +57,9 @@ class PostgresProxy:
         shutil.rmtree(self._directory)
 
     def lose_answers_to_commits(self, count: int = 1) -> None:
-        """The next so many COMMITs reach PostgreSQL and are done; instead of the answer the connection is cut."""
+        """The next so many COMMITs, and statements that are a transaction of their own, reach PostgreSQL and are done;
+        instead of the answer the connection is cut.
+        """
         with self._guard:
             self._lost_commits += count
 
@@ -139,11 +141,7 @@ class _Pair:
         self._incoming += data
         while message := self._take_message():
             self._server.sendall(message)
-            if (
-                message[:1] == b"Q"
-                and message[5:-1].strip().upper().endswith(b"COMMIT")
-                and self._proxy.take_commit_to_lose()
-            ):
+            if message[:1] == b"Q" and _commits(message[5:-1]) and self._proxy.take_commit_to_lose():
                 self._swallow_answer()
                 return False
         return bool(data)
@@ -167,3 +165,8 @@ class _Pair:
             if not data:
                 return
             answer += data
+
+
+def _commits(sql: bytes) -> bool:
+    """Whether it ends a transaction: by COMMIT, or by being one as :meth:`.SessionLimits.alone` begins them."""
+    return sql.strip().upper().endswith(b"COMMIT") or sql.startswith(b"SET TRANSACTION ")

@@ -37,9 +37,9 @@ _TIMESTAMP = (
 #: Stands in a schema for a pattern that is narrower than the one that is checked first: what matches is taken.
 DESCRIBED_PATTERN = "x-pattern"
 
-# Without 29 February, which is not in every year.
 _DAY = "((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
-_DESCRIBED_TIMESTAMP = (
+#: Without 29 February, which is not in every year: what matches this is a moment that there is.
+CERTAIN_TIMESTAMP = (
     rf"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{{2}}|[1-9][0-9]{{3}})-{_DAY}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
     r"(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$"
 )
@@ -56,7 +56,7 @@ class ClientMessage(msgspec.Struct, frozen=True):
     username: Annotated[str, Meta(pattern=rf"^{USERNAME}\Z")]
     message: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
     timestamp: Annotated[
-        str, Meta(max_length=40, pattern=_TIMESTAMP, extra_json_schema={DESCRIBED_PATTERN: _DESCRIBED_TIMESTAMP})
+        str, Meta(max_length=40, pattern=_TIMESTAMP, extra_json_schema={DESCRIBED_PATTERN: CERTAIN_TIMESTAMP})
     ]
     messageType: MessageType
     clientMessageId: Annotated[str, Meta(min_length=1, max_length=MAX_CLIENT_MESSAGE_ID_CHARACTERS)] | UnsetType = UNSET

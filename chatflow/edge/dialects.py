@@ -17,10 +17,10 @@ from chatflow.contracts.members import Accepted, IMember, Reset, Resumed
 from chatflow.contracts.messages import Message
 from chatflow.edge import v2
 from chatflow.edge.connect_parameters import ConnectParameters
-from chatflow.edge.frames import text_frame
+from chatflow.edge.frames import json_frames, text_frame
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.messages import encode_ack, encode_error
+from chatflow.rooms.messages import acknowledgement, encode_error
 
 #: Makes the first of all frames from the room's head when the client came, and the first seq that the room holds.
 Welcome = Callable[[int, int], bytes]
@@ -101,7 +101,7 @@ class Plain:
 
     def acknowledgements(self, accepted: Sequence[Accepted]) -> bytes:
         """A frame for each message."""
-        return b"".join([text_frame(encode_ack(message, original)) for message, original, _ in accepted])
+        return json_frames([acknowledgement(message, original) for message, original, _ in accepted])
 
     def error(self, refused: Refused, now_us: int) -> bytes:
         """One frame."""

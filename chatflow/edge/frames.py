@@ -6,15 +6,22 @@ what clients nearly always send, small unfragmented text frames, in a tenth of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
 
 from chatflow.contracts.messages import StoredMessage
-from chatflow.rooms.messages import encode_broadcast
+from chatflow.rooms.messages import broadcast
 
 _TEXT_FINAL = 0x81
 _COMPRESSED = 0x40
 _MASKED = 0x80
 _LENGTH_16 = 126
+_HEAD_16 = b"\x81\x7e\0\0"
+
+_put_length = struct.Struct(">H").pack_into
+_encode_into = msgspec.json.Encoder().encode_into
 
 
 def message_frame(payload: bytes, compressed: bool = False) -> bytes:
@@ -45,9 +52,24 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + length.to_bytes(8, "big") + payload
 
 
+def json_frames(values: Iterable[msgspec.Struct]) -> bytes:
+    """A frame per value, in one piece: each is encoded where it is to stand."""
+    block = bytearray()
+    for value in values:
+        begin = len(block)
+        block += _HEAD_16
+        _encode_into(value, block, -1)
+        length = len(block) - begin - len(_HEAD_16)
+        if _LENGTH_16 <= length < 1 << 16:  # nearly always: the names of the fields alone are more than 126 bytes
+            _put_length(block, begin + 2, length)
+        else:
+            block[begin:] = text_frame(bytes(block[begin + len(_HEAD_16) :]))
+    return bytes(block)
+
+
 def broadcast_block(messages: Sequence[StoredMessage]) -> bytes:
     """A frame per message, in one piece: what every member of the room is given."""
-    return b"".join([text_frame(encode_broadcast(message)) for message in messages])
+    return json_frames(map(broadcast, messages))
 
 
 def frame_end(block: bytes, position: int) -> int:
@@ -72,6 +94,7 @@ def take_text_frames(data: bytes, max_payload_bytes: int) -> tuple[list[bytes], 
     ``max_payload_bytes``, or not encoded as RFC 6455 asks. Payloads are unmasked, but not checked to be UTF-8.
     """
     payloads = []
+    integer = int.from_bytes  # looked up once: it is called twice for each frame
     position = 0
     available = len(data)
     while available - position >= 6 and data[position] == _TEXT_FINAL:
@@ -89,8 +112,8 @@ def take_text_frames(data: bytes, max_payload_bytes: int) -> tuple[list[bytes], 
             break
         key = data[start - 4 : start]
         # XOR of the whole payload as one large integer; the key is repeated and cut to the payload's length.
-        mask = int.from_bytes((key * (length // 4 + 1))[:length], "little")
-        payloads.append((int.from_bytes(data[start:end], "little") ^ mask).to_bytes(length, "little"))
+        mask = integer((key * (length // 4 + 1))[:length], "little")
+        payloads.append((integer(data[start:end], "little") ^ mask).to_bytes(length, "little"))
         position = end
     return payloads, position
 

@@ -6,6 +6,9 @@ buffer run empty, and stays.
 A transport of Twisted's makes one piece of all that it holds, a copy of its own for each client. So it is given slices,
 and the rest stays here, as references to blocks that are the same for all members of a room: a broadcast that a hundred
 stalled clients wait for is in memory once.
+
+What is written in one turn of the reactor, such as a broadcast and an acknowledgement, is sent together at the end of
+it, and at once: the transport would ask the system to be told when it may send, which it nearly always may.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.tcp import Connection
 from zope.interface import implementer
 
 from chatflow.edge.frames import frame_end
@@ -59,6 +63,20 @@ def untaken_bytes(transport: Any) -> int:
     return waiting_bytes(transport) + queued
 
 
+def send(transport: Any, data: bytes) -> None:
+    """Give a transport ``data``. A connection without TLS that holds nothing passes it on at once, as far as it can."""
+    if isinstance(transport, Connection) and not (
+        transport.disconnected or transport.dataBuffer or transport._tempDataBuffer
+    ):
+        sent = 0
+        with contextlib.suppress(OSError):  # the system takes nothing now; or ever again, which the transport finds out
+            sent = transport.socket.send(data)
+        if sent == len(data):
+            return
+        data = data[sent:]
+    transport.write(data)
+
+
 class Backlog:
     """What waits for all clients together: each block once, however many wait for it. Runs on the reactor thread.
 
@@ -75,7 +93,20 @@ class Backlog:
         self._copies: dict[int, int] = {}
         self._behind: dict[Outgoing, None] = {}
         self._look: IDelayedCall | None = None
+        self._unsent: list[Outgoing] = []
         self.waiting_bytes = 0
+
+    def send_soon(self, outgoing: Outgoing) -> None:
+        """Have it send, at the end of this turn of the reactor, what was written meanwhile."""
+        if not self._unsent:
+            self._clock.callLater(0, self.send)
+        self._unsent.append(outgoing)
+
+    def send(self) -> None:
+        """Have all send what was written lately."""
+        unsent, self._unsent = self._unsent, []
+        for outgoing in unsent:
+            outgoing.send()
 
     @property
     def clients(self) -> int:
@@ -147,6 +178,8 @@ class Outgoing:
         "_seconds",
         "_taken_bytes",
         "_transport",
+        "_unsent",
+        "_unsent_bytes",
         "backlog_bytes",
         "give_up",
     )
@@ -170,6 +203,9 @@ class Outgoing:
         self._paused = False
         self._finishing = False
         self._on_given: Callable[[], object] | None = None
+        # What was written in this turn of the reactor: no more than a transport is given at a time.
+        self._unsent: list[bytes] | None = None
+        self._unsent_bytes = 0
         # What the transport has not been given: of the first block what is behind the offset.
         self._blocks: deque[bytes] = deque()
         self._offset = 0
@@ -195,8 +231,14 @@ class Outgoing:
 
         :param data: whole frames. What is written to several clients is to be the same object.
         """
+        if self._unsent_bytes + len(data) > SLICE_BYTES:
+            self.send()
         if self._direct and len(data) <= SLICE_BYTES:
-            self._transport.write(data)
+            if self._unsent is None:
+                self._unsent = []
+                self._backlog.send_soon(self)
+            self._unsent.append(data)
+            self._unsent_bytes += len(data)
             return True
         waiting = self.backlog_bytes + len(data)
         # Who has taken everything is written to without a limit.
@@ -209,12 +251,20 @@ class Outgoing:
     def write_control(self, frame: bytes) -> None:
         """Send a ping or a pong, ahead of all that waits here. Of each kind the newest one waits (RFC 6455, 5.5.3)."""
         if self._direct or (self._held and not self._paused):
-            self._transport.write(frame)
+            send(self._transport, frame)
         else:
             self._controls[frame[0]] = frame
 
+    def send(self) -> None:
+        """Send what was written in this turn of the reactor, in one piece."""
+        unsent = self._unsent
+        if unsent is not None:
+            self._unsent, self._unsent_bytes = None, 0
+            send(self._transport, unsent[0] if len(unsent) == 1 else b"".join(unsent))  # may call pauseProducing
+
     def hold(self) -> None:
         """Keep what is written from now on."""
+        self.send()
         self._held, self._direct = True, False
 
     def release(self, first: bytes) -> None:
@@ -232,6 +282,7 @@ class Outgoing:
 
     def drained(self) -> Deferred[None]:
         """Fires when the transport wants more; at once, if it does now."""
+        self.send()
         if not self._paused and not self._blocks:
             return succeed(None)
         self._drained = Deferred()
@@ -270,6 +321,7 @@ class Outgoing:
 
     def when_given(self, then: Callable[[], object]) -> None:
         """Call it once the transport was given everything: at once, if nothing waits here; never, if that gets lost."""
+        self.send()
         if self._blocks:
             self._on_given = then
         else:
@@ -279,6 +331,7 @@ class Outgoing:
         """The connection is gone."""
         self._on_given = None
         self._forget()
+        self._unsent, self._unsent_bytes = None, 0
         self._direct = False
 
     def _forget(self) -> None:
@@ -299,6 +352,7 @@ class Outgoing:
 
     def _fill(self) -> None:
         """Give the transport what it wants."""
+        self.send()
         if self._held:
             return
         # What is left of one that ends is given at once, if it is little: then it need not be looked after.
@@ -306,7 +360,7 @@ class Outgoing:
         while (self._blocks or self._controls) and (hurries or not self._paused):
             data = self._slice()
             self._given_bytes += len(data)
-            self._transport.write(data)  # which may call pauseProducing
+            send(self._transport, data)  # may call pauseProducing
         if not self._blocks:
             self._backlog.leave(self)
             # A producer that is paused would keep the connection from closing.

@@ -18,7 +18,6 @@ dropped.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,10 +26,11 @@ from attrs import define
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
-from chatflow.contracts.writer import REMEMBERED_ENVELOPES, AreHeld, always
-from chatflow.persistence.driver import Cursor
+from chatflow.contracts.writer import AreHeld, always
+from chatflow.persistence import rows
+from chatflow.persistence.driver import Cursor, only_row
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
-from chatflow.persistence.rollups import COUNTS_BY_TYPE
+from chatflow.persistence.transactions import Transaction
 from chatflow.rooms.identifiers import same_name
 from chatflow.rooms.messages import content, iso_timestamp
 
@@ -41,11 +41,6 @@ _REPEAT_US = REPEAT_HOURS * 3_600_000_000
 _LOCK_HEADS = """
 SELECT room_id, last_seq, recent_envelopes::text[] FROM rooms
 WHERE room_id = ANY(%s) ORDER BY room_id FOR UPDATE
-"""
-
-_COPY = """
-COPY messages (room_id, seq, created_at, message_id, user_id, username, message_text, message_type,
-               server_id, client_ip, client_timestamp, client_message_id) FROM STDIN
 """
 
 # The limit makes it a look into the index for each name. Under one there are few; so many only if its client, on a
@@ -59,56 +54,10 @@ SELECT found.* FROM unnest(%s::uuid[], %s::uuid[]) AS name (low, high) CROSS JOI
 ) AS found
 """
 
-# The rollups are made from the rows just stored, so they cannot differ from them. Sorted, so that instances which
-# count the same user lock the rows in one order.
-_ROLL_UP = f"""
-WITH head AS MATERIALIZED (
-    SELECT * FROM unnest(%(rooms)s::int[], %(before)s::bigint[], %(after)s::bigint[])
-           AS head (room_id, before, after)
-), fresh AS MATERIALIZED (
-    SELECT m.room_id, m.seq, m.user_id, m.username, m.message_type, m.created_at
-    FROM head JOIN messages AS m
-      ON m.room_id = head.room_id AND m.seq > head.before AND m.seq <= head.after
-     AND m.created_at BETWEEN %(earliest)s::timestamptz AND %(latest)s::timestamptz
-), activity AS (
-    INSERT INTO user_activity AS known
-           (user_id, room_id, username, message_count, text_count, join_count, leave_count,
-            first_activity, last_activity)
-    SELECT user_id, room_id, (array_agg(username ORDER BY seq DESC))[1], count(*),
-           {COUNTS_BY_TYPE}, min(created_at), max(created_at)
-    FROM fresh GROUP BY user_id, room_id ORDER BY user_id, room_id
-    ON CONFLICT (user_id, room_id) DO UPDATE SET
-           username = excluded.username,
-           message_count = known.message_count + excluded.message_count,
-           text_count = known.text_count + excluded.text_count,
-           join_count = known.join_count + excluded.join_count,
-           leave_count = known.leave_count + excluded.leave_count,
-           first_activity = least(known.first_activity, excluded.first_activity),
-           last_activity = greatest(known.last_activity, excluded.last_activity)
-), minutes AS (
-    INSERT INTO message_stats_minute AS known
-           (room_id, minute, message_count, text_count, join_count, leave_count)
-    SELECT room_id, date_trunc('minute', created_at), count(*),
-           {COUNTS_BY_TYPE}
-    FROM fresh GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (room_id, minute) DO UPDATE SET
-           message_count = known.message_count + excluded.message_count,
-           text_count = known.text_count + excluded.text_count,
-           join_count = known.join_count + excluded.join_count,
-           leave_count = known.leave_count + excluded.leave_count
-)
-UPDATE rooms SET last_seq = head.after, recent_envelopes = (string_to_array(remembered.ids, ' '))::uuid[],
-       last_activity = greatest(rooms.last_activity,
-                                (SELECT max(created_at) FROM fresh WHERE fresh.room_id = head.room_id))
-FROM head JOIN unnest(%(rooms)s::int[], %(remembered)s::text[]) AS remembered (room_id, ids) USING (room_id)
-WHERE rooms.room_id = head.room_id
-"""
-
 
 @define
 class _Head:
-    before: int
-    after: int
+    last_seq: int
     recent: list[str]
 
 
@@ -130,6 +79,29 @@ class CommitResult(NamedTuple):
 #: What is stored under each clientMessageId of a room's user.
 _Names = dict[tuple[int, int, str], set[str]]
 
+#: What is to be stored, by room: envelopes, with those of their messages that are new.
+_New = dict[int, list[tuple[Envelope, Sequence[Message]]]]
+
+
+def commit_alone_in_thread(
+    transaction: Transaction,
+    envelopes: Sequence[Envelope],
+    are_held: Sequence[AreHeld] | None = None,
+    refuse_conflicts: bool = False,
+) -> list[CommitResult]:
+    """The same as :func:`commit_in_thread`, as a transaction that is committed when this returns.
+
+    One round trip if nobody has to be asked, and if it turns out there that all of it is new.
+    """
+    refuse_forged(envelopes)
+    if are_held is None or all(is_held is always for is_held in are_held):
+        results = _commit_at_once(transaction, envelopes)
+        if results is not None:
+            return results
+    results = _commit_judged(transaction, envelopes, are_held, refuse_conflicts)
+    transaction.commit()
+    return results
+
 
 def commit_in_thread(
     cursor: Cursor,
@@ -139,67 +111,102 @@ def commit_in_thread(
 ) -> list[CommitResult]:
     """Store what is new of the envelopes, in the order given; a place for each.
 
+    :param cursor: in a transaction; its locks are held until that ends.
     :param are_held: for each envelope, whether it may be stored if its head does not remember it; each different one is
         asked once. See :class:`~chatflow.contracts.writer.IBatchWriter`.
     :param refuse_conflicts: leave out what is another message under a clientMessageId that is taken; else store it.
     :raises psycopg2.DataError: as :func:`refuse_forged`; ValueError, OverflowError: what cannot be sent to PostgreSQL.
     """
     refuse_forged(envelopes)
+    return _commit_judged(cursor, envelopes, are_held, refuse_conflicts)
+
+
+def refuse_forged(envelopes: Sequence[Envelope]) -> None:
+    """See that no field but the texts, and the names that clients give to them, holds a control character.
+
+    :raises psycopg2.DataError: one does, as if PostgreSQL had refused it.
+    """
+    for envelope in envelopes:
+        fields = "".join(
+            [
+                f"{message.message_id}{message.username}{message.client_ip}{message.client_timestamp}"
+                for message in envelope.messages
+            ]
+        )
+        if not (fields.isprintable() and envelope.server_id.isprintable()):
+            raise psycopg2.DataError("a control character in an id, a name, an address or a time")
+
+
+def _commit_at_once(transaction: Transaction, envelopes: Sequence[Envelope]) -> list[CommitResult] | None:
+    """Store all of it, in one round trip; None if nothing was stored, as somebody has to judge what is new."""
+    if _holds_repetition(envelopes):
+        return None
+    named = _named(envelopes)
+    new: _New = {}
+    for envelope in envelopes:
+        new.setdefault(envelope.room, []).append((envelope, envelope.messages))
+    names = ([same_name(message.message_id) for message in named], _since_us(named)) if named else rows.NO_NAMES
+    transaction.execute_alone(*rows.statement(new, names))
+    (last_seqs,) = only_row(transaction)
+    if last_seqs is None:
+        return None
+    heads = dict(zip(sorted(new), last_seqs, strict=True))
+    results = []
+    for envelope in envelopes:
+        first_seq = heads[envelope.room] + 1
+        heads[envelope.room] += len(envelope.messages)
+        results.append(CommitResult(first_seq, heads[envelope.room], envelope.messages))
+    return results
+
+
+def _holds_repetition(envelopes: Sequence[Envelope]) -> bool:
+    """Whether an envelope is there twice, or two messages under one name."""
+    if len({envelope.envelope_id for envelope in envelopes}) < len(envelopes):
+        return True
+    names = [
+        (envelope.room, message.user_id, message.client_message_id)
+        for envelope in envelopes
+        for message in envelope.messages
+        if message.client_message_id
+    ]
+    return len(set(names)) < len(names)
+
+
+def _commit_judged(
+    cursor: Cursor, envelopes: Sequence[Envelope], are_held: Sequence[AreHeld] | None, refuse_conflicts: bool
+) -> list[CommitResult]:
+    """Lock the heads, see what of the envelopes is new and may be stored, and store that."""
     heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
     asked = are_held or [always] * len(envelopes)
-    last_seqs = {room: head.before for room, head in heads.items()}
+    last_seqs = {room: head.last_seq for room, head in heads.items()}
     lost = {is_held for is_held in set(asked) if not is_held(last_seqs)}
     names = _names(cursor, envelopes)
     results: list[CommitResult] = []
-    rows = io.StringIO()
-    earliest, latest = _time_range(envelopes)
+    new: _New = {}
     for envelope, is_held in zip(envelopes, asked, strict=True):
         head = heads[envelope.room]
         is_new = envelope.envelope_id not in head.recent
         if is_new and is_held in lost:
-            results.append(CommitResult(None, head.after, (), held=False))
+            results.append(CommitResult(None, head.last_seq, (), held=False))
             continue
         messages: Sequence[Message] = envelope.messages if is_new else ()
         conflicts: Sequence[int] = ()
         if names is not None:
             messages, conflicts = _sort_out(envelope, is_new, names, refuse_conflicts)
         if not messages:
-            results.append(CommitResult(None, head.after, (), conflicts=conflicts))
+            results.append(CommitResult(None, head.last_seq, (), conflicts=conflicts))
             continue
-        results.append(CommitResult(head.after + 1, head.after + len(messages), messages, conflicts=conflicts))
-        _write_rows(rows, envelope, messages, head.after + 1)
-        head.after += len(messages)
+        first_seq = head.last_seq + 1
+        head.last_seq += len(messages)
         head.recent.append(envelope.envelope_id)
-    changed = {room: head for room, head in heads.items() if head.after > head.before}
-    if changed:
-        # Encoded here: what is no Unicode is a refusal, and within COPY it would look like a cancelled query. The size
-        # makes psycopg2 take the buffer in one read, hence the interpreter's lock once.
-        cursor.copy_expert(_COPY, io.BytesIO(rows.getvalue().encode()), size=1 << 24)
-        cursor.execute(
-            _ROLL_UP,
-            {
-                "rooms": list(changed),
-                "before": [head.before for head in changed.values()],
-                "after": [head.after for head in changed.values()],
-                "remembered": [" ".join(head.recent[-REMEMBERED_ENVELOPES:]) for head in changed.values()],
-                "earliest": iso_timestamp(earliest),
-                "latest": iso_timestamp(latest),
-            },
-        )
+        new.setdefault(envelope.room, []).append((envelope, messages))
+        results.append(CommitResult(first_seq, head.last_seq, messages, conflicts=conflicts))
+    if new:
+        cursor.execute(*rows.statement(new))
+        (stored,) = only_row(cursor)
+        if stored is None:
+            raise psycopg2.OperationalError("the heads that are locked say something else at a second look")
     return results
-
-
-def refuse_forged(envelopes: Sequence[Envelope]) -> None:
-    """See that no field but the texts holds what psycopg2 cannot send, or what would make rows of its own in COPY.
-
-    :raises psycopg2.DataError: one does, as if PostgreSQL had refused it.
-    """
-    for envelope in envelopes:
-        server_id = envelope.server_id
-        for message in envelope.messages:
-            names = f"{message.message_id}{message.username}{server_id}{message.client_ip}{message.client_timestamp}"
-            if not names.isprintable():
-                raise psycopg2.DataError("a control character in an id, a name, an address or a time")
 
 
 def _lock_heads(cursor: Cursor, rooms: list[int]) -> dict[int, _Head]:
@@ -209,21 +216,30 @@ def _lock_heads(cursor: Cursor, rooms: list[int]) -> dict[int, _Head]:
         create_rooms_in_thread(cursor, rooms)
         cursor.execute(_LOCK_HEADS, (rooms,))
         found = cursor.fetchall()
-    return {room: _Head(seq, seq, recent) for room, seq, recent in found}
+    return {room: _Head(seq, recent) for room, seq, recent in found}
 
 
 def _names(cursor: Cursor, envelopes: Sequence[Envelope]) -> _Names | None:
     """What is stored under the names in these envelopes; None if no client has named any of its messages."""
-    named = [message for envelope in envelopes for message in envelope.messages if message.client_message_id]
+    named = _named(envelopes)
     if not named:
         return None
     ranges = {same_name(message.message_id) for message in named}
-    since_us = max(0, min(message.created_at_us for message in named) - _REPEAT_US)
-    cursor.execute(_NAMED, ([low for low, _ in ranges], [high for _, high in ranges], iso_timestamp(since_us)))
+    since = iso_timestamp(_since_us(named))
+    cursor.execute(_NAMED, ([low for low, _ in ranges], [high for _, high in ranges], since))
     names: _Names = {}
     for room, user_id, own_id, *parts in cursor.fetchall():
         names.setdefault((room, user_id, own_id), set()).add(content(*parts))
     return names
+
+
+def _named(envelopes: Sequence[Envelope]) -> list[Message]:
+    return [message for envelope in envelopes for message in envelope.messages if message.client_message_id]
+
+
+def _since_us(named: Sequence[Message]) -> int:
+    """What was stored earlier under the same names does not count."""
+    return max(0, min(message.created_at_us for message in named) - _REPEAT_US)
 
 
 def _sort_out(
@@ -246,30 +262,3 @@ def _sort_out(
         if is_new:
             new.append(message)
     return new, tuple(conflicts)
-
-
-def _time_range(envelopes: Sequence[Envelope]) -> tuple[int, int]:
-    """The earliest and latest creation: it tells PostgreSQL which partitions the batch can be in."""
-    times = [message.created_at_us for envelope in envelopes for message in envelope.messages]
-    return min(times), max(times)
-
-
-# What has a meaning in COPY's text format.
-_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-
-
-def _write_rows(rows: io.StringIO, envelope: Envelope, messages: Sequence[Message], first_seq: int) -> None:
-    room, server_id = envelope.room, envelope.server_id
-    for seq, message in enumerate(messages, first_seq):
-        text = message.text
-        if not text.isprintable() or "\\" in text:
-            text = text.translate(_ESCAPES)
-        own_id = message.client_message_id
-        rows.write(
-            f"{room}\t{seq}\t{iso_timestamp(message.created_at_us)}\t{message.message_id}\t{message.user_id}\t"
-            f"{message.username}\t{text}\t{message.message_type}\t{server_id}\t{message.client_ip or _NULL}\t"
-            f"{message.client_timestamp}\t{_NULL if own_id is None else own_id.translate(_ESCAPES)}\n"
-        )
-
-
-_NULL = r"\N"

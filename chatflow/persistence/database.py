@@ -22,10 +22,11 @@ from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Backoff, run_in_own_thread
-from chatflow.persistence.driver import Connection, Cursor
+from chatflow.persistence.driver import Connection
 from chatflow.persistence.failures import is_answer, is_refusal, is_transient, remedy
 from chatflow.persistence.reasons import reason_of
-from chatflow.persistence.sessions import COMMIT, CONNECT_OPTIONS, SessionLimits, connect
+from chatflow.persistence.sessions import CONNECT_OPTIONS, SessionLimits, connect
+from chatflow.persistence.transactions import Transaction
 
 __all__ = ["Database", "SessionLimits", "connect", "is_answer", "is_refusal", "is_transient"]
 
@@ -119,11 +120,11 @@ class Database:
     async def run(
         self,
         name: str,
-        transaction_in_thread: Callable[Concatenate[Cursor, P], T],
+        transaction_in_thread: Callable[Concatenate[Transaction, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """The result of one transaction: ``transaction_in_thread(cursor, ...)`` and a commit, in a pool's thread.
+        """The result of one transaction: ``transaction_in_thread(transaction, ...)`` and a commit, in a pool's thread.
 
         Tries again, without end, unless the data itself is refused (:func:`.failures.is_refusal`): what is wrong with
         the database is the fault of nothing that is to be stored. If it cannot pass by itself, the log says once what
@@ -160,7 +161,7 @@ class Database:
     async def run_once(
         self,
         name: str,
-        transaction_in_thread: Callable[Concatenate[Cursor, P], T],
+        transaction_in_thread: Callable[Concatenate[Transaction, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -197,7 +198,7 @@ class Database:
             self._away_since = self._clock.seconds()
 
     def _attempt(
-        self, transaction_in_thread: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs
+        self, transaction_in_thread: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
         if self._stopping:
             raise Unavailable("the database is being closed")
@@ -209,12 +210,9 @@ class Database:
         # adbapi's own runInteraction logs each failed rollback of a connection that is gone; this drops it instead.
         connection = self._pool.connect()
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(self._limits.begin(connection.server_version))
-                result = transaction_in_thread(cursor, *args, **kwargs)
-                cursor.execute(COMMIT)
-                if cursor.statusmessage != "COMMIT":
-                    raise psycopg2.OperationalError("PostgreSQL rolled the transaction back instead of committing it")
+            with Transaction(connection, self._limits) as transaction:
+                result = transaction_in_thread(transaction, *args, **kwargs)
+                transaction.commit()
             return result
         except BaseException as error:
             try:

@@ -32,6 +32,7 @@ CONNECT_OPTIONS = {
 
 # Transactions of several statements count on seeing what others commit meanwhile.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_ISOLATION = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 
 # An answer given after a commit must be true: neither role nor database may have turned that off. What is stronger, as
 # remote_apply, stays.
@@ -65,15 +66,43 @@ class SessionLimits:
 
     def settings(self, server_version: int) -> str:
         """The settings as statements for a transaction that has begun."""
-        seconds = {
-            "statement_timeout": self.statement_seconds,
-            "lock_timeout": self.lock_seconds,
-            "idle_in_transaction_session_timeout": self.idle_in_transaction_seconds,
-        }
-        if server_version >= _TRANSACTION_TIMEOUT_SINCE:
-            seconds["transaction_timeout"] = 0
-        limits = [f"SET LOCAL {name} = {round(value * 1000)}" for name, value in seconds.items()]
-        return "; ".join([*limits, "SET LOCAL TimeZone = 'UTC'", "SET LOCAL DateStyle = 'ISO, MDY'", _DURABLE])
+        return "; ".join(
+            [
+                # In one string of statements PostgreSQL measures from the first of them on, by the limit that is set
+                # there, until one is without a limit.
+                _limit("statement_timeout", 0),
+                _limit("lock_timeout", self.lock_seconds),
+                _limit("idle_in_transaction_session_timeout", self.idle_in_transaction_seconds),
+                *_no_transaction_timeout(server_version),
+                "SET LOCAL TimeZone = 'UTC'",
+                "SET LOCAL DateStyle = 'ISO, MDY'",
+                _DURABLE,
+                _limit("statement_timeout", self.statement_seconds),
+            ]
+        )
+
+    def alone(self, server_version: int) -> str:
+        """What stands before a statement that is a transaction of its own, in the same string.
+
+        Of these limits only that for locks counts. Times in such a statement name their zone, and what it writes
+        durably it says itself.
+        """
+        return "; ".join(
+            [
+                _ISOLATION,
+                _limit("statement_timeout", 0),
+                _limit("lock_timeout", self.lock_seconds),
+                *_no_transaction_timeout(server_version),
+            ]
+        )
+
+
+def _limit(name: str, seconds: float) -> str:
+    return f"SET LOCAL {name} = {round(seconds * 1000)}"
+
+
+def _no_transaction_timeout(server_version: int) -> list[str]:
+    return [_limit("transaction_timeout", 0)] if server_version >= _TRANSACTION_TIMEOUT_SINCE else []
 
 
 #: For commands, and for what is done before the daemon serves: it takes as long as it takes.

@@ -31,7 +31,7 @@ from chatflow.contracts.writer import (
     always,
 )
 from chatflow.errors import NotStored, Unavailable
-from chatflow.persistence.commit import CommitResult, commit_in_thread
+from chatflow.persistence.commit import CommitResult, commit_alone_in_thread
 from chatflow.persistence.database import Database, is_refusal
 from chatflow.persistence.failures import one_line
 from chatflow.persistence.rhythm import Rhythm
@@ -157,7 +157,7 @@ class BatchWriter:
         try:
             results = await self._database.run(
                 "commit messages",
-                commit_in_thread,
+                commit_alone_in_thread,
                 [one.envelope for one in batch],
                 [one.is_held for one in batch],
                 self._refuse_conflicts,

@@ -1,23 +1,50 @@
-"""Identifiers (RFC 9562): UUIDv7, which sort by time, and UUIDv8, derived from what they name. About 1 µs each."""
+"""Identifiers (RFC 9562): UUIDv7, which sort by time, and UUIDv8, derived from what they name."""
 
 from __future__ import annotations
 
+import os
 from hashlib import blake2b
-from random import getrandbits
+from random import randbytes
 
-_VERSION_7 = 0x7 << 76
 _VERSION_8 = 0x8 << 76
 _VARIANT = 0b10 << 62
+
+# One of each message: the text of a time serves for all of its millisecond, and that of random bits is made for many.
+_TAILS_AT_ONCE = 256
+#: The two bits of the variant, in front of two random ones.
+_VARIANT_DIGITS = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+
+_last_head = (0, "00000000-0000-7")
+_tails: list[str] = []
+os.register_at_fork(after_in_child=_tails.clear)  # or parent and child would use the same
 
 
 def uuid7(milliseconds: int, random_bits: int | None = None) -> str:
     """An identifier of the given time: 48 bits of milliseconds since 1970, then 74 random ones.
 
-    Not a secret: whoever holds many of them may guess others.
+    Not a secret: whoever holds many of them may guess others. In one thread at a time.
     """
-    bits = getrandbits(74) if random_bits is None else random_bits
-    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | _VERSION_7 | (bits >> 62) << 64 | _VARIANT | bits & (1 << 62) - 1
-    return _text(value)
+    global _last_head
+    known, head = _last_head
+    if milliseconds != known:
+        digits = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
+        head = f"{digits[:8]}-{digits[8:]}-7"
+        _last_head = milliseconds, head
+    if random_bits is None:
+        if not _tails:
+            _make_tails()
+        return head + _tails.pop()
+    return head + _tail(f"{random_bits >> 62:03x}{random_bits >> 60 & 3:x}{random_bits & (1 << 60) - 1:015x}")
+
+
+def _make_tails() -> None:
+    digits = randbytes(10 * _TAILS_AT_ONCE).hex()
+    _tails.extend([_tail(digits[at : at + 19]) for at in range(0, 20 * _TAILS_AT_ONCE, 20)])
+
+
+def _tail(digits: str) -> str:
+    """What follows the digit of the version, of 19 hexadecimal digits."""
+    return f"{digits[:3]}-{_VARIANT_DIGITS[digits[3]]}{digits[4:7]}-{digits[7:]}"
 
 
 def derived_id(room: int, user_id: int, client_message_id: str, content: str) -> str:

@@ -5,12 +5,14 @@ Wire format: ``docs/protocol.rst``.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from chatflow.contracts.messages import (
+    CERTAIN_TIMESTAMP,
     MAX_CLIENT_MESSAGE_ID_CHARACTERS,
     MAX_TEXT_CHARACTERS,
     MAX_USER_ID,
@@ -18,6 +20,7 @@ from chatflow.contracts.messages import (
     MIN_USERNAME_CHARACTERS,
     ClientMessage,
     Message,
+    MessageType,
     StoredMessage,
     UnsignedMessage,
 )
@@ -40,7 +43,7 @@ def content(username: str, message_type: str, text: str) -> str:
     return f"{username}\0{message_type}\0{text}"
 
 
-class Broadcast(msgspec.Struct):
+class Broadcast(msgspec.Struct, gc=False):
     """A stored message as clients are shown it."""
 
     messageId: str
@@ -54,7 +57,7 @@ class Broadcast(msgspec.Struct):
     serverId: str
 
 
-class Ack(msgspec.Struct):
+class Ack(msgspec.Struct, gc=False):
     """The acknowledgement of a message."""
 
     status: str
@@ -74,6 +77,19 @@ class Error(msgspec.Struct, omit_defaults=True):
     retryAfterMs: int | None = None
 
 
+class _Unchecked(ClientMessage, frozen=True, gc=False):
+    """A message whose fields are of their types, whatever rules they break."""
+
+    userId: int | str
+    username: str
+    message: str
+    timestamp: str
+    messageType: MessageType
+    clientMessageId: str | UnsetType = UNSET
+
+
+_decode_unchecked = msgspec.json.Decoder(_Unchecked).decode
+_is_certain_timestamp = re.compile(CERTAIN_TIMESTAMP).fullmatch
 _decoder = msgspec.json.Decoder(ClientMessage)
 _unsigned_decoder = msgspec.json.Decoder(UnsignedMessage)
 _encode = msgspec.json.Encoder().encode
@@ -84,6 +100,37 @@ def decode(payload: bytes) -> ClientMessage:
 
     :raises Refused: the only error, whatever the bytes are.
     """
+    try:
+        message = _decode_unchecked(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return decode_checked(payload)
+    return message if _is_usual(message) else decode_checked(payload)
+
+
+def _is_usual(message: ClientMessage) -> bool:
+    """Whether a message keeps all rules for certain; of one that may not, :func:`decode_checked` says which it breaks.
+
+    These few calls take a fifth of the time of the patterns of :class:`ClientMessage`.
+    """
+    user_id, username, text = message.userId, message.username, message.message
+    return (
+        user_id.__class__ is str
+        and user_id.isascii()
+        and user_id.isdigit()
+        and len(user_id) <= 6
+        and 1 <= int(user_id) <= MAX_USER_ID
+        and username.isascii()
+        and username.isalnum()
+        and MIN_USERNAME_CHARACTERS <= len(username) <= MAX_USERNAME_CHARACTERS
+        and 1 <= len(text) <= MAX_TEXT_CHARACTERS
+        and "\0" not in text
+        and message.clientMessageId is UNSET
+        and _is_certain_timestamp(message.timestamp) is not None
+    )
+
+
+def decode_checked(payload: bytes) -> ClientMessage:
+    """The same as :func:`decode`, which knows the usual message by a shorter way."""
     try:
         message = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -185,17 +232,23 @@ def broadcast(stored: StoredMessage) -> Broadcast:
 
 
 _last_second = (0, "1970-01-01T00:00:00")
+_last_moment = (0, "1970-01-01T00:00:00.000000Z")
 
 
 def iso_timestamp(microseconds: int) -> str:
-    """``2026-11-23T10:30:00.123456Z``. Remembers the last second, since a batch spans few of them."""
-    global _last_second
+    """``2026-11-23T10:30:00.123456Z``. Remembers the last one, which all messages of one read share, and its second."""
+    global _last_second, _last_moment
+    moment, text = _last_moment
+    if microseconds == moment:
+        return text
     second, fraction = divmod(microseconds, 1_000_000)
-    known, text = _last_second
+    known, whole = _last_second
     if second != known:
-        text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        _last_second = (second, text)
-    return f"{text}.{fraction:06d}Z"
+        whole = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _last_second = (second, whole)
+    text = f"{whole}.{fraction:06d}Z"
+    _last_moment = (microseconds, text)
+    return text
 
 
 def parse_room(text: str, rooms: int) -> int | None:

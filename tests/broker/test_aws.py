@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 from unittest import mock
 
@@ -68,6 +69,10 @@ class TestClients:
         assert clients.sqs_poll.meta.config.max_pool_connections == 21
         assert clients.sqs_send.meta.config.max_pool_connections == 5
         assert clients.sns_send.meta.config.max_pool_connections == 5
+
+    def test_calls_are_made_by_a_name_that_is_put_together_once(self, clients: Clients) -> None:
+        for client in (clients.sqs_poll, clients.sqs_send, clients.sns_send):
+            assert client.meta.config.user_agent.startswith(f"ChatFlow/{metadata.version('chatflow')} ")
 
     def test_only_setting_up_tries_again_by_itself(self) -> None:
         with FaultProxy(shared_emulator().url) as proxy:

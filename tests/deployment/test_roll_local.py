@@ -28,9 +28,9 @@ pytestmark = pytest.mark.skipif(not find_haproxy() and "CI" not in os.environ, r
 
 _CHECKOUT = Path(__file__).parents[2]
 _ROLL_SECONDS = 180.0
-_NAMES = ["node-1", "node-2", "node-3", "node-4"]
+_NAMES = ["node-1", "node-2", "node-3"]
 # A stop waits for a long poll that has just begun.
-_OPTIONS = ("--instances", "4", "--rooms", "2", "--port", "0", "--", "--long-poll-seconds", "1")
+_OPTIONS = ("--instances", "3", "--rooms", "2", "--port", "0", "--", "--long-poll-seconds", "1")
 
 
 @frozen
@@ -128,7 +128,7 @@ def _load_until(over: threading.Event, cluster: Running, messages: int) -> list[
 
     Two such series, of runs of different length, leave no moment of a roll without somebody who is connected.
     """
-    size = ("--connections", 20, "--messages", messages, "--rate", 50, "--warmup-messages", 0, "--rooms", 2)
+    size = ("--connections", 20, "--messages", messages, "--rate", 10, "--warmup-messages", 0, "--rooms", 2)
     reports = []
     while not over.is_set():
         with LoadClient(
@@ -144,7 +144,7 @@ def test_under_load_no_client_is_refused_and_each_is_back_within_5_seconds(clust
     before = {name: cluster.pid(name) for name in _NAMES}
     over = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        series = {messages: pool.submit(_load_until, over, cluster, messages) for messages in (400, 650)}
+        series = {messages: pool.submit(_load_until, over, cluster, messages) for messages in (150, 240)}
         try:
             eventually(lambda: sum(one["clients"] or 0 for one in cluster.instances().values()) == 40, "all came", 60)
             # Killed in the middle: what it had begun goes on.
@@ -182,19 +182,17 @@ def test_a_release_that_does_not_start_stops_it_and_rollback_brings_everybody_ba
     said = cluster.told("roll", "--local", "--", "--max-connections", "0", status=1)
     assert "deploy: node-1 does not become ready: it ended with status 1:" in said
     assert "max-connections" in said.partition("deploy:")[2]
-    assert "node-1 is sent no clients; node-2, node-3, node-4 not touched" in said
+    assert "node-1 is sent no clients; node-2, node-3 not touched" in said
     assert {name: cluster.pid(name) for name in _NAMES[1:]} == {name: before[name] for name in _NAMES[1:]}
 
     status = cluster.told("status", "--local", status=1)
-    assert "3 of 4 serve clients\n" in status
-    os.kill(before["node-4"], signal.SIGKILL)
+    assert "2 of 3 serve clients\n" in status
+    os.kill(before["node-3"], signal.SIGKILL)
     said = cluster.told("roll", "--local", "--rollback")
-    assert [line.split()[0] for line in said.splitlines() if " ready with " in line] == ["node-1", "node-4"]
-    assert {name: cluster.pid(name) for name in ("node-2", "node-3")} == {
-        name: before[name] for name in ("node-2", "node-3")
-    }
+    assert [line.split()[0] for line in said.splitlines() if " ready with " in line] == ["node-1", "node-3"]
+    assert cluster.pid("node-2") == before["node-2"]
     assert {one["release"] for one in cluster.instances().values()} == {was}
-    assert "4 of 4 serve clients, as they should" in cluster.told("status", "--local")
+    assert "3 of 3 serve clients, as they should" in cluster.told("status", "--local")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,8 +58,16 @@ class Peer:
     """A client's end of one connection."""
 
     def __init__(
-        self, factory: ChatFactory, query: str, v2: bool, ip: str | None, identity: Identity, compresses: bool
+        self,
+        factory: ChatFactory,
+        send: Callable[[], object],
+        query: str,
+        v2: bool,
+        ip: str | None,
+        identity: Identity,
+        compresses: bool,
     ) -> None:
+        self._send = send
         dialect = choose_dialect([SUBPROTOCOL] if v2 else [])
         asked = Handshake(
             1, parse_connect_parameters(query), _KEY, dialect, client_ip=ip, identity=identity, compresses=compresses
@@ -78,9 +86,15 @@ class Peer:
         """Send a message."""
         self.protocol.dataReceived(client_frame(TEXT, json.dumps(message(text, **fields)).encode()))
 
+    def sent(self) -> bytes:
+        """What came since the last call of :meth:`frames`, at the end of this turn of the reactor."""
+        self._send()
+        value: bytes = self.transport.value()
+        return value
+
     def frames(self) -> list[Frame]:
         """What came since the last call; a close frame is ``{"closed": code}``."""
-        data, found = self.transport.value(), []
+        data, found = self.sent(), []
         while data:
             length, start = data[1], 2
             if length == 126:
@@ -146,7 +160,7 @@ class EdgeRig:
         compresses: bool = False,
     ) -> Peer:
         """Somebody connects."""
-        return Peer(self.factory, query, v2, ip, identity, compresses)
+        return Peer(self.factory, self.edge.backlog.send, query, v2, ip, identity, compresses)
 
     def deliver(self, first: int, last: int) -> None:
         """These messages are stored and come from the fan-out, one by one."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import Generator, Iterator
 from itertools import pairwise
 
+import msgspec
 import pytest
 from attrs import frozen
 from hypothesis import given
@@ -18,7 +19,13 @@ from websockets.exceptions import WebSocketException
 from websockets.frames import Frame as TheirFrame
 from websockets.frames import Opcode
 
-from chatflow.edge.frames import broadcast_block, is_incomplete_text_frame, take_text_frames, text_frame
+from chatflow.edge.frames import (
+    broadcast_block,
+    is_incomplete_text_frame,
+    json_frames,
+    take_text_frames,
+    text_frame,
+)
 from tests.support.chat import legal_texts, make_stored
 
 _TEXT = 0x1
@@ -212,6 +219,10 @@ def completed(data: bytes) -> bytes:
     return data + bytes(start + 4 + length - len(data))
 
 
+class _Value(msgspec.Struct):
+    text_of_the_value: str
+
+
 class TestSending:
     @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
     def test_a_frame_is_what_the_rfc_asks_of_a_server(self, length: int) -> None:
@@ -227,6 +238,12 @@ class TestSending:
         assert all(frame.is_plain() or frame.key is None for frame in frames)
         told = [json.loads(frame.payload) for frame in frames]
         assert [(one["seq"], one["message"]) for one in told] == list(enumerate(texts, 1))
+
+    @given(st.lists(st.sampled_from([0, 1, 101, 102, 103, 65_511, 65_512, 70_000]), max_size=5))
+    def test_values_of_any_size_are_framed_one_behind_the_other(self, lengths: list[int]) -> None:
+        values = [_Value("x" * length) for length in lengths]
+        block = json_frames(values)
+        assert block == b"".join(text_frame(msgspec.json.encode(value)) for value in values)
 
     def test_nothing_makes_an_empty_block(self) -> None:
         assert broadcast_block([]) == b""

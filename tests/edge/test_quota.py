@@ -202,7 +202,7 @@ class TestFrames:
             assert reads_paused(rig) == 1
             assert rig.edge.accounts.limited["control_frames"] == 1
             assert peer.transport.value().count(b"\x8a\x01x") == _BURST
-            assert b"binary_frame" in peer.transport.value()
+            assert b"binary_frame" in peer.sent()
 
     def test_so_do_fragments_beyond_the_first(self) -> None:
         with limited(messages_per_second=1) as rig:

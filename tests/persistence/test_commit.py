@@ -19,11 +19,13 @@ from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
 from chatflow.contracts.writer import AreHeld, LastSeqs, always
 from chatflow.persistence.commit import CommitResult, commit_in_thread
+from chatflow.persistence.driver import Connection
 from chatflow.persistence.heads import create_rooms_in_thread
 from testbed.postgres import execute
 from testbed.recounting import recount
 from testbed.threads import run_together
 from testbed.waiting import eventually
+from tests.persistence.committing import WAYS, Alone, Within, commit_batch
 from tests.support.chat import NOW_US, distinct, legal_messages, make_envelope, make_message
 
 T = TypeVar("T")
@@ -36,16 +38,16 @@ _REMEMBERED = 64
 Placed = list[tuple[int | None, int]]
 
 
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Any]:
-    with closing(psycopg2.connect(database_url)) as connection:
+@pytest.fixture(params=WAYS, ids=["alone", "in a transaction"])
+def connection(request: pytest.FixtureRequest, database_url: str) -> Iterator[Any]:
+    """Each test is made on both ways to commit."""
+    with closing(psycopg2.connect(database_url, connection_factory=request.param)) as connection:
         yield connection
 
 
 def commit(connection: Any, *envelopes: Envelope) -> Placed:
     """One batch, committed."""
-    with connection, connection.cursor() as cursor:
-        return [(place.first_seq, place.head) for place in commit_in_thread(cursor, envelopes)]
+    return [(place.first_seq, place.head) for place in commit_batch(connection, envelopes)]
 
 
 def stored(url: str, room: int = 1) -> list[tuple[int, str]]:
@@ -182,8 +184,7 @@ class TestHeld:
     """A consumer that was paused, or cut off from the database, wakes with envelopes that may be another's by now."""
 
     def place(self, connection: Any, *envelopes: tuple[Envelope, AreHeld]) -> list[CommitResult]:
-        with connection, connection.cursor() as cursor:
-            return commit_in_thread(cursor, [one for one, _ in envelopes], [is_held for _, is_held in envelopes])
+        return commit_batch(connection, [one for one, _ in envelopes], [is_held for _, is_held in envelopes])
 
     def test_what_is_held_no_more_is_left_out_and_the_others_are_stored(
         self, connection: Any, database_url: str
@@ -337,7 +338,7 @@ class TestTexts:
         assert [own for (own,) in rows] == owns
 
     def test_whatever_a_client_may_send_is_stored_as_it_is(self, class_database_url: str) -> None:
-        with closing(psycopg2.connect(class_database_url)) as connection:
+        with closing(psycopg2.connect(class_database_url, connection_factory=Alone)) as connection:
             _store_and_compare(connection)
 
 
@@ -377,9 +378,9 @@ class TestTogether:
         rounds = 30
         barrier = threading.Barrier(2)
 
-        def instance(order: Sequence[int]) -> Callable[[], int]:
+        def instance(order: Sequence[int], way: type[Connection]) -> Callable[[], int]:
             def work() -> int:
-                with closing(psycopg2.connect(database_url)) as connection:
+                with closing(psycopg2.connect(database_url, connection_factory=way)) as connection:
                     for _ in range(rounds):
                         barrier.wait(30)
                         commit(connection, *[make_envelope(room, messages=users(3)) for room in order])
@@ -389,7 +390,7 @@ class TestTogether:
 
         # The rooms exist: bootstrap makes them before any instance serves.
         execute(database_url, "INSERT INTO rooms (room_id) SELECT generate_series(1, 5)")
-        assert run_together([instance(rooms), instance(rooms[::-1])]) == [1, 1]
+        assert run_together([instance(rooms, Alone), instance(rooms[::-1], Within)]) == [1, 1]
         assert execute(database_url, "SELECT DISTINCT last_seq FROM rooms") == [(2 * 3 * rounds,)]
         assert execute(
             database_url, "SELECT deadlocks::int FROM pg_stat_database WHERE datname = current_database()"
@@ -400,7 +401,8 @@ class TestTogether:
         self, connection: Any, database_url: str
     ) -> None:
         execute(database_url, "INSERT INTO rooms (room_id) SELECT generate_series(5, 1, -1)")
-        with closing(psycopg2.connect(database_url)) as other, connection.cursor() as cursor:
+        alone = psycopg2.connect(database_url, connection_factory=Alone)
+        with closing(alone) as other, connection.cursor() as cursor:
             cursor.execute("SELECT 1 FROM rooms WHERE room_id = 3 FOR UPDATE")
             batch = threading.Thread(target=commit, args=[other, *[make_envelope(room) for room in (4, 5, 1, 3, 2)]])
             batch.start()
@@ -416,7 +418,8 @@ class TestTogether:
         self, connection: Any, database_url: str
     ) -> None:
         redelivered = make_envelope(1, "a")
-        with closing(psycopg2.connect(database_url)) as other, connection.cursor() as cursor:
+        alone = psycopg2.connect(database_url, connection_factory=Alone)
+        with closing(alone) as other, connection.cursor() as cursor:
             commit_in_thread(cursor, [redelivered])  # not committed yet
             second = threading.Thread(target=lambda: placed.extend(commit(other, redelivered, make_envelope(1, "b"))))
             placed: Placed = []

@@ -15,20 +15,22 @@ import pytest
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
-from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, CommitResult, commit_in_thread
+from chatflow.persistence.commit import _NAMED, REPEAT_HOURS, CommitResult
 from chatflow.rooms.identifiers import derived_id, same_name
 from chatflow.rooms.messages import content
 from testbed.postgres import execute
 from testbed.recounting import recount
 from testbed.threads import run_together
+from tests.persistence.committing import WAYS, commit_batch
 from tests.support.chat import NOW_US, make_envelope, make_message
 
 _HOUR_US = 3_600_000_000
 
 
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Any]:
-    with closing(psycopg2.connect(database_url)) as connection:
+@pytest.fixture(params=WAYS, ids=["alone", "in a transaction"])
+def connection(request: pytest.FixtureRequest, database_url: str) -> Iterator[Any]:
+    """Each test is made on both ways to commit."""
+    with closing(psycopg2.connect(database_url, connection_factory=request.param)) as connection:
         yield connection
 
 
@@ -47,8 +49,7 @@ def envelope(*messages: Message, room: int = 1) -> Envelope:
 
 
 def commit(connection: Any, *envelopes: Envelope) -> list[CommitResult]:
-    with connection, connection.cursor() as cursor:
-        return commit_in_thread(cursor, envelopes)
+    return commit_batch(connection, envelopes)
 
 
 def texts(url: str, room: int = 1) -> list[str]:
@@ -107,7 +108,7 @@ def test_after_the_window_it_is_a_new_message(connection: Any, database_url: str
 
 def test_of_copies_that_race_over_several_connections_one_is_stored(database_url: str) -> None:
     def send(sender: int) -> list[CommitResult]:
-        with closing(psycopg2.connect(database_url)) as connection:
+        with closing(psycopg2.connect(database_url, connection_factory=WAYS[sender % 2])) as connection:
             return [
                 place
                 for number in range(20)
@@ -146,8 +147,7 @@ def test_a_room_was_last_active_when_its_newest_message_came_and_never_before(
 
 class TestAnotherMessageUnderTheSameName:
     def refusing(self, connection: Any, *envelopes: Envelope) -> list[CommitResult]:
-        with connection, connection.cursor() as cursor:
-            return commit_in_thread(cursor, envelopes, refuse_conflicts=True)
+        return commit_batch(connection, envelopes, refuse_conflicts=True)
 
     def test_it_is_refused_where_its_sender_can_be_told(self, connection: Any, database_url: str) -> None:
         first, other = named("a", "first"), named("a", "other")

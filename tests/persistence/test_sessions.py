@@ -292,6 +292,7 @@ class TestWhatSomebodyMustMend:
                 ["DROP TABLE messages_default"],
                 ["CREATE TABLE messages_default PARTITION OF messages DEFAULT"],
             ),
+            (["ALTER FUNCTION store_messages RENAME TO other"], ["ALTER FUNCTION other RENAME TO store_messages"]),
         ],
     )
     @on_reactor

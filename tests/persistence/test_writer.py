@@ -34,15 +34,20 @@ _WAITING = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s AND wait_
 _KILL = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = %s"
 
 
-class Defective(str):
-    """A text on which the code fails, until it is mended: neither PostgreSQL nor the driver refuses anything."""
+class Defective(int):
+    """A user on whom the code fails, until it is mended: neither PostgreSQL nor the driver refuses anything."""
 
     mended = False
 
-    def isprintable(self) -> bool:
+    def __str__(self) -> str:
         if not self.mended:
             raise RuntimeError("a defect")
-        return super().isprintable()
+        return super().__str__()
+
+
+def make_defective(text: str, user: Defective) -> Envelope:
+    """An envelope of room 1."""
+    return make_envelope(1, messages=(make_message(text, user_id=user),))
 
 
 class WriterRig:
@@ -158,18 +163,18 @@ class TestOutcomes:
     async def test_a_failure_that_is_no_refusal_fails_the_write_and_not_the_writer(self, rig: WriterRig) -> None:
         writer = rig.writer()
         with pytest.raises(RuntimeError):
-            await writer.write([make_envelope(1, Defective("a")), make_envelope(2)])
+            await writer.write([make_defective("a", Defective(1)), make_envelope(2)])
         assert seqs(await writer.write([make_envelope(1)])) == [1]
 
     @on_reactor
     async def test_what_waits_behind_it_fails_too_so_that_it_is_not_stored_first(self, rig: WriterRig) -> None:
         writer = rig.writer(batch_messages=4)
-        first = Defective("0")
-        batch = [make_envelope(1, first), *(make_envelope(1, str(number)) for number in range(1, 8))]
+        user = Defective(1)
+        batch = [make_defective("0", user), *(make_envelope(1, str(number)) for number in range(1, 8))]
         with pytest.raises(RuntimeError):
             await writer.write(batch)
         assert rig.stored() == []
-        first.mended = True
+        user.mended = True
         assert kinds(await writer.write(batch)) == [Stored] * 8
         assert rig.stored() == list("01234567")
 
@@ -178,23 +183,23 @@ class TestOutcomes:
         self, rig: WriterRig
     ) -> None:
         # Refused as a whole for the forged one, before anything is written; the code fails on the first in its part.
-        first = Defective("first")
+        user = Defective(1)
         writer = rig.writer()
         forged = make_envelope(1, messages=(make_message("poison", username="a\tb"),))
-        batch = [make_envelope(1, first), make_envelope(2, "a"), forged, make_envelope(1, "last")]
+        batch = [make_defective("first", user), make_envelope(2, "a"), forged, make_envelope(1, "last")]
         writing, other = writer.write(batch), writer.write([make_envelope(3, "b")])
         with pytest.raises(RuntimeError):
             await writing
         assert rig.stored() == []
         assert kinds(await other) == [Stored]
-        first.mended = True
+        user.mended = True
         assert kinds(await writer.write(batch)) == [Stored, Stored, DeadLettered, Stored]
         assert rig.stored() == ["first", "last"]
 
     @on_reactor
     async def test_a_write_is_over_once_all_of_it_is_settled(self, rig: WriterRig) -> None:
         writer = rig.writer(batch_messages=1)
-        writing = writer.write([make_envelope(1, Defective("bad")), make_envelope(2, "good")])
+        writing = writer.write([make_defective("bad", Defective(1)), make_envelope(2, "good")])
         with pytest.raises(RuntimeError):
             await writing
         assert rig.stored(2) == ["good"], "which was stored later"

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from chatflow.contracts.messages import ClientMessage, Message, StoredMessage
 from chatflow.errors import Refused
-from chatflow.rooms.messages import decode, encode_ack, encode_broadcast, encode_error, iso_timestamp, parse_room
+from chatflow.rooms.messages import (
+    decode,
+    decode_checked,
+    encode_ack,
+    encode_broadcast,
+    encode_error,
+    iso_timestamp,
+    parse_room,
+)
 from tests.support.chat import NOW_US, legal_frames, legal_messages, make_message
 
 FRAME = {
@@ -120,15 +128,19 @@ def frame(**fields: Any) -> bytes:
 
 def refusal(payload: bytes) -> tuple[str, str | None, str]:
     """Code, field and text of the error."""
-    with pytest.raises(Refused) as caught:
-        decode(payload)
-    return caught.value.code, caught.value.field, str(caught.value)
+    refusals = []
+    for way in (decode, decode_checked):
+        with pytest.raises(Refused) as caught:
+            way(payload)
+        refusals.append((caught.value.code, caught.value.field, str(caught.value)))
+    assert refusals[0] == refusals[1], "the shorter way takes and refuses the same"
+    return refusals[0]
 
 
 class TestFields:
     @pytest.mark.parametrize(("field", "value"), cases(GOOD))
     def test_what_keeps_its_rule_is_taken_as_it_is(self, field: str, value: Any) -> None:
-        assert getattr(decode(frame(**{field: value})), field) == value
+        assert [getattr(way(frame(**{field: value})), field) for way in (decode, decode_checked)] == [value, value]
 
     @pytest.mark.parametrize(("field", "value"), cases(BAD))
     def test_what_breaks_its_rule_is_refused_with_field_and_rule(self, field: str, value: Any) -> None:
@@ -236,14 +248,30 @@ class TestAnyBytes:
     def test_nor_does_it_on_any_json(self, fields: dict[str, Any]) -> None:
         decode_or_refuse(json.dumps(FRAME | fields).encode())
 
+    @given(legal_frames())
+    def test_the_shorter_way_takes_every_legal_frame_as_the_longer_one_does(self, fields: dict[str, Any]) -> None:
+        payload = json.dumps(fields).encode()
+        assert json_of(decode(payload)) == json_of(decode_checked(payload))
+
+    @pytest.mark.parametrize("stamp", ["2024-02-29T23:59:59Z", "2026-04-30T00:00:00.1-00:00", "2026-01-31T23:00:00Z"])
+    def test_it_takes_what_it_is_not_certain_of_by_the_longer_one(self, stamp: str) -> None:
+        assert decode(frame(timestamp=stamp)).timestamp == stamp
+
+
+def json_of(message: ClientMessage) -> Any:
+    return json.loads(msgspec.json.encode(message))
+
 
 def decode_or_refuse(payload: bytes) -> None:
     try:
-        decode(payload)
+        message = decode(payload)
     except Refused as refused:
+        assert refusal(payload) == (refused.code, refused.field, str(refused))
         told = json.loads(encode_error(refused, NOW_US))
         assert told["code"] in {"invalid_json", "missing_field", "invalid_field"}
         assert (told.get("field") in RULES) == (told["code"] != "invalid_json")
+    else:
+        assert json_of(decode_checked(payload)) == json_of(message)
 
 
 def kind(payload: bytes) -> str:

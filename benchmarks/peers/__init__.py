@@ -1,0 +1,1 @@
+"""ChatFlow beside others, and checkouts of ChatFlow beside each other: one client, the same workloads, in turns."""
