@@ -26,7 +26,7 @@ from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.accounts import Account
 from chatflow.edge.addresses import client_ip
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
-from chatflow.edge.pace import charge_address
+from chatflow.edge.pace import charge_address, read_little
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.unfinished import Unfinished
@@ -121,6 +121,9 @@ class _BoundedChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self.site.came(self)
         super().connectionMade()
+        accounts, ip = self.site.services.accounts, client_ip(self.transport.getPeer())  # type: ignore[union-attr]
+        if not self.is_of_proxy and accounts.of_address(ip) is not None:
+            read_little(self.transport)
         if not self.site.services.proxies.may_speak(self.transport):
             self.site.services.accounts.limited["proxy"] += 1
             self.transport.abortConnection()  # type: ignore[union-attr]

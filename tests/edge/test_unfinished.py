@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from chatflow.edge.accounts import BURST_SECONDS, REFUSALS_PER_SECOND, SHUT_OUT_SECONDS
-from chatflow.edge.pace import READ_BYTES
+from chatflow.edge.pace import READ_AT_ONCE_BYTES, READ_BYTES
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.site import SPARE_CONNECTIONS, ChatSite
 from tests.edge.rig import EdgeRig, rigged
@@ -209,8 +209,10 @@ def test_who_drips_is_not_read_until_the_reads_are_paid_for(rig: EdgeRig, paced:
 
 
 @pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1"])
-def test_a_proxy_and_who_is_unlimited_may_drip(paced: ChatSite, ip: str) -> None:
+def test_a_proxy_and_who_is_unlimited_may_drip_and_are_read_as_twisted_reads(paced: ChatSite, ip: str) -> None:
     client = Client(paced, ip)
+    assert not hasattr(client, "bufferSize")
+    assert Client(paced).bufferSize == READ_AT_ONCE_BYTES
     drip(client, 20)
     assert client.producerState == "producing"
 
