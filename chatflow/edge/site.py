@@ -151,6 +151,13 @@ class _BoundedChannel(HTTPChannel):
         if self.upgraded is None and not (self._answers_wait or (self._handlingRequest and not self._is_ending)):
             self._networkProducer.resumeProducing()
 
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:  # a Content-Length of more digits than int() takes
+            self.refuse(b"400 Bad Request")
+            return False
+
     def allContentReceived(self) -> None:
         """A request is whole."""
         self.site.unfinished.forget(self)

@@ -274,6 +274,8 @@ def test_when_everybody_waits_for_an_answer_there_is_no_place(rig: EdgeRig, site
         (b"GET / HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n" + b"x" * 20_000, b"431"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", b"413"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\nHost: x\r\n\r\n", b"400"),
     ],
 )
 def test_every_answer_has_the_security_headers(site: ChatSite, data: bytes, status: bytes) -> None:
@@ -281,5 +283,6 @@ def test_every_answer_has_the_security_headers(site: ChatSite, data: bytes, stat
     client.says(data)
     head = client.value().partition(b"\r\n\r\n")[0].lower()
     assert head.startswith(b"http/1.1 " + status)
+    assert client.value().count(b"HTTP/1.1 ") == 1
     for name, value in SECURITY_HEADERS:
         assert name + b": " + value.lower() in head
