@@ -6,8 +6,8 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psutil
@@ -27,7 +27,7 @@ _GOALS: dict[int, Goal] = {1: ("<=", 0.6), 1000: ("<=", 8.0)}
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Register the benchmark; see :mod:`benchmarks.__main__`."""
-    sizes = add("commit-sizes", help="a commit of 1, 10, 100 and 1,000 rows: wall time, CPU, and its round trips")
+    sizes = add("commit-sizes", help="a commit of 1, 10, 100 and 1,000 rows: wall time, CPU, round trips")
     sizes.add_argument("--seconds", type=float, default=20.0, help="how long, all sizes together")
     sizes.add_argument("--rows", type=int, nargs="*", default=[1, 10, 100, 1000])
     sizes.set_defaults(run=_run)
@@ -38,7 +38,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     make = Maker()
     samples: dict[int, dict[str, list[float]]] = {rows: defaultdict(list) for rows in arguments.rows}
     with database() as url, closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
+        connection.autocommit = True  # as the daemon's
         backend = psutil.Process(connection.info.backend_pid)
         for rows in arguments.rows * 3:  # so that rooms, plans and caches are there
             _commit(connection, backend, _envelopes(make, rows))
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> Result:
         result.add("  CPU of PostgreSQL", statistics.fmean(found.pop("cpu of postgresql")), "ms")
         result.add("  CPU of its thread", statistics.fmean(found.pop("cpu of the thread")), "ms")
         for what, each in found.items():
-            result.add(f"  {what}", statistics.median(each), "ms")
+            result.add(f"  {what}", statistics.median(each), "" if what == "round trips" else "ms")
     return result
 
 
@@ -74,38 +74,41 @@ def _envelopes(make: Maker, rows: int) -> list[Envelope]:
 
 
 def _commit(connection: Connection, backend: psutil.Process, envelopes: list[Envelope]) -> dict[str, float]:
-    """One commit as the daemon makes it: milliseconds of the whole, and of its parts."""
+    """A batch as the daemon commits it: milliseconds of the whole, and of its parts."""
     before = backend.cpu_times()
     thread, began = time.thread_time(), time.perf_counter()
-    with _Timed(connection, SessionLimits()) as transaction:
+    with _TimedTransaction(connection, SessionLimits()) as transaction:
         commit_alone_in_thread(transaction, envelopes)
-    ended = time.perf_counter()
-    thread = time.thread_time() - thread
+    whole, thread = time.perf_counter() - began, time.thread_time() - thread
     after = backend.cpu_times()
-    round_trips = {what: seconds * 1000 for what, seconds in transaction.seconds.items()}
+    round_trips = transaction.seconds
     return {
-        "whole": (ended - began) * 1000,
+        "whole": whole * 1000,
         "cpu of postgresql": (after.user + after.system - before.user - before.system) * 1000,
         "cpu of the thread": thread * 1000,
-        **round_trips,
-        "beside the round trips": (ended - began) * 1000 - sum(round_trips.values()),
+        "waiting for PostgreSQL, fsync included": sum(round_trips) * 1000,
+        "before and after": (whole - sum(round_trips)) * 1000,
+        "round trips": len(round_trips),
     }
 
 
-class _Timed(Transaction):
-    """Notes how long its round trips take. :ivar seconds: by the statement's first words."""
+class _TimedTransaction(Transaction):
+    """:ivar seconds: of each round trip."""
 
     def __init__(self, connection: Connection, limits: SessionLimits) -> None:
         super().__init__(connection, limits)
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: list[float] = []
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        self._timed(super().execute, query, vars)
+        with self._timed():
+            super().execute(query, vars)
 
     def execute_alone(self, query: str, vars: Any = None) -> None:
-        self._timed(super().execute_alone, query, vars)
+        with self._timed():
+            super().execute_alone(query, vars)
 
-    def _timed(self, execute: Callable[..., None], query: str, vars: Any) -> None:
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
-        execute(query, vars)
-        self.seconds[" ".join(query.split()[:2]).partition("(")[0]] += time.perf_counter() - began
+        yield
+        self.seconds.append(time.perf_counter() - began)

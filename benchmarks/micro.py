@@ -25,16 +25,17 @@ from chatflow.codec import envelopes
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.compression import Compressor
-from chatflow.edge.frames import broadcast_block, take_text_frames
+from chatflow.edge.frames import broadcast_block, json_frames, take_text_frames
 from chatflow.load.wire import masked_frames
 from chatflow.persistence import migrations, partitions
 from chatflow.persistence.commit import commit_alone_in_thread
 from chatflow.persistence.driver import Connection, Cursor, only_row
+from chatflow.persistence.rows import statement
 from chatflow.persistence.sessions import SessionLimits
 from chatflow.persistence.transactions import Transaction
 from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.identifiers import uuid7
-from chatflow.rooms.messages import decode, encode_ack, encode_broadcast, iso_timestamp
+from chatflow.rooms.messages import acknowledgement, decode, encode_broadcast, iso_timestamp
 
 _ROOMS = 20
 _BATCH = 1000
@@ -68,10 +69,11 @@ def _steps(arguments: argparse.Namespace) -> Result:
         "decode and validate": (count, lambda: [decode(payload) for payload in payloads]),
         "identifier": (1, lambda: uuid7(1_790_000_000_000)),
         "time stamp": (count, lambda: [iso_timestamp(message.created_at_us) for message in batch]),
-        "encode an ack": (1, lambda: encode_ack(batch[0], original)),
+        "encode and frame acks": (count, lambda: json_frames([acknowledgement(each, original) for each in batch])),
         "encode a broadcast": (1, lambda: encode_broadcast(stored[0])),
         "encode and frame broadcasts": (count, lambda: broadcast_block(stored)),
         "compress broadcasts": (count, lambda: [Compressor().compressed(block) for block in blocks]),
+        "arguments of a commit": (count, lambda: statement({1: [(envelope, batch)]})),
         "encode an envelope": (count, lambda: envelopes.encode(envelope)),
         "decode an envelope": (count, lambda: envelopes.decode(body)),
     }
@@ -127,11 +129,15 @@ def _commit(arguments: argparse.Namespace) -> Result:
     make = Maker()
     seconds: dict[str, list[float]] = {"commit": [], "bare": []}
     seqs: Counter[int] = Counter()
-    with database() as url, closing(psycopg2.connect(url)) as connection:
+    with database() as url, closing(psycopg2.connect(url)) as connection, closing(psycopg2.connect(url)) as own:
+        own.autocommit = True  # as the daemon's
         # In turns, so that both meet the same caches, checkpoints and neighbours; in rooms of their own.
         for _ in range(arguments.batches):
             batch = make.batch(1)
-            seconds["commit"].append(_alone(connection, batch))
+            began = time.perf_counter()
+            with Transaction(own, SessionLimits()) as transaction:
+                commit_alone_in_thread(transaction, batch)
+            seconds["commit"].append(time.perf_counter() - began)
             bare = _Bare(make.batch(1 + _ROOMS), seqs)
             seconds["bare"].append(_transaction(connection, bare.run))
         counted, rows = _counts(connection)
@@ -158,17 +164,6 @@ def _transaction(connection: Connection, work: Callable[[Any], object]) -> float
     with connection, connection.cursor() as cursor:
         work(cursor)
     return time.perf_counter() - began
-
-
-def _alone(connection: Connection, batch: list[Envelope]) -> float:
-    """As the daemon commits."""
-    connection.autocommit = True
-    began = time.perf_counter()
-    with Transaction(connection, SessionLimits()) as transaction:
-        commit_alone_in_thread(transaction, batch)
-    took = time.perf_counter() - began
-    connection.autocommit = False
-    return took
 
 
 class _Bare:

@@ -40,7 +40,7 @@ _FILL_USERS = """
 INSERT INTO user_activity (user_id, room_id, username, message_count, text_count, join_count, leave_count,
                            first_activity, last_activity)
 SELECT 1 + number %% 100000, 1 + number / 100000, 'user' || 1 + number %% 100000, 1, 1, 0, 0, now(), now()
-FROM generate_series(0, %s - 1) AS number
+FROM generate_series(0, %s - 1) AS number ON CONFLICT DO NOTHING
 """
 
 

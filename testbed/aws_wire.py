@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 from attrs import frozen
 
+_QUEUE_NAME = re.compile(rb'"QueueUrl": *"[^"]*/([^"/]+)"')
 _QUERY_ENTRY = re.compile(r"PublishBatchRequestEntries\.(?:member|entry)\.(\d+)\.(.+)")
 _XMLNS = "http://sns.amazonaws.com/doc/2010-03-31/"
 
@@ -33,6 +34,12 @@ class Call:
         if target:
             return cls(target.rpartition(".")[2], True, body)
         return cls(parse_qs(body.decode("ascii", "replace")).get("Action", ["?"])[0], False, body)
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that it is for; empty if it is for none."""
+        found = _QUEUE_NAME.search(self.body) if self.is_json else None
+        return found[1].decode("ascii", "replace") if found else ""
 
     def server_error(self) -> tuple[int, bytes]:
         """Status and body of an answer that says: something broke here."""

@@ -187,24 +187,30 @@ class _Connection:
     async def _pass_on(self, request: _Message) -> _Message | None:
         """The answer to a call, or None where there shall be none."""
         call = Call.of(request.get(), request.body)
-        fate = self._faults.fate(call.operation)
+        fate = self._faults.fate(call.operation, call.queue)
         if fate.delay_seconds:
             await asyncio.sleep(fate.delay_seconds)
-        if fate.kind == "reset":
+        answer = await self._carry_out(request, call, fate.kind)
+        if fate.answer_seconds:
+            await asyncio.sleep(fate.answer_seconds)
+        return answer
+
+    async def _carry_out(self, request: _Message, call: Call, kind: str | None) -> _Message | None:
+        if kind == "reset":
             # Closing with this option sends RST, see socket(7), SO_LINGER.
             transport = self._writer.get_extra_info("socket")
             transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return None
-        if fate.kind == "fail":
+        if kind == "fail":
             status, body = call.server_error()
             return _answer(status, call.content_type, body)
-        if fate.kind == "throttle":
+        if kind == "throttle":
             status, body = call.throttled()
             return _answer(status, call.content_type, body)
-        if fate.kind == "partial":
+        if kind == "partial":
             return await self._pass_on_in_part(request, call)
         answer = await self._ask(request)
-        return None if fate.kind == "drop" else answer
+        return None if kind == "drop" else answer
 
     async def _pass_on_in_part(self, request: _Message, call: Call) -> _Message:
         left, failed = call.without_every_second_entry()

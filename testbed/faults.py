@@ -27,13 +27,18 @@ KINDS = {
 class Rule:
     """What happens to calls of some operations.
 
-    :ivar operation: a shell pattern: ``SendMessageBatch``, ``*MessageBatch``, ``*``.
-    :ivar delay_ms: each call waits up to this long, evenly distributed, before it is passed on.
+    :ivar operation: a shell pattern: ``SendMessageBatch``, ``*MessageBatch``, ``*``; with the name of a queue behind an
+        ``@``, of calls for such a queue: ``ReceiveMessage@chatflow-fanout-*``.
+    :ivar delay_ms: each call waits up to this long, evenly distributed from ``least_delay_ms`` on, before it goes on.
+    :ivar answer_ms: each answer waits so long, from ``least_answer_ms`` on: to a long poll, from when there was one.
     :ivar times: how many calls it applies to, after which it is spent.
     """
 
     operation: str
     delay_ms: float = 0.0
+    least_delay_ms: float = 0.0
+    answer_ms: float = 0.0
+    least_answer_ms: float = 0.0
     reset: float = 0.0
     fail: float = 0.0
     throttle: float = 0.0
@@ -70,6 +75,7 @@ class Fate:
 
     delay_seconds: float = 0.0
     kind: str | None = None
+    answer_seconds: float = 0.0
 
 
 @define
@@ -98,22 +104,31 @@ class Faults:
             self.calls.clear()
             self.injected.clear()
 
-    def fate(self, operation: str) -> Fate:
-        """Decide about a call, and count it."""
+    def fate(self, operation: str, queue: str = "") -> Fate:
+        """Decide about a call, and count it.
+
+        :param queue: the name of the one that it is for, if it is for one.
+        """
         self.calls[operation] += 1
         for rule in self.rules:
-            if rule.times >= 1 and fnmatchcase(operation, rule.operation):
+            name = f"{operation}@{queue}" if "@" in rule.operation else operation
+            if rule.times >= 1 and fnmatchcase(name, rule.operation):
                 rule.times -= 1
                 return self._draw(operation, rule)
         return Fate()
 
     def _draw(self, operation: str, rule: Rule) -> Fate:
         random = self._random.setdefault(operation, Random(f"{self.seed} {operation}"))
-        delay_seconds = random.random() * rule.delay_ms / 1000
+        delay_seconds = _between(random, rule.least_delay_ms, rule.delay_ms)
         drawn = random.random()
+        answer_seconds = _between(random, rule.least_answer_ms, rule.answer_ms) if rule.answer_ms else 0.0
         for kind in KINDS:
             drawn -= getattr(rule, kind)
             if drawn < 0:
                 self.injected[operation, kind] += 1
-                return Fate(delay_seconds, kind)
-        return Fate(delay_seconds)
+                return Fate(delay_seconds, kind, answer_seconds)
+        return Fate(delay_seconds, None, answer_seconds)
+
+
+def _between(random: Random, least_ms: float, most_ms: float) -> float:
+    return (least_ms + random.random() * (most_ms - least_ms)) / 1000

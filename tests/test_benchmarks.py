@@ -36,7 +36,7 @@ def kept(directory: Path) -> dict[str, object]:
         ["idle", "--connections", "20", "--seconds", "0"],
         ["archive", "--rows", "2000", "--days", "2", "--reads", "5", "--queries", "2", "--refreshes", "1"],
         ["resume-one", "--messages", "3000", "--times", "1", "--seconds", "0.2", "--rate", "100"],
-        ["peers", "--workloads", "A,resume", "--rounds", "1", "--seconds", "0.2", "--connections", "20"],
+        ["peers", "--workloads", "A,resume", "--rounds", "1", "--seconds", "0.2", "--missed", "500"],
         ["scale", "--connections", "40", "--rooms", "30", "--users", "2000", "--rate", "50", "--seconds", "0.3"],
         ["cluster-idle", "--instances", "1", "--connections", "5", "--no-proxy", "--seconds", "1"],
         ["resume-many", "--connections", "30", "--messages", "50", "--seconds", "0.2", "--rate", "100"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.request import Request, urlopen
@@ -37,7 +38,8 @@ class Queue:
     def __init__(self, proxy: FaultProxy) -> None:
         self._direct = client("sqs", shared_emulator().url)
         self._sqs = client("sqs", proxy.url)
-        self._url = self._direct.create_queue(QueueName=f"{fresh_prefix()}.fifo", Attributes=_FIFO)["QueueUrl"]
+        self.name = f"{fresh_prefix()}.fifo"
+        self._url = self._direct.create_queue(QueueName=self.name, Attributes=_FIFO)["QueueUrl"]
 
     def send(self, *bodies: str) -> dict[str, Any]:
         entries = [
@@ -179,6 +181,21 @@ class TestFaults:
         delays = [faults.fate("x").delay_seconds for _ in range(200)]
         assert 0 <= min(delays) < 0.05
         assert 0.45 < max(delays) <= 0.5
+
+    def test_a_rule_may_be_for_some_queues_and_may_begin_above_nothing(self) -> None:
+        faults = Faults()
+        faults.set_rules(["Receive*@news-*:least_answer_ms=40,answer_ms=50", "Receive*:least_delay_ms=10,delay_ms=20"])
+        for _ in range(50):
+            news = faults.fate("ReceiveMessage", "news-1.fifo")
+            assert (news.delay_seconds, 0.04 <= news.answer_seconds <= 0.05) == (0, True)
+            other = faults.fate("ReceiveMessage", "room-1.fifo")
+            assert (0.01 <= other.delay_seconds <= 0.02, other.answer_seconds) == (True, 0)
+
+    def test_an_answer_may_be_late_though_the_call_was_not(self, proxy: FaultProxy, queue: Queue) -> None:
+        proxy.set_rules(f"SendMessageBatch@{queue.name}:least_answer_ms=60,answer_ms=61", "*:fail=1")
+        began = time.monotonic()
+        assert queue.send("a")["Successful"]
+        assert time.monotonic() - began >= 0.06
 
 
 class TestControl:

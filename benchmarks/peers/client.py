@@ -29,6 +29,7 @@ class Plan:
         other, each when the one before has been acknowledged.
     :ivar seconds: how long it is measured, after ``warmup_seconds``.
     :ivar patience_seconds: what comes later than that counts as lost.
+    :ivar missed: so many messages at least are there for one who comes back.
     """
 
     wire: str
@@ -41,6 +42,7 @@ class Plan:
     seconds: float = 5.0
     warmup_seconds: float = 1.0
     patience_seconds: float = 60.0
+    missed: int = 0
 
 
 @attrs.define
@@ -138,18 +140,17 @@ def _is_closed(connection: socket.socket) -> bool:
 def come_back(plan: Plan) -> Finding:
     """Fill a room, and let one client come that was away meanwhile: messages/s from its request to the last of them."""
     wire, finding = WIRES[plan.wire], Finding()
-    if not wire.since:
-        return finding
     room = plan.rooms
     with _faults_of(finding):
-        with closing(Crowd(wire, plan.port, [room, room], plan.patience_seconds)) as crowd:
-            crowd.flood(plan.window, plan.seconds)
+        with closing(Crowd(wire, plan.port, [room] * plan.connections, plan.patience_seconds)) as crowd:
+            while crowd.sent < plan.missed:
+                crowd.flood(plan.window, 0.1)
             finding.faults += crowd.drain()
             finding.sent = missed = crowd.sent
-        with open_connection(wire, plan.port, room, member_name(2), "?last=1") as newest:
+        with open_connection(wire, plan.port, room, member_name(1000), "?last=1") as newest:
             head = int(_SEQ.findall(newest.recv(1 << 16))[0])
         before, began = cpu_seconds(plan.roots), time.perf_counter()
-        with open_connection(wire, plan.port, room, member_name(3), f"?since={head - missed}") as connection:
+        with open_connection(wire, plan.port, room, member_name(1001), f"?since={head - missed}") as connection:
             received, carry = 0, b""
             while received < missed:
                 data = carry + connection.recv(1 << 17)

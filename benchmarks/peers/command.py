@@ -23,8 +23,8 @@ from benchmarks.results import Result
 _DESCRIPTION = """\
 Systems beside each other: each workload in turn on all of them, round after round, all by the same client.
 --chatflow takes several checkouts, each with its own .venv; behind a directory may stand options of its daemon:
-  --chatflow ../before,.            two versions
-  --chatflow ".,. --max-linger-ms 5"  one version, two settings
+  --chatflow ../before,.          two versions
+  --chatflow ".,. --linger-ms 0"  one version, two settings
 """
 
 
@@ -47,6 +47,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     peers.add_argument("--rounds", type=int, default=3, help="medians are taken of so many runs (3)")
     peers.add_argument("--seconds", type=float, default=5.0, help="a run is measured, after a fifth of it (5)")
     peers.add_argument("--connections", type=int, default=5000, help="of workload C (5000)")
+    peers.add_argument("--missed", type=int, default=50_000, help="messages, of workload resume (50000)")
     peers.add_argument("options", nargs="*", metavar="-- OPTION", help="of all daemons, behind --")
     peers.set_defaults(run=_run)
 
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> Result:
     if unknown:
         sys.exit(f"--workloads: no {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
     systems = _systems(arguments)
-    sizes = Sizes(arguments.seconds, arguments.connections)
+    sizes = Sizes(arguments.seconds, arguments.connections, arguments.missed)
     runs: dict[str, dict[str, list[Finding]]] = {name: defaultdict(list) for name in workloads}
     sent: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -74,6 +75,8 @@ def _run(arguments: argparse.Namespace) -> Result:
             for workload in workloads:
                 # the order is turned round: who comes second may find a warmer machine
                 for name in list(running)[:: -1 if number % 2 else 1]:
+                    if WORKLOADS[workload].of_chatflow and not isinstance(running[name], servers.ChatFlow):
+                        continue
                     finding = _one(WORKLOADS[workload], running[name], systems[name], sizes)
                     runs[workload][name].append(finding)
                     sent[name] += finding.sent
@@ -95,10 +98,11 @@ def _run(arguments: argparse.Namespace) -> Result:
 def _systems(arguments: argparse.Namespace) -> dict[str, System]:
     """By name, ChatFlow's first."""
     stored = "in PostgreSQL, with fsync; so is what is delivered"
-    systems = {
-        name: System(partial(servers.ChatFlow, *given), stored)
-        for name, given in servers.checkouts(arguments.chatflow, arguments.options).items()
-    }
+    try:
+        checkouts = servers.checkouts(arguments.chatflow, arguments.options)
+    except ValueError as error:
+        sys.exit(str(error))
+    systems = {name: System(partial(servers.ChatFlow, *given), stored) for name, given in checkouts.items()}
     variants = {name: system for group in PEERS.values() for name, system in group.items()}
     for name in filter(None, arguments.against.split(",")):
         if name not in PEERS and name not in variants:
@@ -119,12 +123,8 @@ def _one(workload: Workload, running: Server, system: System, sizes: Sizes) -> F
 
 def _line(workload: str, finding: Finding) -> str:
     figures = [f"{finding.figures.get(shown.name, 0.0):,.6g} {shown.unit}" for shown in WORKLOADS[workload].shown]
-    client = (
-        f"client {finding.figures['client_us_per_message']:.3g} µs"
-        if "client_us_per_message" in finding.figures
-        else ""
-    )
-    return ", ".join(filter(None, (*figures, client, *finding.faults)))
+    own_us = finding.figures.get("client_us_per_message")
+    return ", ".join((*figures, *([f"client {own_us:.3g} µs"] if own_us else []), *finding.faults))
 
 
 def _median(findings: Sequence[Finding], name: str) -> float | None:

@@ -49,7 +49,7 @@ class Crowd:
         self._patience_seconds = patience_seconds
         self._epoll = select.epoll()
         self._members: dict[int, _Member] = {}
-        self.sent = self.acks = self.marks = self.received_bytes = 0
+        self.sent = self.acks = self.marks = 0
         self.latencies: list[float] = []
         for index, room in enumerate(rooms):
             name = member_name(index)
@@ -61,6 +61,7 @@ class Crowd:
         self._all = list(self._members.values())
 
     def close(self) -> None:
+        """Leave."""
         for member in self._all:
             member.socket.close()
         self._epoll.close()
@@ -166,7 +167,6 @@ class Crowd:
         member.marks += marks
         self.acks += acks
         self.marks += marks
-        self.received_bytes += len(data)
         if acks and member.due:
             now = time.perf_counter()
             for _ in range(min(acks, len(member.due))):

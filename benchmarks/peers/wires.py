@@ -27,7 +27,6 @@ class Wire:
     :ivar after: and behind it.
     :ivar ack: what only an acknowledgement has.
     :ivar echoes: whether an acknowledgement repeats the message, and so the mark.
-    :ivar since: whether the query of the path may ask for what was missed, as ChatFlow's may.
     :ivar first_byte: of a frame: FIN and the opcode.
     """
 
@@ -37,7 +36,6 @@ class Wire:
     before: str = ""
     after: str = ""
     echoes: bool = False
-    since: bool = False
     first_byte: int = TEXT
 
     def handshake(self, port: int, room: int, query: str = "") -> bytes:
@@ -75,7 +73,7 @@ class Wire:
         return self.frame(before + body + after)
 
 
-CHATFLOW = Wire(path="/chat/{room}", ack=b'"status":"SUCCESS"', echoes=True, since=True)
+CHATFLOW = Wire(path="/chat/{room}", ack=b'"status":"SUCCESS"', echoes=True)
 
 #: Its acknowledgement is an option of its protocol: +OK for everything that it has taken.
 _NATS_CONNECT = (

@@ -13,10 +13,16 @@ from benchmarks.results import Goal
 
 @attrs.frozen
 class Sizes:
-    """What the command line says. :ivar seconds: of a run's measured part. :ivar idle_connections: of workload C."""
+    """What the command line says.
+
+    :ivar seconds: of a run's measured part.
+    :ivar idle_connections: of workload C.
+    :ivar missed: messages that wait for the one who comes back.
+    """
 
     seconds: float
     idle_connections: int
+    missed: int
 
 
 @attrs.frozen
@@ -33,6 +39,7 @@ class Shown:
 
     @property
     def title(self) -> str:
+        """Of its column."""
         return {"ms": f"{self.name.removesuffix('_ms').replace('_', ' ')}, ms", "ms/1000": "CPU, ms/1000"}.get(
             self.unit, self.unit
         )
@@ -44,6 +51,7 @@ class Workload:
 
     :ivar work: done in the client's process.
     :ivar plan: beside what :meth:`plan_for` knows.
+    :ivar of_chatflow: whether it is in ChatFlow's own protocol, so that no other system can be asked.
     :ivar alone: whether it takes a server that has just started: memory tells little where there was a flood.
     """
 
@@ -52,8 +60,10 @@ class Workload:
     plan: Callable[[Sizes], dict[str, float]]
     shown: tuple[Shown, ...]
     alone: bool = False
+    of_chatflow: bool = False
 
     def plan_for(self, server: Server, sizes: Sizes) -> Plan:
+        """What the client is to do with that server."""
         usual = {"seconds": sizes.seconds, "warmup_seconds": sizes.seconds / 5}
         return Plan(server.wire, server.port, server.roots(), **{**usual, **self.plan(sizes)})  # type: ignore[arg-type]
 
@@ -76,7 +86,7 @@ WORKLOADS = {
     "C": Workload(
         "idle connections",
         stay,
-        lambda sizes: {"connections": sizes.idle_connections},
+        lambda sizes: {"connections": sizes.idle_connections, "warmup_seconds": sizes.seconds},
         (Shown("kb_per_connection", "KB", ("<=", 8)), Shown("connections_per_second", "connections/s")),
         alone=True,
     ),
@@ -105,7 +115,8 @@ WORKLOADS = {
     "resume": Workload(
         "one client that was away comes back to a room",
         come_back,
-        lambda sizes: {"window": 50},
-        (Shown("history_per_second", "messages/s", (">=", 150_000)), Shown(_CPU, "ms/1000"), Shown("missed", "missed")),
+        lambda sizes: {"connections": 8, "window": 50, "missed": sizes.missed},
+        (Shown("history_per_second", "messages/s", (">=", 150_000)), Shown(_CPU, "ms/1000")),
+        of_chatflow=True,
     ),
 }
