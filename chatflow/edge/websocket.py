@@ -181,6 +181,7 @@ class ChatProtocol(MessageReader):
         self._transport_details = None  # type: ignore[assignment]
         self._subprotocol = self.websocket_protocol_in_use = None  # it may be a token
         self.websocket_protocols = []
+        del self.send_queue  # sendData below needs none
 
     # Frames in
 
