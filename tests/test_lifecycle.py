@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from chatflow.errors import StartupError, Unavailable
-from chatflow.lifecycle import Backoff, NamedThreadPool, OrderedServices, Outstanding, PeriodicService
+from chatflow.lifecycle import Backoff, NamedThreadPool, OrderedServices, Outstanding, PeriodicService, QuickThreads
 
 _T = TypeVar("_T")
 
@@ -401,3 +402,58 @@ class TestNamedThreadPool:
             self.threads.startService()
             assert self.main.wait_for(self.threads.run(lambda: 7)) == 7
             self.main.wait_for(self.threads.stopService())
+
+
+class TestQuickThreads:
+    @pytest.fixture(autouse=True)
+    def make(self) -> Iterator[None]:
+        self.main = MainThread()
+        self.threads = QuickThreads(self.main, 2)  # type: ignore[arg-type]
+        yield
+        self.threads.stop()
+
+    def test_calls_are_answered_with_what_they_return_or_raise(self) -> None:
+        self.threads.start()
+        assert self.main.wait_for(self.threads.run(divmod, 7, 2)) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            self.main.wait_for(self.threads.run(divmod, 7, 0))
+        assert self.main.wait_for(self.threads.run(threading.current_thread)).daemon
+
+    def test_it_has_no_more_threads_if_it_is_started_twice(self) -> None:
+        before = threading.active_count()
+        for _ in range(2):
+            self.threads.start()
+        assert threading.active_count() == before + 2
+
+    def test_a_call_that_exits_does_not_cost_a_thread(self) -> None:
+        self.threads.start()
+        for _ in range(5):
+            with pytest.raises(SystemExit):
+                self.main.wait_for(self.threads.run(sys.exit))
+        assert self.main.wait_for(self.threads.run(int)) == 0
+
+    def test_so_many_run_at_a_time_and_the_others_in_their_order(self) -> None:
+        go_on, begun = threading.Event(), threading.Semaphore(0)
+        order: list[int] = []
+
+        def call_in_thread(number: int) -> None:
+            order.append(number)
+            begun.release()
+            assert go_on.wait(30)
+
+        calls = [self.threads.run(call_in_thread, number) for number in range(6)]
+        self.threads.start()
+        assert all(begun.acquire(timeout=30) for _ in range(2))
+        assert sorted(order) == [0, 1]
+        go_on.set()
+        for call in calls:
+            self.main.wait_for(call)
+        assert sorted(order) == list(range(6))
+        assert set(order[2:4]) <= {2, 3, 4}, "a call does not wait for those behind it"
+
+    def test_stopping_waits_for_what_was_called_before(self) -> None:
+        self.threads.start()
+        calls = [self.threads.run(int) for _ in range(100)]
+        self.threads.stop()
+        assert [self.main.wait_for(call) for call in calls] == [0] * 100
+        assert not [thread for thread in threading.enumerate() if "_work_in_thread" in thread.name]

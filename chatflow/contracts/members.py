@@ -17,11 +17,13 @@ class Accepted(NamedTuple):
     """A message on its way, with the client's original of it for the acknowledgement.
 
     :ivar at: when it was accepted, in seconds of the ingress's clock.
+    :ivar content_bytes: see :func:`.envelopes.content_bytes`.
     """
 
     message: Message
     original: ClientMessage
     at: float = 0.0
+    content_bytes: int = 0
 
 
 class ISender(Interface):

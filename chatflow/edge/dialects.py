@@ -101,7 +101,7 @@ class Plain:
 
     def acknowledgements(self, accepted: Sequence[Accepted]) -> bytes:
         """A frame for each message."""
-        return json_frames([acknowledgement(message, original) for message, original, _ in accepted])
+        return json_frames([acknowledgement(one.message, one.original) for one in accepted])
 
     def error(self, refused: Refused, now_us: int) -> bytes:
         """One frame."""
@@ -174,8 +174,8 @@ class V2(Plain):
 
     def acknowledged(self, services: EdgeServices, accepted: Sequence[Accepted], sender: IMember) -> None:
         """From now on their places may be told."""
-        for message, _, _ in accepted:
-            services.stored.acknowledged(message, sender)
+        for one in accepted:
+            services.stored.acknowledged(one.message, sender)
 
     def resuming(self, result: Resumed | Reset, now_us: int) -> bytes | None:
         """``resumed`` or ``reset``."""

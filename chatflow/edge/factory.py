@@ -37,9 +37,21 @@ class ChatFactory(WebSocketServerFactory):
             allowNullOrigin=True,
             trustXForwardedFor=0,
         )
+        self._protocol = _with_options(self)
 
     def build_connection(self, handshake: Handshake) -> ChatProtocol:
         """A protocol for a client that may have this."""
-        protocol = ChatProtocol(self._services, handshake)
+        protocol = self._protocol(self._services, handshake)
         protocol.factory = self
         return protocol
+
+
+def _with_options(factory: WebSocketServerFactory) -> type[ChatProtocol]:
+    """Protocols that have the factory's options by their class.
+
+    Autobahn would copy them to each protocol, which makes a fifth of what an idle connection takes of the memory, and
+    format them for a line of its log, which takes longer than all else that it does for a new connection.
+    """
+    options = {name: getattr(factory, name) for name in ChatProtocol.CONFIG_ATTRS}
+    kept = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+    return type(ChatProtocol.__name__, (ChatProtocol,), {**kept, "CONFIG_ATTRS": (), "__module__": __name__})

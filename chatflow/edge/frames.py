@@ -55,15 +55,16 @@ def text_frame(payload: bytes) -> bytes:
 def json_frames(values: Iterable[msgspec.Struct]) -> bytes:
     """A frame per value, in one piece: each is encoded where it is to stand."""
     block = bytearray()
+    begin = 0
     for value in values:
-        begin = len(block)
         block += _HEAD_16
         _encode_into(value, block, -1)
-        length = len(block) - begin - len(_HEAD_16)
+        length = len(block) - begin - 4
         if _LENGTH_16 <= length < 1 << 16:  # nearly always: the names of the fields alone are more than 126 bytes
             _put_length(block, begin + 2, length)
         else:
-            block[begin:] = text_frame(bytes(block[begin + len(_HEAD_16) :]))
+            block[begin:] = text_frame(bytes(block[begin + 4 :]))
+        begin = len(block)
     return bytes(block)
 
 

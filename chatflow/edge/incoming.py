@@ -5,8 +5,6 @@ Autobahn reads what :mod:`chatflow.edge.frames` leaves to it: control frames, fr
 
 from __future__ import annotations
 
-from collections import deque
-
 from autobahn.twisted.websocket import WebSocketServerProtocol
 
 from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames
@@ -28,8 +26,9 @@ class MessageReader(WebSocketServerProtocol):
     def __init__(self, max_message_bytes: int) -> None:
         super().__init__()
         self._max_message_bytes = max_message_bytes
-        # What came together with a message behind which there was to be a rest: messages, and bytes behind them.
-        self._later: deque[bytes] = deque()
+        # What came together with a message behind which there was to be a rest: messages, the last one first, and the
+        # bytes behind them.
+        self._later: list[bytes] = []
         self._later_data = b""
         # Of the message that is read in fragments.
         self._fragments = 0
@@ -67,7 +66,8 @@ class MessageReader(WebSocketServerProtocol):
             if self.state != self.STATE_OPEN:
                 break  # it is being closed: of what came with these messages only the client's close frame counts
             if self._read_text(payload) and self.state == self.STATE_OPEN:
-                self._later.extend(payloads[at:])
+                self._later = payloads[at:]
+                self._later.reverse()
                 self._later_data = rest
                 return
         if is_incomplete_text_frame(rest, limit):
@@ -78,7 +78,7 @@ class MessageReader(WebSocketServerProtocol):
     def read_on(self) -> None:
         """The rest is over; or the connection is being closed, and only the client's close frame counts."""
         while self._later and self.state == self.STATE_OPEN:
-            if self._read_text(self._later.popleft()) and self.state == self.STATE_OPEN:
+            if self._read_text(self._later.pop()) and self.state == self.STATE_OPEN:
                 return
         self._later.clear()
         data, self._later_data = self._later_data, b""

@@ -231,16 +231,18 @@ class Outgoing:
 
         :param data: whole frames. What is written to several clients is to be the same object.
         """
-        if self._unsent_bytes + len(data) > SLICE_BYTES:
+        size = len(data)
+        if self._unsent_bytes + size > SLICE_BYTES:
             self.send()
-        if self._direct and len(data) <= SLICE_BYTES:
+        if self._direct and size <= SLICE_BYTES:
             if self._unsent is None:
-                self._unsent = []
+                self._unsent = [data]
                 self._backlog.send_soon(self)
-            self._unsent.append(data)
-            self._unsent_bytes += len(data)
+            else:
+                self._unsent.append(data)
+            self._unsent_bytes += size
             return True
-        waiting = self.backlog_bytes + len(data)
+        waiting = self.backlog_bytes + size
         # Who has taken everything is written to without a limit.
         if not self._direct and waiting + waiting_bytes(self._transport) > self._max_bytes:
             return False

@@ -62,8 +62,8 @@ class _Sender:
         self.answered: Deferred[Ack] = Deferred()
 
     def acknowledge(self, accepted: Sequence[Accepted]) -> None:
-        for message, original, _ in accepted:
-            self.answered.callback(acknowledgement(message, original))
+        for one in accepted:
+            self.answered.callback(acknowledgement(one.message, one.original))
 
     def refuse(self, refused: Refused, count: int) -> None:
         self.answered.errback(refused)

@@ -34,6 +34,7 @@ from chatflow.edge.services import EdgeServices
 from chatflow.edge.speakers import Speakers
 from chatflow.edge.tenure import ITenant, Tenure
 from chatflow.errors import Refused
+from chatflow.rooms.ingress import Moment
 from chatflow.rooms.rules import Party
 
 #: A client that has not taken its close frame by then is dropped.
@@ -57,6 +58,8 @@ class ChatProtocol(MessageReader):
     transport: Any
     _outgoing: Outgoing
     _in_flight: InFlight
+    #: When what is being read came.
+    _moment: Moment | None = None
 
     def __init__(self, services: EdgeServices, handshake: Handshake) -> None:
         super().__init__(services.limits.max_frame_bytes)
@@ -178,6 +181,7 @@ class ChatProtocol(MessageReader):
         self._transport_details = None  # type: ignore[assignment]
         self._subprotocol = self.websocket_protocol_in_use = None  # it may be a token
         self.websocket_protocols = []
+        del self.send_queue  # sendData below needs none
 
     # Frames in
 
@@ -186,7 +190,9 @@ class ChatProtocol(MessageReader):
         self._tally.bytes_in += len(data)
         if self._quota is not None and self.state == self.STATE_OPEN:
             self._rest(self._quota.charge_bytes(len(data)))
+        self._moment = self._services.ingress.moment()
         super().dataReceived(data)
+        self._moment = None
 
     def text_received(self, payload: bytes) -> bool:
         """See :meth:`MessageReader.text_received`."""
@@ -199,7 +205,8 @@ class ChatProtocol(MessageReader):
                 self._refuse_rate(too_often)
                 return True
         try:
-            message = services.ingress.accept(self._room, self._tenure.decode(payload), self, self._ip)
+            original = self._tenure.decode(payload)
+            message = services.ingress.accept(self._room, original, self, self._ip, self._moment)
         except Refused as refused:
             if not self._tenure.renew(payload):
                 self.message_refused(refused)

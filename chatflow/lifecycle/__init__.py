@@ -16,7 +16,7 @@ from chatflow.lifecycle.process import RootService
 from chatflow.lifecycle.reload import Reloads
 from chatflow.lifecycle.sharing import SharedCall
 from chatflow.lifecycle.supervision import Supervision
-from chatflow.lifecycle.threads import NamedThreadPool, run_in_own_thread
+from chatflow.lifecycle.threads import NamedThreadPool, QuickThreads, run_in_own_thread
 from chatflow.lifecycle.work import Backoff, Outstanding, PeriodicService
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "OrderedServices",
     "Outstanding",
     "PeriodicService",
+    "QuickThreads",
     "Reloads",
     "RootService",
     "ServiceManager",

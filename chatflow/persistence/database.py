@@ -6,22 +6,19 @@ tries are spent on the reactor's clock, outside the threads.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
 from psycopg2 import errorcodes
 from twisted.enterprise.adbapi import ConnectionPool
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from chatflow.errors import Unavailable
-from chatflow.lifecycle import Backoff, run_in_own_thread
+from chatflow.lifecycle import Backoff, QuickThreads, run_in_own_thread
 from chatflow.persistence.driver import Connection
 from chatflow.persistence.failures import is_answer, is_refusal, is_transient, remedy
 from chatflow.persistence.reasons import reason_of
@@ -62,13 +59,14 @@ class Database:
             url,
             **CONNECT_OPTIONS,
             application_name=limits.application_name,
-            cp_min=connections,
+            cp_min=0,  # of adbapi's own threads, which are not used
             cp_max=connections,
             cp_noisy=False,
             cp_openfun=_opened_in_thread,
             cp_reactor=reactor,
         )
-        self._pool.threadpool.threadFactory = functools.partial(Thread, daemon=True)  # type: ignore[assignment]
+        self._threads = QuickThreads(reactor, connections)
+        self._pool.threadpool = self._threads  # type: ignore[assignment]
         self._stopping = False
         self.transactions = 0
         self.retries = 0
@@ -102,6 +100,7 @@ class Database:
     def start(self) -> None:
         """Start the threads; connections are made when they are needed."""
         self._pool.start()
+        self._threads.start()  # with a reactor that runs, adbapi had started when it was made
 
     def stop(self) -> Deferred[Any]:
         """Close every connection; transactions that wait for another try fail. Fires when those under way are over.
@@ -202,9 +201,7 @@ class Database:
     ) -> Deferred[T]:
         if self._stopping:
             raise Unavailable("the database is being closed")
-        return deferToThreadPool(
-            self._reactor, self._pool.threadpool, self._transact_in_thread, transaction_in_thread, args, kwargs
-        )
+        return self._threads.run(self._transact_in_thread, transaction_in_thread, args, kwargs)
 
     def _transact_in_thread(self, transaction_in_thread: Callable[..., T], args: Any, kwargs: Any) -> T:
         # adbapi's own runInteraction logs each failed rollback of a connection that is gone; this drops it instead.
@@ -230,7 +227,7 @@ class Database:
         if self._recover_in_thread is None:
             return
         try:
-            await maybeDeferred(deferToThreadPool, self._reactor, self._pool.threadpool, self._recover_in_thread)
+            await self._threads.run(self._recover_in_thread)
         except Exception:
             self._log.failure("the database server was not brought back")
 

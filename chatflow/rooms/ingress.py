@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatflow.contracts.envelopes import MAX_CONTENT_BYTES, Envelope, content_bytes
 from chatflow.contracts.members import Accepted, ISender
@@ -30,11 +32,21 @@ _ID_CONFLICT = "this user has sent another message to this room under the same c
 _DRAINING: tuple[ErrorCode, str] = "draining", "the server is stopping: reconnect and send this message again"
 
 
+_Sent = tuple[ISender, Accepted]
+
+
+class Moment(NamedTuple):
+    """A time by both clocks: that of durations, in seconds, and that of stamps, in microseconds since 1970."""
+
+    seconds: float
+    created_at_us: int
+
+
 @define
 class _Room:
     """Messages of a room that wait for its next envelope, oldest first."""
 
-    waiting: deque[tuple[ISender, Accepted]] = Factory(deque)
+    waiting: deque[_Sent] = Factory(deque)
     waiting_bytes: int = 0
     publishing: bool = False
     #: While messages are gathered before the next envelope is made.
@@ -72,6 +84,8 @@ class Ingress:
         self.moderator = Moderator()
         self.max_pending_messages = max_pending_messages
         self._rooms: dict[int, _Room] = {}
+        #: Those that publish what waits at the end of this turn of the reactor.
+        self._gathered: list[tuple[int, _Room]] = []
         #: Why nothing is accepted.
         self._closed: tuple[ErrorCode, str] | None = None
         self._drained: list[Deferred[None]] = []
@@ -81,9 +95,21 @@ class Ingress:
         self.failed = 0
         self.envelopes = 0
 
-    def accept(self, room: int, original: ClientMessage, sender: ISender, client_ip: str | None) -> Message:
+    def moment(self) -> Moment:
+        """Now."""
+        return Moment(self._clock.seconds(), int(self._now() * 1e6))
+
+    def accept(
+        self,
+        room: int,
+        original: ClientMessage,
+        sender: ISender,
+        client_ip: str | None,
+        moment: Moment | None = None,
+    ) -> Message:
         """Take a message, which gets its id; its sender is answered through :class:`ISender` later.
 
+        :param moment: when it came, if that is known: what is read together has one.
         :raises Refused: ``overloaded``, ``muted``, ``banned``, or why nothing is accepted; then the sender is not
             called.
         """
@@ -93,12 +119,13 @@ class Ingress:
             raise Refused("overloaded", _OVERLOADED)
         if self.moderator.rules is not None:
             self.moderator.check_message(room, int(original.userId), client_ip)
-        now = self._now()
+        if moment is None:
+            moment = self.moment()
         user_id, own_id = int(original.userId), original.clientMessageId or None
         message = Message(
             # A message that its client may repeat has the same id each time, whichever instance it reaches.
-            _named_id(room, user_id, own_id, original) if own_id else uuid7(int(now * 1e3)),
-            int(now * 1e6),
+            _named_id(room, user_id, own_id, original) if own_id else uuid7(moment.created_at_us // 1000),
+            moment.created_at_us,
             user_id,
             original.username,
             original.message,
@@ -112,11 +139,12 @@ class Ingress:
         state = self._rooms.get(room)
         if state is None:
             state = self._rooms[room] = _Room()
-        state.waiting.append((sender, Accepted(message, original, self._clock.seconds())))
-        state.waiting_bytes += content_bytes(message)
+        size = content_bytes(message)
+        state.waiting.append((sender, Accepted(message, original, moment.seconds, size)))
+        state.waiting_bytes += size
         if not state.publishing:
             state.publishing = True
-            self._start_publishing(room, state)
+            self._gather(room, state)
         elif state.gathering is not None and state.waiting_bytes >= MAX_CONTENT_BYTES:
             state.gathering.reset(0)
         return message
@@ -141,52 +169,66 @@ class Ingress:
             drained.callback(None)
         return drained
 
-    def _start_publishing(self, room: int, state: _Room) -> None:
-        Deferred.fromCoroutine(self._publish_all(room, state)).addErrback(
-            lambda failure: self._log.failure("publishing in room {room} ended", failure, room=room)
-        )
-
-    async def _publish_all(self, room: int, state: _Room) -> None:
-        try:
-            while state.waiting:
-                await self._gather(room, state)
-                await self._publish(room, _take(state))
-        finally:
-            state.publishing = False
-
-    async def _gather(self, room: int, state: _Room) -> None:
+    def _gather(self, room: int, state: _Room) -> None:
         """Wait for what belongs into the same envelope: a turn of the reactor, or as long as the queue asks for."""
         full = state.waiting_bytes >= MAX_CONTENT_BYTES
-        elapsed: Deferred[None] = Deferred()
-        state.gathering = self._clock.callLater(0 if full else self._queue.wait_seconds(room), elapsed.callback, None)
-        await elapsed
+        seconds = 0.0 if full else self._queue.wait_seconds(room)
+        if seconds:
+            state.gathering = self._clock.callLater(seconds, self._publish, room, state)
+            return
+        if not self._gathered:
+            self._clock.callLater(0, self._publish_gathered)
+        self._gathered.append((room, state))
+
+    def _publish_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for room, state in gathered:
+            self._publish(room, state)
+
+    def _publish(self, room: int, state: _Room) -> None:
         state.gathering = None
-
-    async def _publish(self, room: int, batch: Sequence[tuple[ISender, Accepted]]) -> None:
-        milliseconds = int(self._now() * 1e3)
-        envelope = Envelope(
-            uuid7(milliseconds), room, self._server_id, tuple(accepted.message for _, accepted in batch)
-        )
+        batch = _take(state)
+        envelope_id = uuid7(int(self._now() * 1e3))
         self.envelopes += 1
-        refused: Refused | None = None
-        conflicts: Sequence[int] | None = None
         try:
-            conflicts = await self._queue.publish(envelope)
-        except NotStored:
-            refused = Refused("not_stored", "the database refused this message: it was set aside for the operator")
-        except Unavailable:
-            refused = Refused("unavailable", "the server cannot store messages now: send this one again later")
+            published: Deferred[Any] = self._queue.publish(
+                Envelope(envelope_id, room, self._server_id, tuple([accepted.message for _, accepted in batch]))
+            )
         except Exception:
-            self._log.failure("envelope {envelope_id} was not published", envelope_id=envelope.envelope_id)
-            refused = Refused("internal_error", "the server failed on this message")
-        if conflicts:
-            of_conflicts = [batch[at] for at in conflicts]
-            self._answer(of_conflicts, Refused("id_conflict", _ID_CONFLICT, "clientMessageId"))
-            batch = [one for at, one in enumerate(batch) if at not in conflicts]
-        if batch:
-            self._answer(batch, refused)
+            published = fail()
+        published.addErrback(self._not_published, envelope_id)
+        published.addCallback(self._published, room, state, batch)
+        published.addErrback(lambda failure: self._log.failure("publishing in room {room} failed", failure, room=room))
 
-    def _answer(self, batch: Sequence[tuple[ISender, Accepted]], refused: Refused | None) -> None:
+    def _not_published(self, failure: Failure, envelope_id: str) -> Refused:
+        if failure.check(NotStored):
+            return Refused("not_stored", "the database refused this message: it was set aside for the operator")
+        if failure.check(Unavailable):
+            return Refused("unavailable", "the server cannot store messages now: send this one again later")
+        self._log.failure("envelope {envelope_id} was not published", failure, envelope_id=envelope_id)
+        return Refused("internal_error", "the server failed on this message")
+
+    def _published(
+        self, result: Sequence[int] | Refused | None, room: int, state: _Room, batch: Sequence[_Sent]
+    ) -> None:
+        """:param result: the positions of conflicts, if any; or why nothing of the batch is stored."""
+        try:
+            if isinstance(result, Refused):
+                self._answer(batch, result)
+                return
+            if result:
+                conflicts = [batch[at] for at in result]
+                self._answer(conflicts, Refused("id_conflict", _ID_CONFLICT, "clientMessageId"))
+                batch = [one for at, one in enumerate(batch) if at not in result]
+            if batch:
+                self._answer(batch, None)
+        finally:
+            if state.waiting:
+                self._gather(room, state)
+            else:
+                state.publishing = False
+
+    def _answer(self, batch: Sequence[_Sent], refused: Refused | None) -> None:
         by_sender: dict[ISender, list[Accepted]] = {}
         for sender, accepted in batch:
             by_sender.setdefault(sender, []).append(accepted)
@@ -211,12 +253,12 @@ def _named_id(room: int, user_id: int, own_id: str, original: ClientMessage) -> 
     return derived_id(room, user_id, own_id, content(original.username, original.messageType, original.message))
 
 
-def _take(state: _Room) -> list[tuple[ISender, Accepted]]:
+def _take(state: _Room) -> list[_Sent]:
     """The room's oldest messages that fit one envelope, removed from those that wait; at least one."""
-    taken: list[tuple[ISender, Accepted]] = []
+    taken: list[_Sent] = []
     taken_bytes = 0
     while state.waiting:
-        message_bytes = content_bytes(state.waiting[0][1].message)
+        message_bytes = state.waiting[0][1].content_bytes
         if taken and taken_bytes + message_bytes > MAX_CONTENT_BYTES:
             break
         taken_bytes += message_bytes

@@ -26,6 +26,9 @@ T = TypeVar("T")
 _PAGE_MESSAGES = 1000
 _CACHE_BYTES = 32 * 1024 * 1024
 _RETRY_SECONDS = 0.5
+#: The weight of the latest page in :attr:`Pages.seconds_per_message`, and what that is before the first one.
+_SMOOTHING = 0.25
+_SECONDS_PER_MESSAGE = 1e-5
 _FIRST_SEQ_SECONDS = 10.0
 #: Nobody waits longer for a first seq, which is nothing but a hint.
 _FIRST_SEQ_TIMEOUT_SECONDS = 2.0
@@ -39,6 +42,7 @@ class Pages:
     :param concurrent_reads: pages that are read at the same time; further ones wait in the order of asking.
     :param page_messages: how many seqs a page has.
     :param cache_bytes: of pages that are kept, the last used ones.
+    :ivar seconds_per_message: how long it takes lately to read whole pages.
     """
 
     _log = Logger()
@@ -65,6 +69,7 @@ class Pages:
         self._first_reads: dict[int, SharedCall[int]] = {}
         self.read = 0
         self.shared = 0
+        self.seconds_per_message = _SECONDS_PER_MESSAGE
 
     def get(self, room: int, seq: int) -> Deferred[Page]:
         """The page of a room that a seq is on; one that was under way may be too old to have it yet.
@@ -146,15 +151,21 @@ class Pages:
         try:
             if not reads.wanted:
                 raise Unavailable("nobody waits for the page any more")
-            page = await self._patiently(
-                lambda: self._history.page(room, begin + 1, begin + self._page_messages), reads
-            )
+            page = await self._patiently(lambda: self._timed_page(room, begin), reads)
             self.read += 1
             self._keep(key, page)
             return page
         finally:
             del self._reads[key]
             self._places.release()
+
+    async def _timed_page(self, room: int, begin: int) -> Page:
+        began_at = self._clock.seconds()
+        page = await self._history.page(room, begin + 1, begin + self._page_messages)
+        if len(page.seqs) == self._page_messages:
+            seconds = (self._clock.seconds() - began_at) / self._page_messages
+            self.seconds_per_message += _SMOOTHING * (seconds - self.seconds_per_message)
+        return page
 
     async def _patiently(self, read: Callable[[], Awaitable[T]], reads: SharedCall[T]) -> T:
         """The result of ``read``, tried until the database answers or nobody wants it any more."""

@@ -29,9 +29,10 @@ _MIN_WRITE_BYTES = 64 * 1024
 _TURN_SECONDS = 0.003
 _MAX_TURN_WRITES = 32
 
-# What one member is given from pages, in messages/s: three times that is possible, but then what is live takes three
-# times as long. Who has just come, or was held up, gets as many more as belong to these seconds.
-_MAX_RATE = 60_000
+# For one member pages are read in this share of the time at most, by how long that takes lately: it takes longer when
+# others need the machine, and so they are left more of it. Who has just come, or was held up, gets as many more
+# messages as belong to these seconds.
+_SHARE = 2 / 3
 _MAX_BEHIND_SECONDS = 0.05
 
 # A page that brought nothing new is not read again at once.
@@ -169,7 +170,8 @@ class Resumer:
         begin = bisect_right(page.seqs, course.seq)
         if begin < len(page.seqs):
             end = _end_of_write(page, begin, self._write_bytes())
-            course.due_seconds = max(course.due_seconds, now - _MAX_BEHIND_SECONDS) + (end - begin) / _MAX_RATE
+            cost_seconds = (end - begin) * self._pages.seconds_per_message / _SHARE
+            course.due_seconds = max(course.due_seconds, now - _MAX_BEHIND_SECONDS) + cost_seconds
             course.tell(page.seqs[begin])
             course.reached(page.seqs[end - 1])
             course.member.deliver(page.data[page.ends[begin - 1] if begin else 0 : page.ends[end - 1]])

@@ -51,7 +51,7 @@ class Line:
 
     def pieces(self) -> list[bytes]:
         found = []
-        while (piece := self.piece()) is not None:
+        while piece := self.piece():
             found.append(piece)
         return found
 

@@ -163,7 +163,7 @@ class TestStamping:
         assert (message.client_ip, message.client_message_id) == ("::1", "own")
 
         rig.queue.settle(7)
-        assert rig.sender.accepted == [Accepted(message, original, rig.clock.seconds())]
+        assert rig.sender.accepted == [Accepted(message, original, rig.clock.seconds(), content_bytes(message))]
 
     def test_without_an_own_id_none_is_stored(self, rig: IngressRig) -> None:
         rig.ingress.accept(1, client_message(clientMessageId=UNSET), rig.sender, None)
