@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
+from statistics import median
 from typing import Any
 
 import attrs
@@ -78,38 +79,38 @@ def after(seconds: float, look: Callable[[], object] = int) -> Callable[[], bool
 
 @attrs.define
 class Times:
-    """What the live traffic noticed in one situation, over several spans of time.
+    """What the live traffic noticed in one situation, in each of several spans of time.
 
     :ivar seconds: of each ``ack`` and ``delivery``.
-    :ivar shares: of one processor that the daemon took, in each span.
+    :ivar shares: of one processor that the daemon took.
     """
 
-    seconds: dict[str, list[float]] = attrs.Factory(lambda: {"ack": [], "delivery": []})
+    seconds: list[dict[str, list[float]]] = attrs.Factory(list)
     shares: list[float] = attrs.Factory(list)
 
     def measure(self, daemon: psutil.Process, traffic: LiveTraffic, seconds: float) -> None:
         """Another span."""
         before, began = daemon.cpu_times(), time.monotonic()
-        for kind, times in traffic.run(after(seconds)).items():
-            self.seconds[kind] += times
+        self.seconds.append(traffic.run(after(seconds)))
         now = daemon.cpu_times()
         spent = now.user + now.system - before.user - before.system
         self.shares.append(spent / (time.monotonic() - began))
 
+    def p99s(self, kind: str) -> list[float]:
+        """Of each span, in ms."""
+        return [p99(span[kind]) for span in self.seconds]
+
 
 def compare(result: Result, without: Times, beside: Times, what: str) -> None:
-    """Tell what others notice.
+    """Tell what others notice: the middle one of what the spans say, of which as many pairs are compared.
 
     :param what: what there is beside them.
     """
     for kind in ("ack", "delivery"):
-        alone, now = p99(without.seconds[kind]), p99(beside.seconds[kind])
-        result.add(f"{kind} p99 without {what}", alone, "ms")
-        result.add(f"{kind} p99 beside {what}", now, "ms")
-        result.add(f"{kind} p99 beside {what}, times", now / alone, "", ("<=", NOTICED))
-    result.add(f"daemon's processor without {what}", _percent(without.shares), "%")
-    result.add(f"daemon's processor beside {what}", _percent(beside.shares), "%")
-
-
-def _percent(shares: list[float]) -> float:
-    return sum(shares) / len(shares) * 100
+        alone, now = without.p99s(kind), beside.p99s(kind)
+        times = [each / before for before, each in zip(alone, now, strict=True)]
+        result.add(f"{kind} p99 without {what}", median(alone), "ms")
+        result.add(f"{kind} p99 beside {what}", median(now), "ms")
+        result.add(f"{kind} p99 beside {what}, times", median(times), "", ("<=", NOTICED))
+    result.add(f"daemon's processor without {what}", median(without.shares) * 100, "%")
+    result.add(f"daemon's processor beside {what}", median(beside.shares) * 100, "%")

@@ -25,8 +25,8 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     flood = add("flood", help="of one address, beside which another one talks")
     flood.add_argument("--kinds", nargs="+", choices=ATTACKS, default=list(ATTACKS), help="of what")
     flood.add_argument("--rate", type=float, default=100.0, help="live messages/s, all rooms together")
-    flood.add_argument("--seconds", type=float, default=4.0, help="alone, and beside each of them")
-    flood.add_argument("--rounds", type=int, default=2, help="how often that is done")
+    flood.add_argument("--seconds", type=float, default=2.0, help="alone, and beside each of them")
+    flood.add_argument("--rounds", type=int, default=5, help="how often that is done")
     flood.add_argument("options", nargs="*", metavar="-- OPTION", help="of the daemon, behind --")
     flood.set_defaults(run=_flood)
 
@@ -50,8 +50,8 @@ def _flood(arguments: argparse.Namespace) -> Result:
         text = daemon.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
         result.raw["limited"] = [line for line in text.splitlines() if line.startswith("chatflow_limited_total")]
     for kind in arguments.kinds:
-        result.raw[kind] = {"alone": alone[kind].seconds, "beside": beside_them[kind].seconds}
         spans = arguments.seconds * arguments.rounds
+        result.raw[kind] = {"alone": alone[kind].seconds, "beside": beside_them[kind].seconds}
         for what, count in sent[kind].counts().items():
             result.add(f"{what} of the flood of {kind}, a second", count / spans, "")
         compare(result, alone[kind], beside_them[kind], kind)

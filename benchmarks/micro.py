@@ -82,7 +82,7 @@ def _steps(arguments: argparse.Namespace) -> Result:
     for name, (messages, step) in steps.items():
         samples = [each * 1e6 / messages for each in _samples(step, arguments.seconds)]
         result.raw["microseconds"][name] = samples
-        result.add(name, statistics.median(samples), "µs/message")
+        result.add(name, min(samples), "µs/message")  # what is above that is the machine's
     return result
 
 

@@ -18,6 +18,8 @@ from testbed.client import handshake
 from testbed.daemon import Daemon
 
 _ROOMS = 4
+#: Before the slow ones come and after they have left; with them twice as many.
+_SPANS = 3
 #: What is behind by then, is.
 _FILL_SECONDS = 40.0
 #: A slow client takes so much, so often.
@@ -35,7 +37,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     slow.add_argument("--stalled", type=int, default=200, help="of them, that read nothing")
     slow.add_argument("--trickling", type=int, default=200, help="of them, that read 1 KB/s")
     slow.add_argument("--rate", type=float, default=40.0, help="live messages/s, all rooms together")
-    slow.add_argument("--seconds", type=float, default=10.0, help="before they come, with them, after they have left")
+    slow.add_argument("--seconds", type=float, default=3.0, help="of each of several spans of time")
     slow.add_argument("options", nargs="*", metavar="-- OPTION", help="of the daemon, behind --")
     slow.set_defaults(run=_slow_clients)
 
@@ -45,23 +47,29 @@ def _slow_clients(arguments: argparse.Namespace) -> Result:
     slow = arguments.stalled + arguments.trickling
     options = ["--send-timeout-seconds", "3600", *arguments.options]
     without, beside = Times(), Times()
+
+    def measure(times: Times) -> None:
+        for _ in range(_SPANS):
+            times.measure(os_process, traffic, arguments.seconds)
+
     with Daemon(*options) as daemon:
         daemon.start()
         os_process = psutil.Process(daemon.process.pid)
         traffic = LiveTraffic(daemon.port, range(1, _ROOMS + 1), arguments.rate, "x" * 450)
         with _reading(daemon.port, arguments.members - slow):
             with _reading(daemon.port, slow):
-                without.measure(os_process, traffic, arguments.seconds)
+                measure(without)
                 before_bytes = os_process.memory_info().rss
             with process(_hardly_read, daemon.port, arguments.stalled, arguments.trickling):
                 _fill(daemon, slow)
-                beside.measure(os_process, traffic, arguments.seconds)
+                for _ in range(2):
+                    measure(beside)
                 more_bytes = os_process.memory_info().rss - before_bytes
                 waiting_bytes = daemon.counter("chatflow_buffered_bytes")
                 behind = daemon.counter("chatflow_clients_behind")
                 closed = daemon.counter("chatflow_slow_clients_closed_total")
             with _reading(daemon.port, slow):
-                without.measure(os_process, traffic, arguments.seconds)
+                measure(without)
         traffic.close()
     bound_bytes = slow * OWN_BYTES + waiting_bytes + _SLACK_BYTES
     result.raw |= {"without": without.seconds, "beside": beside.seconds, "more_bytes": more_bytes}

@@ -39,6 +39,26 @@ class TestCommandLine:
         assert caught.value.code == 0
         assert "exit status:" in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["token", "--user", "7", "--jwt-key", "s3cret"], "unrecognized arguments: --jwt-key\n"),
+            (["token", "--user", "7", "--jwt-key=s3cret"], "unrecognized arguments: --jwt-key\n"),
+            (["token", "--user", "7", "--jwt-key", "s3cret and more", "--nmae", "al"], "arguments: --jwt-key --nmae\n"),
+            (["token", "--user", "7", "--jwt-key", "-s3cret"], "unrecognized arguments: --jwt-key\n"),
+            (["--jwt-key", "s3cret", "token"], "argument COMMAND: invalid choice\n"),
+            (["--admin-token=s3cret", "token", "--user", "7"], "unrecognized arguments: --admin-token\n"),
+            (["migrate", "--database", "postgresql://a:x@h/d", "s3cret"], "unrecognized arguments\n"),
+            (["migraet"], "invalid choice: 'migraet'"),
+        ],
+    )
+    def test_what_follows_an_unknown_option_is_not_repeated(
+        self, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    ) -> None:
+        error = usage_error(capsys, *arguments)
+        assert told in error
+        assert "s3cret" not in error
+
     def test_a_command_is_needed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "COMMAND" in usage_error(capsys)
 

@@ -9,13 +9,12 @@ cannot do its work. What it returns, if anything, is the exit status.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn
 
 from chatflow.admin import deadletters, instances, migrate, moderation, monitor, queues, setup, tokens, verify
+from chatflow.arguments import DiscreetParser
 from chatflow.errors import ChatFlowError
 from chatflow.text import visible
 
@@ -46,22 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """One that does not repeat half of a password: a blank in that of a URL makes two arguments of it."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        if any("://" in word for word in self._words):
-            message = re.sub("(unrecognized arguments|invalid choice): .*", r"\1", message, flags=re.DOTALL)
-        super().error(visible(message))
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; what it returns has ``run``."""
-    parser = _Parser(
+    parser = DiscreetParser(
         prog="chatflow-admin",
         description=_DESCRIPTION,
         epilog=_EXIT_STATUS,

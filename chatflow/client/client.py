@@ -443,10 +443,17 @@ class ChatClient:
         if not self._outbox.pausing:
             self._flush()
         elif self._resend is None or not self._resend.active():
-            longest = min(_LONGEST_RESEND_SECONDS, _FIRST_RESEND_SECONDS * 2 ** (self._outbox.rounds - 1))
-            self._resend = self._reactor.callLater(self._uniform(longest / 2, longest), self._send_again)
+            self._resend = self._reactor.callLater(self._resend_seconds(), self._send_again)
         self._wake()
         self._hold()
+
+    def _resend_seconds(self) -> float:
+        """As the server says; if it does not, or if that was of no use, longer and longer."""
+        rounds, told = self._outbox.rounds, self._outbox.retry_after_seconds
+        if told is not None and rounds == 1:
+            return told
+        longest = min(_LONGEST_RESEND_SECONDS, _FIRST_RESEND_SECONDS * 2 ** (rounds - 1))
+        return max(told or 0.0, self._uniform(longest / 2, longest))
 
     def _send_again(self) -> None:
         self._outbox.resume()

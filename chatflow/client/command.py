@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from chatflow.arguments import DiscreetParser
 from chatflow.contracts.messages import MAX_USER_ID
 from chatflow.errors import Refused
 from chatflow.rooms.messages import decode
-from chatflow.text import visible
 
 _DESCRIPTION = """\
 Chat from a terminal, a pipe or a script.
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None = None) -> Wishes:
     :param arguments: by default the program's.
     :raises SystemExit: 2 for a wrong command line, 0 after ``--help``.
     """
-    parser = _Parser(
+    parser = DiscreetParser(
         prog="chatflow-client",
         description=_DESCRIPTION,
         epilog=_EXIT_STATUS,
@@ -120,11 +120,6 @@ def parse(arguments: Sequence[str] | None = None) -> Wishes:
     except Refused as error:
         parser.error(str(error).replace("userId", "--user-id").replace("username", "--name"))
     return wishes
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        super().error(visible(message))
 
 
 def _frame(wishes: Wishes) -> bytes:

@@ -28,10 +28,14 @@ class SendFailed(ChatFlowError):
 
 @frozen
 class Refusal:
-    """A message was refused, and nobody says which."""
+    """A message was refused, and nobody says which.
+
+    :ivar retry_after_seconds: when to send it again, if the server says so.
+    """
 
     code: str
     reason: str
+    retry_after_seconds: float | None = field(default=None, eq=False)
 
 
 @define
@@ -47,6 +51,8 @@ class Outbox:
     _doubtful: set[str] = field(init=False, factory=set)
     #: Rounds without any acknowledgement.
     rounds: int = field(init=False, default=0)
+    #: How long the server wants to be left alone after this round, if it has said so.
+    retry_after_seconds: float | None = field(init=False, default=None)
     #: A round has ended: :meth:`to_send` gives nothing until :meth:`resume`.
     pausing: bool = field(init=False, default=False)
 
@@ -104,6 +110,8 @@ class Outbox:
             return self._fail(own_ids, lambda: SendFailed(text))
         if final:
             self._doubtful.update(own_ids)
+        told = [each.retry_after_seconds for each in refusals if each.retry_after_seconds is not None]
+        self.retry_after_seconds = max(told, default=None)
         self._waiting.extendleft(reversed(own_ids))
         self._under_way.clear()
         self.pausing = True

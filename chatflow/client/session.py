@@ -122,7 +122,7 @@ class Session:
             return [Acknowledged(frame["originalMessage"].get("clientMessageId"), frame["messageId"])]
         if status == "ERROR":
             # An answer to a new token is none to a message; the connection ends when the old one does.
-            return [] if frame.get("field") == "token" else self._error(frame["code"], frame["errorMessage"])
+            return [] if frame.get("field") == "token" else self._error(frame)
         return self._message(frame)
 
     def _message(self, frame: Mapping[str, Any]) -> list[Event]:
@@ -146,12 +146,16 @@ class Session:
             )
         ]
 
-    def _error(self, code: str, reason: str) -> list[Event]:
+    def _error(self, frame: Mapping[str, Any]) -> list[Event]:
+        code = frame["code"]
         if code in {"since_beyond_head", "since_expired"}:
             # Without chatflow.v2 the server says in words only where it goes on.
             self.seq, self._forgiving = None if code == "since_beyond_head" else self.seq, True
             return [Reset(code.removeprefix("since_"), None)]
-        return [Refusal(code, reason)]
+        retry_after_ms = frame.get("retryAfterMs")
+        return [
+            Refusal(code, frame["errorMessage"], None if retry_after_ms is None else max(0.0, retry_after_ms / 1000))
+        ]
 
     def _special(self, kind: str, frame: Mapping[str, Any]) -> list[Event]:
         if kind == "welcome":

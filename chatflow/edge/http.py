@@ -374,9 +374,9 @@ class Root(Resource):
         """Judge what every request has in common, and find who answers it."""
         may_read = self._cors.add_headers(request.requestHeaders, request.responseHeaders)
         try:
-            request.client_ip = self._services.proxies.client_of(
-                request.channel.transport.getPeer(), request.requestHeaders
-            )
+            peer, proxies = request.channel.transport.getPeer(), self._services.proxies
+            self._services.unbelieved.look(peer, request.requestHeaders, proxies)
+            request.client_ip = proxies.client_of(peer, request.requestHeaders)
             self._admit(path, request)  # before anything that may refuse it, and need not be free for that
             host = addressed_host(request)
             self._judge_host(host, path)

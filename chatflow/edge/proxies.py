@@ -13,6 +13,8 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.web.http_headers import Headers
 
@@ -30,6 +32,9 @@ _NODE = re.compile(
     r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+)(?::[0-9]{1,5})?|(?P<bare>[0-9A-Fa-f:.]+)"
 )
 _UNNAMED = re.compile(r"unknown|_[A-Za-z0-9._-]+", re.IGNORECASE)
+
+#: So often at most it is said that a stranger names clients.
+_SAY_AGAIN_SECONDS = 3600.0
 
 _MALFORMED = "the proxy names no client in {name}: it is to add the address that it was reached from"
 _BOTH = "X-Forwarded-For and Forwarded name different clients: the proxy is to set one, and to remove the other"
@@ -102,6 +107,36 @@ class TrustedProxies:
             if not is_within(nearest, self.networks):
                 return nearest
         return nearest
+
+
+class Unbelieved:
+    """Those who say who a client is, and of whom that is not believed: a load balancer that ``--trusted-proxy`` does
+    not name, behind which all clients are one; or somebody who tries.
+
+    :ivar requests: how many.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._silent_until = float("-inf")
+        self.requests = 0
+
+    def look(self, peer: Any, headers: Headers, proxies: TrustedProxies) -> None:
+        """Look at a request from ``peer``."""
+        if not (headers.hasHeader(b"x-forwarded-for") or headers.hasHeader(b"forwarded")) or proxies.trusts(peer):
+            return
+        self.requests += 1
+        now = self._clock.seconds()
+        if now >= self._silent_until:
+            self._silent_until = now + _SAY_AGAIN_SECONDS
+            self._log.warn(
+                "{peer} says in X-Forwarded-For or Forwarded who its clients are, and is not believed: if it is a load "
+                "balancer of yours, all who come by it count as one client, until --trusted-proxy names it "
+                "(chatflow_forwarded_unbelieved_total counts such requests; this is said once an hour)",
+                peer=client_ip(peer) or "who comes by a UNIX socket",
+            )
 
 
 def _joined(headers: Headers, name: str) -> str:

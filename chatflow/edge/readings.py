@@ -18,6 +18,9 @@ def edge_readings(services: EdgeServices) -> list[Reading]:
         Reading("chatflow_buffered_bytes", "Wait for clients", lambda: services.backlog.waiting_bytes, gauge),
         Reading("chatflow_clients_behind", "Have something waiting", lambda: services.backlog.clients, gauge),
         Reading("chatflow_limited", "Refused, delayed or ended by a limit", lambda: limited, counter, "reason"),
+        Reading(
+            "chatflow_forwarded_unbelieved", "Of no --trusted-proxy", lambda: services.unbelieved.requests, counter
+        ),
         Reading("chatflow_slow_clients_closed", "Did not read", lambda: counters.slow_clients_closed, counter),
         Reading("chatflow_silent_clients_dropped", "No pong in time", lambda: counters.silent_clients_dropped, counter),
         Reading("chatflow_reads_paused", "Times a client was not read", lambda: counters.reads_paused, counter),

@@ -11,7 +11,7 @@ from chatflow.edge.compression import Compressor
 from chatflow.edge.connections import Connections
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import Backlog
-from chatflow.edge.proxies import TrustedProxies
+from chatflow.edge.proxies import TrustedProxies, Unbelieved
 from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime
 from chatflow.rooms.hub import Hub
@@ -46,6 +46,7 @@ class EdgeServices:
     :ivar in_force: the limits that hold, which may change.
     :ivar backlog: what waits for all clients.
     :ivar accounts: what each address has and takes.
+    :ivar unbelieved: who says who a client is, and is no trusted proxy.
     :ivar compressor: of what all members of a room are given.
     :ivar ping_interval_seconds: how often a silent client is pinged; 0 for never.
     """
@@ -65,6 +66,7 @@ class EdgeServices:
     verifier: ITokenVerifier | None = None
     counters: EdgeCounters = Factory(EdgeCounters)
     accounts: Accounts = Factory(lambda self: Accounts(self.clock, self.in_force), takes_self=True)
+    unbelieved: Unbelieved = Factory(lambda self: Unbelieved(self.clock), takes_self=True)
     compressor: Compressor = Factory(Compressor)
     backlog: Backlog = Factory(lambda self: Backlog(self.clock, self.in_force, self.accounts.limited), takes_self=True)
 

@@ -14,6 +14,10 @@ A message that a client repeats under the same clientMessageId has the same id (
 message under the same clientMessageId has another id. If its sender waits for the commit it is refused; if it has been
 acknowledged by now, because the queue had it, it is stored as a message of its own: nothing that was acknowledged is
 dropped.
+
+All of it is done by a function of the database (``sql/0014``), which numbers, stores and counts. Where nobody has to be
+asked it is called by itself, one round trip, and does nothing if a head remembers an envelope or a name is taken. Then,
+or where somebody has to be asked, the heads are locked and read, and it is called for what is new.
 """
 
 from __future__ import annotations
@@ -93,12 +97,11 @@ def commit_alone_in_thread(
 
     One round trip if nobody has to be asked, and if it turns out there that all of it is new.
     """
-    refuse_forged(envelopes)
     if are_held is None or all(is_held is always for is_held in are_held):
         results = _commit_at_once(transaction, envelopes)
         if results is not None:
             return results
-    results = _commit_judged(transaction, envelopes, are_held, refuse_conflicts)
+    results = commit_in_thread(transaction, envelopes, are_held, refuse_conflicts)
     transaction.commit()
     return results
 
@@ -109,32 +112,45 @@ def commit_in_thread(
     are_held: Sequence[AreHeld] | None = None,
     refuse_conflicts: bool = False,
 ) -> list[CommitResult]:
-    """Store what is new of the envelopes, in the order given; a place for each.
+    """Lock the heads, and store what is new of the envelopes, in the order given; a place for each.
 
     :param cursor: in a transaction; its locks are held until that ends.
     :param are_held: for each envelope, whether it may be stored if its head does not remember it; each different one is
         asked once. See :class:`~chatflow.contracts.writer.IBatchWriter`.
     :param refuse_conflicts: leave out what is another message under a clientMessageId that is taken; else store it.
-    :raises psycopg2.DataError: as :func:`refuse_forged`; ValueError, OverflowError: what cannot be sent to PostgreSQL.
+    :raises psycopg2.DataError: as :func:`.rows.statement`; ValueError: what cannot be sent to PostgreSQL.
     """
-    refuse_forged(envelopes)
-    return _commit_judged(cursor, envelopes, are_held, refuse_conflicts)
-
-
-def refuse_forged(envelopes: Sequence[Envelope]) -> None:
-    """See that no field but the texts, and the names that clients give to them, holds a control character.
-
-    :raises psycopg2.DataError: one does, as if PostgreSQL had refused it.
-    """
-    for envelope in envelopes:
-        fields = "".join(
-            [
-                f"{message.message_id}{message.username}{message.client_ip}{message.client_timestamp}"
-                for message in envelope.messages
-            ]
-        )
-        if not (fields.isprintable() and envelope.server_id.isprintable()):
-            raise psycopg2.DataError("a control character in an id, a name, an address or a time")
+    heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
+    asked = are_held or [always] * len(envelopes)
+    last_seqs = {room: head.last_seq for room, head in heads.items()}
+    lost = {is_held for is_held in set(asked) if not is_held(last_seqs)}
+    names = _names(cursor, envelopes)
+    results: list[CommitResult] = []
+    new: _New = {}
+    for envelope, is_held in zip(envelopes, asked, strict=True):
+        head = heads[envelope.room]
+        is_new = envelope.envelope_id not in head.recent
+        if is_new and is_held in lost:
+            results.append(CommitResult(None, head.last_seq, (), held=False))
+            continue
+        messages: Sequence[Message] = envelope.messages if is_new else ()
+        conflicts: Sequence[int] = ()
+        if names is not None:
+            messages, conflicts = _sort_out(envelope, is_new, names, refuse_conflicts)
+        if not messages:
+            results.append(CommitResult(None, head.last_seq, (), conflicts=conflicts))
+            continue
+        first_seq = head.last_seq + 1
+        head.last_seq += len(messages)
+        head.recent.append(envelope.envelope_id)
+        new.setdefault(envelope.room, []).append((envelope, messages))
+        results.append(CommitResult(first_seq, head.last_seq, messages, conflicts=conflicts))
+    if new:
+        cursor.execute(*rows.statement(new))
+        (stored,) = only_row(cursor)
+        if stored is None:
+            raise psycopg2.OperationalError("the heads that are locked say something else at a second look")
+    return results
 
 
 def _commit_at_once(transaction: Transaction, envelopes: Sequence[Envelope]) -> list[CommitResult] | None:
@@ -170,43 +186,6 @@ def _holds_repetition(envelopes: Sequence[Envelope]) -> bool:
         if message.client_message_id
     ]
     return len(set(names)) < len(names)
-
-
-def _commit_judged(
-    cursor: Cursor, envelopes: Sequence[Envelope], are_held: Sequence[AreHeld] | None, refuse_conflicts: bool
-) -> list[CommitResult]:
-    """Lock the heads, see what of the envelopes is new and may be stored, and store that."""
-    heads = _lock_heads(cursor, sorted({envelope.room for envelope in envelopes}))
-    asked = are_held or [always] * len(envelopes)
-    last_seqs = {room: head.last_seq for room, head in heads.items()}
-    lost = {is_held for is_held in set(asked) if not is_held(last_seqs)}
-    names = _names(cursor, envelopes)
-    results: list[CommitResult] = []
-    new: _New = {}
-    for envelope, is_held in zip(envelopes, asked, strict=True):
-        head = heads[envelope.room]
-        is_new = envelope.envelope_id not in head.recent
-        if is_new and is_held in lost:
-            results.append(CommitResult(None, head.last_seq, (), held=False))
-            continue
-        messages: Sequence[Message] = envelope.messages if is_new else ()
-        conflicts: Sequence[int] = ()
-        if names is not None:
-            messages, conflicts = _sort_out(envelope, is_new, names, refuse_conflicts)
-        if not messages:
-            results.append(CommitResult(None, head.last_seq, (), conflicts=conflicts))
-            continue
-        first_seq = head.last_seq + 1
-        head.last_seq += len(messages)
-        head.recent.append(envelope.envelope_id)
-        new.setdefault(envelope.room, []).append((envelope, messages))
-        results.append(CommitResult(first_seq, head.last_seq, messages, conflicts=conflicts))
-    if new:
-        cursor.execute(*rows.statement(new))
-        (stored,) = only_row(cursor)
-        if stored is None:
-            raise psycopg2.OperationalError("the heads that are locked say something else at a second look")
-    return results
 
 
 def _lock_heads(cursor: Cursor, rooms: list[int]) -> dict[int, _Head]:

@@ -6,7 +6,7 @@ import msgspec
 
 from chatflow.contracts.envelopes import Envelope
 from chatflow.errors import NotStored
-from chatflow.persistence.commit import REPEAT_HOURS, commit_in_thread, refuse_forged
+from chatflow.persistence.commit import REPEAT_HOURS, commit_in_thread
 from chatflow.persistence.driver import Connection, Cursor
 from chatflow.persistence.failures import database_errors, is_refusal, one_line
 from chatflow.persistence.heads import LOCK_MESSAGES, create_rooms_in_thread
@@ -53,7 +53,6 @@ def replay_in_thread(cursor: Cursor, envelope: Envelope) -> tuple[int, int] | No
     up. Nearly all of it before the room's head is locked, since it may take seconds; the rest while it is locked, and
     nobody else can store them.
     """
-    refuse_forged([envelope])
     create_rooms_in_thread(cursor, [envelope.room])
     cursor.execute(_HEAD, (envelope.room,))
     ((before,),) = cursor.fetchall()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 
+import psycopg2
+
 from chatflow.contracts.envelopes import Envelope
 from chatflow.contracts.messages import Message
 
@@ -30,6 +32,7 @@ def statement(rooms: Rooms, names: Names = NO_NAMES) -> tuple[str, Sequence[obje
     stored under one of the names.
 
     :param rooms: at least one; each with at least one message, and no envelope twice.
+    :raises psycopg2.DataError: a control character where none can be, as if PostgreSQL had refused it.
     """
     ordered = sorted(rooms)
     parts = [part for room in ordered for part in rooms[room]]
@@ -38,20 +41,27 @@ def statement(rooms: Rooms, names: Names = NO_NAMES) -> tuple[str, Sequence[obje
     starts = accumulate(counts[:-1], initial=1)
     latest = [max(message.created_at_us for _, several in rooms[room] for message in several) for room in ordered]
     ranges, since_us = names
+    ids = _plain_texts([message.message_id for message in messages])
+    client_times = _plain_texts([message.client_timestamp for message in messages])
+    usernames = _plain_texts([message.username for message in messages])
+    servers = _plain_texts(
+        list(chain.from_iterable([envelope.server_id] * len(several) for envelope, several in parts))
+    )
+    addresses = _plain_texts([message.client_ip or "" for message in messages])
     return _STORE, (
         _numbers(ordered),
         _numbers(starts),
         _numbers(counts),
         _numbers(latest),
         _texts([" ".join([envelope.envelope_id for envelope, _ in rooms[room]]) for room in ordered]),
-        _texts([message.message_id for message in messages]),
+        ids,
         _numbers([message.created_at_us for message in messages]),
-        _texts([message.client_timestamp for message in messages]),
+        client_times,
         _numbers([message.user_id for message in messages]),
-        _texts([message.username for message in messages]),
+        usernames,
         _texts([message.message_type for message in messages]),
-        _texts(list(chain.from_iterable([envelope.server_id] * len(several) for envelope, several in parts))),
-        _texts([message.client_ip or "" for message in messages]),
+        servers,
+        addresses,
         _texts([message.client_message_id or "" for message in messages]),
         _texts([message.text for message in messages]),
         _texts([low for low, _ in ranges]),
@@ -62,6 +72,14 @@ def statement(rooms: Rooms, names: Names = NO_NAMES) -> tuple[str, Sequence[obje
 
 def _numbers(values: Iterable[int]) -> str:
     return f"{{{','.join(map(str, values))}}}"
+
+
+def _plain_texts(values: Sequence[str]) -> str:
+    """Of a column in which nothing but a forgery has a control character."""
+    written = _texts(values)
+    if not written.isprintable():
+        raise psycopg2.DataError("a control character in an id, a name, an address or a time")
+    return written
 
 
 def _texts(values: Sequence[str]) -> str:

@@ -5,8 +5,6 @@ What cannot be read changes nothing: the keys that were known stay good.
 
 from __future__ import annotations
 
-import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -17,10 +15,12 @@ from twisted.logger import Logger
 
 from chatflow.errors import StartupError
 from chatflow.lifecycle.threads import run_in_own_thread
+from chatflow.tokens.fetching import TooSlow, fetch_in_thread
 from chatflow.tokens.keys import BadKeys, Key, parse_jwks
 
 MAX_JWKS_BYTES = 256 * 1024
-#: For all of a request: name look-up, handshake and answer.
+_ACCEPT = "application/jwk-set+json, application/json"
+#: For all of a request: connection, handshake and answer.
 _FETCH_SECONDS = 10.0
 #: How often a token with an unknown key id makes the set be read again, at most.
 ASK_AGAIN_SECONDS = 10.0
@@ -133,44 +133,22 @@ def is_url(source: str) -> bool:
     return "://" in source
 
 
-def read_in_thread(source: str) -> bytes:
+def read_in_thread(source: str, seconds: float = _FETCH_SECONDS) -> bytes:
     """What is there, bounded in size and time.
 
+    :param seconds: for all of a request.
     :raises BadKeys: it cannot be read.
     """
     try:
         if is_url(source):
-            return _fetch_in_thread(source)
+            return _bounded(fetch_in_thread(source, _ACCEPT, MAX_JWKS_BYTES, seconds))
         with Path(source).open("rb") as file:
             data = file.read(MAX_JWKS_BYTES + 1)
+    except TooSlow:
+        raise BadKeys(f"the answer takes longer than {seconds:g} s") from None
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise BadKeys(getattr(error, "strerror", None) or " ".join(str(reason).split())[:200]) from None
-    return _bounded(data)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Whose keys count is in the settings, and nowhere else."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-def _fetch_in_thread(url: str) -> bytes:
-    until = time.monotonic() + _FETCH_SECONDS
-    request = urllib.request.Request(url, headers={"Accept": "application/jwk-set+json, application/json"})
-    # One that the environment names for http is not for what is on this machine.
-    proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme == "https"}
-    opener = urllib.request.build_opener(_NoRedirects(), urllib.request.ProxyHandler(proxies))
-    with opener.open(request, timeout=_FETCH_SECONDS / 2) as answer:
-        data = b""
-        while len(data) <= MAX_JWKS_BYTES:
-            chunk = answer.read1(65536)
-            if not chunk:
-                break
-            data += chunk
-            if time.monotonic() > until:
-                raise BadKeys(f"the answer takes longer than {_FETCH_SECONDS:g} s")
     return _bounded(data)
 
 

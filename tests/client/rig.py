@@ -73,9 +73,9 @@ class Server:
         """Say that these are durable."""
         self.deliver(*[acknowledgement(message) for message in messages])
 
-    def refuse(self, *codes: str) -> None:
-        """Answer with errors."""
-        self.deliver(*[{"status": "ERROR", "code": code, "errorMessage": f"{code} it is"} for code in codes])
+    def refuse(self, *codes: str, **more: Any) -> None:
+        """Answer with errors. :param more: fields of them."""
+        self.deliver(*[{"status": "ERROR", "code": code, "errorMessage": f"{code} it is", **more} for code in codes])
 
     def messages(self) -> list[dict[str, Any]]:
         """What the client sent since the last call."""

@@ -249,6 +249,8 @@ class TestCommandLine:
             ["ws://h", "1", "--user-id", "100001"],
             ["ws://h", "1", "--last", "1001"],
             ["ws://h", "1", "--timeout-seconds", "nan"],
+            ["ws://h", "1", "--token", "hunter2"],
+            ["ws://h", "1", "--tokenfile=hunter2"],
         ],
     )
     def test_a_wrong_one_is_status_2_and_told(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

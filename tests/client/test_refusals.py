@@ -84,6 +84,31 @@ class TestWhatMayBeSentAgain:
             assert isinstance(outcome.error, SendFailed)
             assert "overloaded it is" in str(outcome.error)
 
+    def test_who_is_told_when_to_come_again_does_so_then_and_later_if_that_was_of_no_use(self, rig: ClientRig) -> None:
+        server, sent = begin(rig, 3)
+        first, *others = server.messages()
+        server.acknowledge(first)
+        server.refuse("rate_limited", retryAfterMs=50)
+        server.refuse("rate_limited", retryAfterMs=500)
+        rig.advance(0.25)
+        assert texts(server) == []
+        rig.advance(0.25)
+        assert [message["message"] for message in others] == texts(server) == ["1", "2"]
+        server.refuse("rate_limited", "rate_limited", retryAfterMs=500)
+        rig.advance(0.75)
+        assert texts(server) == [], "it has waited as it was told, and for nothing"
+        rig.advance(2)
+        again = server.messages()
+        server.acknowledge(*again)
+        assert all(outcome.result for outcome in sent)
+
+    def test_not_even_a_server_that_looks_back_is_asked_in_the_past(self, rig: ClientRig) -> None:
+        server, _ = begin(rig, 1)
+        server.messages()
+        server.refuse("rate_limited", retryAfterMs=-5)
+        rig.advance(0.25)
+        assert texts(server) == ["0"]
+
     def test_an_acknowledgement_begins_the_count_of_rounds_anew(self, rig: ClientRig) -> None:
         server, sent = begin(rig, 30)
         for count in range(30, 0, -1):

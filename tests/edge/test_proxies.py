@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.web.http_headers import Headers
 
-from chatflow.edge.proxies import TrustedProxies
+from chatflow.edge.proxies import TrustedProxies, Unbelieved
 from chatflow.edge.refusals import RequestRefused
 
 _PROXIES = TrustedProxies.of(
@@ -35,6 +37,28 @@ def test_a_stranger_is_not_believed(peer: Any) -> None:
 
 def test_nobody_is_believed_by_default() -> None:
     assert resolved(proxies=TrustedProxies(), x_forwarded_for="198.51.100.1") == "10.0.0.1"
+
+
+def test_the_operator_is_told_once_an_hour_of_who_is_not_believed_and_each_time_counts() -> None:
+    clock = Clock()
+    unbelieved = Unbelieved(clock)
+
+    def said(peer: Any, **headers: str) -> list[str]:
+        given = Headers({name.replace("_", "-"): [value] for name, value in headers.items()})
+        with capturedLogs() as events:
+            unbelieved.look(peer, given, _PROXIES)
+        return [formatEvent(event) for event in events]
+
+    assert said(_STRANGER) == []
+    assert said(_PROXY, x_forwarded_for="198.51.100.1") == []
+    (line,) = said(_STRANGER, x_forwarded_for="198.51.100.1")
+    assert "192.0.2.66 says" in line
+    assert "--trusted-proxy" in line
+    assert "198.51.100.1" not in line, "what a stranger writes is not repeated"
+    assert said(IPv4Address("TCP", "192.0.2.67", 1), forwarded="for=_x") == []
+    clock.advance(3600)
+    assert "a UNIX socket" in said(UNIXAddress(b"/run/x"), forwarded="for=_x")[0]
+    assert unbelieved.requests == 3
 
 
 @pytest.mark.parametrize(

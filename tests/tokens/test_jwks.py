@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from twisted.logger import capturedLogs, formatEvent
 
 from chatflow.errors import TokenRefused, Unavailable
 from chatflow.tokens.claims import Expected
-from chatflow.tokens.jwks import ASK_AGAIN_SECONDS, MAX_JWKS_BYTES, Jwks
+from chatflow.tokens.jwks import ASK_AGAIN_SECONDS, MAX_JWKS_BYTES, Jwks, read_in_thread
 from chatflow.tokens.keys import BadKeys
 from chatflow.tokens.verifier import TokenCounts, TokenVerifier
+from testbed.threads import beside
 from testbed.tokens import AUDIENCE, Issuer, claims
 from tests.support.reactor import on_reactor, reactor, until
 
@@ -184,6 +187,35 @@ async def test_an_issuer_that_is_away_at_the_start_is_asked_until_it_is_there(
     publisher.open()
     await jwks.look()
     assert verifier.verify(token).user_id == 7
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "begin", "drop"),
+    [
+        ("http", b"", b" "),
+        ("http", _HEAD, b"X"),
+        ("http", _HEAD + b"Content-Length: 9999\r\n\r\n", b" "),
+        ("http", _HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1"),
+        ("https", b"\x16\x03\x03\x40\x00", b"\x02"),  # the header of a record of TLS (RFC 8446, 5.1)
+    ],
+    ids=["the status", "a header", "the body", "the length of a chunk", "TLS"],
+)
+def test_an_issuer_that_drips_is_given_up(scheme: str, begin: bytes, drop: bytes) -> None:
+    def drip(over: Event) -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as client:
+            client.sendall(begin)
+            for _ in range(200):
+                client.sendall(drop)  # which fails once the other end has gone
+                if over.wait(0.02):
+                    break
+
+    with socket.create_server(("127.0.0.1", 0)) as server, beside("an issuer", drip):
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/keys"
+        with pytest.raises(BadKeys, match=r"the answer takes longer than 0\.2 s"):
+            read_in_thread(url, seconds=0.2)
 
 
 def test_a_file_that_is_read_again_says_what_is_new(tmp_path: Path, clock: SetClock, issuer: Issuer) -> None:
