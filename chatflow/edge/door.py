@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define
-from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.interfaces import IAddress, ILoggingContext, IProtocolFactory
 from zope.interface import implementer
 
 from chatflow.edge.site import ChatSite
@@ -36,12 +36,15 @@ class Door:
         self._around.doStop()
 
 
-@implementer(IProtocolFactory)
+@implementer(IProtocolFactory, ILoggingContext)
 @define(eq=False)
 class Inside:
     """The site, for who has come through a door already."""
 
     _site: ChatSite
+
+    def logPrefix(self) -> str:
+        return type(self._site).__name__
 
     def buildProtocol(self, addr: IAddress) -> Any:
         return self._site.serve(addr)

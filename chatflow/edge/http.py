@@ -39,7 +39,7 @@ from chatflow.edge.refusals import RequestRefused, unavailable
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.websocket import ChatProtocol
 from chatflow.errors import Refused, Unavailable
-from chatflow.rooms.messages import parse_room
+from chatflow.rooms.messages import iso_timestamp, parse_room
 from chatflow.rooms.moderator import Moderator
 
 _log = Logger()
@@ -72,7 +72,8 @@ class _Error(Resource):
     def render(self, request: Any) -> bytes:
         if self._status == 429:  # who asks too often has to come again, which is cheaper to refuse
             end_with_answer(request)
-        return json_response(request, self._status, self._body, self._headers)
+        now_us = int(request.channel.site.services.now() * 1e6)
+        return json_response(request, self._status, self._body | {"timestamp": iso_timestamp(now_us)}, self._headers)
 
 
 def end_with_answer(request: Any) -> None:

@@ -34,8 +34,9 @@ from chatflow.edge.limits import LimitsInForce
 SLICE_BYTES = 64 * 1024
 
 
-def _connection(transport: Any) -> Any:
-    while hasattr(transport, "wrappedProtocol"):  # TLS and PROXY protocol are wrapped around the connection itself
+def innermost(transport: Any) -> Any:
+    """The connection itself, around which TLS and PROXY protocol may be wrapped."""
+    while hasattr(transport, "wrappedProtocol"):
         transport = transport.transport
     return transport
 
@@ -46,7 +47,7 @@ def waiting_bytes(transport: Any) -> int:
     Twisted tells a producer when that is more than 64 KiB and when it is nothing, and not how much. Nor is there a
     public way to ask: this reads what its ``FileDescriptor._isSendBufferFull`` does.
     """
-    connection = _connection(transport)
+    connection = innermost(transport)
     return int(len(connection.dataBuffer) - connection.offset + connection._tempDataLen)
 
 
@@ -56,7 +57,7 @@ def untaken_bytes(transport: Any) -> int:
     The system takes more in lumps, on Linux once a third of its buffer, of up to 4 MB, is free: a slow client may take
     bytes for a minute before that is seen without this.
     """
-    fileno = getattr(_connection(transport), "fileno", None)
+    fileno = getattr(innermost(transport), "fileno", None)
     queued = 0
     if fileno is not None:
         with contextlib.suppress(OSError):  # a kind of socket that does not tell

@@ -1,14 +1,25 @@
-"""What reading costs: bytes, and each time that something is read, however little it is."""
+"""What reading costs: bytes, and each time that something is read, however little; and how much is read at once."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from chatflow.edge.accounts import Account, Bucket
+from chatflow.edge.outgoing import innermost
 from chatflow.edge.services import EdgeServices
 
 #: To read a single byte costs this instance more than the bytes of a message do: who drips is charged for that.
 READ_BYTES = 512
 #: Who is not read any more is not for shorter: what drips comes together meanwhile, and is read at once.
 SHORTEST_REST_SECONDS = 0.2
+#: So much of a stranger's connection is read at a time. 64 KiB, as Twisted reads, may be hundreds of messages, which
+#: are unpacked for one that is accepted; and that for each of hundreds of connections in one turn of the reactor.
+READ_AT_ONCE_BYTES = 4096
+
+
+def read_little(transport: Any) -> None:
+    """Read no more than :data:`READ_AT_ONCE_BYTES` of this connection at a time."""
+    innermost(transport).bufferSize = READ_AT_ONCE_BYTES
 
 
 def charge_address(services: EdgeServices, account: Account, size: int) -> float:

@@ -26,7 +26,7 @@ from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.accounts import Account
 from chatflow.edge.addresses import client_ip
 from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
-from chatflow.edge.pace import charge_address
+from chatflow.edge.pace import charge_address, read_little
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.services import EdgeServices
 from chatflow.edge.unfinished import Unfinished
@@ -121,6 +121,9 @@ class _BoundedChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self.site.came(self)
         super().connectionMade()
+        accounts, ip = self.site.services.accounts, client_ip(self.transport.getPeer())  # type: ignore[union-attr]
+        if not self.is_of_proxy and accounts.of_address(ip) is not None:
+            read_little(self.transport)
         if not self.site.services.proxies.may_speak(self.transport):
             self.site.services.accounts.limited["proxy"] += 1
             self.transport.abortConnection()  # type: ignore[union-attr]
@@ -147,6 +150,13 @@ class _BoundedChannel(HTTPChannel):
         self._rest = None
         if self.upgraded is None and not (self._answers_wait or (self._handlingRequest and not self._is_ending)):
             self._networkProducer.resumeProducing()
+
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:  # a Content-Length of more digits than int() takes
+            self.refuse(b"400 Bad Request")
+            return False
 
     def allContentReceived(self) -> None:
         """A request is whole."""

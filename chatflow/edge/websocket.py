@@ -28,6 +28,7 @@ from chatflow.edge.handshake import Handshake
 from chatflow.edge.incoming import MessageReader
 from chatflow.edge.inflight import InFlight
 from chatflow.edge.outgoing import Outgoing
+from chatflow.edge.pace import read_little
 from chatflow.edge.quota import quota_of
 from chatflow.edge.room_session import ISessionMember, RoomSession
 from chatflow.edge.services import EdgeServices
@@ -87,6 +88,8 @@ class ChatProtocol(MessageReader):
             self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self._leave_as_slow
         )
         self._in_flight = InFlight(self._services, self.transport, self._quota, self.read_on)
+        if self._quota is not None:
+            read_little(self.transport)
         return self._subprotocol
 
     def onOpen(self) -> None:

@@ -83,15 +83,15 @@ def test_the_page_asks_for_a_token_when_the_server_does_and_keeps_it_in_the_tab(
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url))
-    expect(page.get_by_label("Token")).to_be_hidden()
+    expect(page.get_by_label("Token", exact=True)).to_be_hidden()
     page.get_by_label("Your name").fill("whoever")
     page.get_by_label("Room", exact=True).fill("2")
     for token, told in (("", "This server asks for a token."), ("not.a.token", "the token is not valid here")):
         if token:
-            page.get_by_label("Token").fill(token)
+            page.get_by_label("Token", exact=True).fill(token)
         page.get_by_role("button", name="Join").click()
         expect(page.get_by_role("alert")).to_have_text(told)
-    page.get_by_label("Token").fill(user_token())
+    page.get_by_label("Token", exact=True).fill(user_token())
     page.get_by_role("button", name="Join").click()
     expect(page.locator("#state")).to_have_text("connected")
     page.get_by_role("textbox", name="Message").fill("it is me")
@@ -120,6 +120,48 @@ def test_a_link_may_bring_the_token_which_leaves_the_address_and_reads_the_histo
     page.locator("#scroller").evaluate("(list) => (list.scrollTop = 0)")
     expect(page.locator("#messages li[data-seq]")).to_have_count(60)
     assert not [url for url in asked if "eyJ" in url.partition("#")[0]]
+
+
+def test_the_page_asks_for_a_new_token_before_the_old_one_expires_and_stays_connected(
+    page: Page, daemon: Daemon
+) -> None:
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.goto("about:blank")
+    page.goto(f"http://127.0.0.1:{daemon.port}/#4&token={user_token(seconds=6)}")
+    box = page.get_by_role("textbox", name="Message")
+    box.fill("half a sen")
+    expect(page.get_by_role("alert")).to_have_text("Your token expires.", timeout=15_000)
+    expect(page.locator("#state")).to_have_text("connected")
+    page.get_by_label("New token").fill(user_token(8))
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("alert")).to_have_text("This is the token of somebody else, who has to join as such.")
+    page.evaluate("(token) => (location.hash = `#token=${token}`)", user_token())
+    expect(page.locator("#renew")).to_be_hidden()
+    assert "token" not in page.url
+    expect(box).to_have_value("half a sen")
+    box.press_sequentially("tence")
+    page.keyboard.press("Enter")
+    expect(page.locator("#messages li.own")).to_contain_text("half a sentence")
+    assert len(sockets) == 1
+
+
+def test_the_page_asks_for_a_token_in_the_place_of_one_that_expired_and_loses_nothing(
+    page: Page, daemon: Daemon
+) -> None:
+    page.goto("about:blank")
+    page.goto(f"http://127.0.0.1:{daemon.port}/#5&token={user_token(seconds=2)}")
+    expect(page.get_by_role("alert")).to_have_text("Your token has expired.", timeout=15_000)
+    box = page.get_by_role("textbox", name="Message")
+    box.fill("said meanwhile")
+    page.keyboard.press("Enter")
+    expect(page.locator("#pending li.sending")).to_have_count(1)
+    box.fill("and typed")
+    page.get_by_label("New token").fill(user_token())
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#state")).to_have_text("connected")
+    expect(page.locator("#messages li.own")).to_contain_text("said meanwhile")
+    expect(box).to_have_value("and typed")
 
 
 def test_the_dashboard_asks_a_browser_for_the_operators_password(chromium: BrowserThread, daemon: Daemon) -> None:

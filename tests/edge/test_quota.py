@@ -18,7 +18,7 @@ from chatflow.edge.accounts import BURST_SECONDS, Accounts, Bucket
 from chatflow.edge.admission import LONG_RESUME_MESSAGES, Admission
 from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
-from chatflow.edge.pace import READ_BYTES
+from chatflow.edge.pace import READ_AT_ONCE_BYTES, READ_BYTES
 from chatflow.edge.quota import MAX_REFUSALS_IN_A_ROW
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import StartupError
@@ -229,6 +229,11 @@ class TestBytes:
             assert peer.transport.producerState == "producing"
             assert not [frame for frame in peer.frames() if "code" in frame], "nothing was refused"
             assert rig.edge.accounts.limited["bytes"] == 1
+
+    def test_of_a_stranger_little_is_read_at_a_time(self) -> None:
+        with limited(unlimited_address=("127.0.0.1",)) as rig:
+            assert rig.peer(ip=_IP).transport.bufferSize == READ_AT_ONCE_BYTES
+            assert not hasattr(rig.peer(ip="127.0.0.1").transport, "bufferSize"), "Twisted's own stays"
 
     @pytest.mark.parametrize("of_address", [False, True])
     def test_each_read_counts_as_many_however_little_it_brings(self, of_address: bool) -> None:

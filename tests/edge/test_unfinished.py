@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from chatflow.edge.accounts import BURST_SECONDS, REFUSALS_PER_SECOND, SHUT_OUT_SECONDS
-from chatflow.edge.pace import READ_BYTES
+from chatflow.edge.pace import READ_AT_ONCE_BYTES, READ_BYTES
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.site import SPARE_CONNECTIONS, ChatSite
 from tests.edge.rig import EdgeRig, rigged
@@ -209,8 +209,10 @@ def test_who_drips_is_not_read_until_the_reads_are_paid_for(rig: EdgeRig, paced:
 
 
 @pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1"])
-def test_a_proxy_and_who_is_unlimited_may_drip(paced: ChatSite, ip: str) -> None:
+def test_a_proxy_and_who_is_unlimited_may_drip_and_are_read_as_twisted_reads(paced: ChatSite, ip: str) -> None:
     client = Client(paced, ip)
+    assert not hasattr(client, "bufferSize")
+    assert Client(paced).bufferSize == READ_AT_ONCE_BYTES
     drip(client, 20)
     assert client.producerState == "producing"
 
@@ -272,6 +274,8 @@ def test_when_everybody_waits_for_an_answer_there_is_no_place(rig: EdgeRig, site
         (b"GET / HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n" + b"x" * 20_000, b"431"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n", b"413"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\nHost: x\r\n\r\n", b"400"),
     ],
 )
 def test_every_answer_has_the_security_headers(site: ChatSite, data: bytes, status: bytes) -> None:
@@ -279,5 +283,6 @@ def test_every_answer_has_the_security_headers(site: ChatSite, data: bytes, stat
     client.says(data)
     head = client.value().partition(b"\r\n\r\n")[0].lower()
     assert head.startswith(b"http/1.1 " + status)
+    assert client.value().count(b"HTTP/1.1 ") == 1
     for name, value in SECURITY_HEADERS:
         assert name + b": " + value.lower() in head

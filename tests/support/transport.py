@@ -12,6 +12,7 @@ class Transport(StringTransport):
     """
 
     aborted = False
+    bufferSize: int  # Twisted's own until somebody sets another
     dataBuffer = b""
     offset = 0
     _tempDataLen = 0  # what Twisted calls it: see chatflow.edge.outgoing

@@ -70,15 +70,50 @@ function takeToken() {
   history.replaceState(null, "", before ? `#${before}` : location.pathname + location.search);
 }
 
-/** Whom the token names; whether it is good is the server's to say. */
-function claims() {
+/** Whom a token names; whether it is good is the server's to say. */
+function claims(of = token) {
   try {
-    const payload = atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
+    const payload = atob(of.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
     const { sub, name } = JSON.parse(payload); // both are ASCII, or the server takes neither
     return { sub, name };
   } catch {
     return {};
   }
+}
+
+// Another one in its place, before the old one expires or after: what is under way, and what is typed, stays.
+
+let spent = null; // a token that is good no more
+let goOn = null; // who waits for another one
+
+const isSpent = () => token !== null && token === spent;
+/** For a connection; and asked for again while that is open, when the token is about to expire. */
+function currentToken() {
+  const isOpen = chat?.status.state === "open";
+  if (isOpen) spent = token;
+  if (!isSpent()) return token;
+  askForToken(isOpen ? "Your token expires." : "Your token has expired.");
+  return new Promise((resolve) => (goOn = resolve));
+}
+
+function askForToken(why) {
+  spent = token;
+  byId("renew").hidden = false; // without the focus: somebody is writing
+  byId("renew-why").textContent = why;
+}
+function renew(value) {
+  const { sub } = claims(value);
+  if (sub !== undefined && Number(sub) !== me.userId) {
+    byId("renew-why").textContent = "This is the token of somebody else, who has to join as such.";
+    return;
+  }
+  keepToken(value);
+  byId("renew").hidden = true;
+  byId("new-token").value = "";
+  goOn?.(value);
+  goOn = null;
+  chat.connectNow();
+  byId("text").focus();
 }
 
 function ask(path) {
@@ -93,8 +128,8 @@ function showJoin() {
 
 function leave() {
   chat?.close();
-  chat = null;
-  byId("chat").hidden = byId("elsewhere").hidden = true;
+  chat = spent = goOn = null;
+  byId("chat").hidden = byId("elsewhere").hidden = byId("renew").hidden = true;
   showStatus({ state: "closed" });
 }
 
@@ -116,11 +151,13 @@ function join() {
   atEnd = true;
   noneBefore = null;
   chat?.close();
-  chat = new ChatFlow({ room, user: me, token: token ?? undefined, last: PAGE_SIZE, presence: true });
+  wasOpen = false;
+  chat = new ChatFlow({ room, user: me, token: token ? currentToken : undefined, last: PAGE_SIZE, presence: true });
   chat.on("message", showMessage);
   chat.on("status", showStatus);
   chat.on("presence", showPresence);
   chat.on("reset", showReset);
+  chat.on("error", ({ field, message }) => field === "token" && askForToken(message));
   showStatus(chat.status);
   byId("text").focus();
 }
@@ -129,9 +166,11 @@ function join() {
 
 let countdown;
 let explained = false;
+let wasOpen = false; // since the room was joined
 
 function showStatus({ state, retryAt, reason }) {
   clearInterval(countdown);
+  wasOpen ||= state === "open";
   byId("state").dataset.state = state;
   byId("now").hidden = state !== "waiting" && state !== "offline";
   const texts = { open: "connected", connecting: "connecting", waiting: "reconnecting", offline: "offline" };
@@ -144,7 +183,7 @@ function showStatus({ state, retryAt, reason }) {
     };
     tick();
     countdown = setInterval(tick, 250);
-    if ((chat?.seq === null || token) && !explained) explainFailure();
+    if ((chat?.seq === null || token) && !explained && !isSpent()) explainFailure();
   }
 }
 
@@ -157,7 +196,9 @@ async function explainFailure() {
       const answer = await ask(path);
       if (![401, 403, 404].includes(answer.status)) continue;
       const { errorMessage } = await answer.json();
-      if (asked === chat) showRefusal(answer.status, errorMessage);
+      if (asked !== chat) return;
+      if (answer.status === 401 && token && wasOpen) askForToken(errorMessage);
+      else showRefusal(answer.status, errorMessage);
       return;
     }
   } catch {
@@ -408,6 +449,15 @@ byId("join").addEventListener("submit", (event) => {
   byId("join-error").hidden = true;
   join();
 });
+byId("renew").addEventListener("submit", (event) => {
+  event.preventDefault();
+  renew(byId("new-token").value.trim());
+});
+addEventListener("hashchange", () => {
+  const before = token;
+  takeToken(); // whoever logs users in may open a link with a new one here
+  if (chat && token !== before) renew(token);
+});
 byId("elsewhere").addEventListener("click", showJoin);
 byId("now").addEventListener("click", () => chat?.connectNow());
 byId("earlier").addEventListener("click", loadEarlier);
@@ -441,7 +491,7 @@ openPeople();
 const [fewest, most] = LIMITS.usernameCharacters;
 byId("name").pattern = LIMITS.usernamePattern;
 byId("name").maxLength = most;
-byId("token").pattern = TOKEN_PATTERN;
+byId("token").pattern = byId("new-token").pattern = TOKEN_PATTERN;
 byId("name-rule").textContent = `${fewest} to ${most} letters and digits`;
 takeToken();
 byId("name").value = claims().name ?? remembered("name") ?? "";
