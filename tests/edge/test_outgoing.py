@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from chatflow.edge.frames import text_frame
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import SLICE_BYTES, Backlog, Outgoing, waiting_bytes
+from tests.support.reactor import LoggedFailures
 from tests.support.transport import Transport
 
 _MAX_BYTES = 1000
@@ -114,6 +115,24 @@ def test_what_was_taken_whole_does_not_count(outgoing: Outgoing, transport: Tran
         transport.stalls()
         assert outgoing.write(b"x" * 900)
         transport.takes(900)
+
+
+class _Broken(Transport):
+    def write(self, data: bytes) -> None:
+        raise RuntimeError("broken")
+
+
+def test_a_transport_that_fails_does_not_keep_the_others_from_what_was_written_to_them(clock: Clock) -> None:
+    backlog, transports = make_backlog(clock), [Transport(), _Broken(), Transport()]
+    clients = [Outgoing(transport, _MAX_BYTES, clock.seconds, backlog) for transport in transports]
+    failures = LoggedFailures()
+    failures.start()
+    for _ in range(2):
+        assert all(client.write(b"block") for client in clients)
+        clock.advance(0)
+    failures.stop()
+    assert [transport.value() for transport in transports] == [b"blockblock", b"", b"blockblock"]
+    assert len(failures.events) == 2
 
 
 class TestStalled:

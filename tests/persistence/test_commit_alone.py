@@ -174,6 +174,13 @@ class TestSettings:
             assert trips(connection, make_envelope(1)) == 1
         assert execute(database_url, "SELECT value FROM recorded") == [(effective,)] * 2
 
+    def test_it_stays_so_until_the_commit(self, database_url: str) -> None:
+        set_for_database(database_url, "synchronous_commit", "off")
+        with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+            commit_in_thread(cursor, [make_envelope(1)])
+            cursor.execute("SHOW synchronous_commit")
+            assert cursor.fetchall() == [("on",)]
+
     @pytest.mark.parametrize(
         ("setting", "value", "effective"),
         [
