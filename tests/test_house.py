@@ -15,6 +15,7 @@ _MAX_LINES = 500
 
 #: What each package may import of the others; a package may always import itself.
 _MAY_IMPORT = {
+    "arguments": set(),
     "authority": set(),
     "dualstack": set(),
     "errors": set(),
@@ -51,7 +52,7 @@ _MAY_IMPORT = {
         "resources",
         "rooms",
     },
-    "client": {"contracts", "errors", "lifecycle", "rooms"},
+    "client": {"arguments", "contracts", "errors", "lifecycle", "rooms"},
     "load": {"contracts", "errors", "lifecycle", "options", "passwords", "persistence", "rooms", "tokens", "tuning"},
 }
 
