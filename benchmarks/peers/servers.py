@@ -55,8 +55,8 @@ class ChatFlow:
 
     def faults(self, sent: int) -> list[str]:
         found = self._daemon.sql(
-            "SELECT (SELECT count(*) FROM messages), (SELECT sum(last_seq)::bigint FROM rooms),"
-            " (SELECT sum(message_count)::bigint FROM user_activity)"
+            "SELECT (SELECT count(*) FROM messages), (SELECT coalesce(sum(last_seq), 0)::bigint FROM rooms),"
+            " (SELECT coalesce(sum(message_count), 0)::bigint FROM user_activity)"
         )[0]
         return [
             f"{sent} messages were acknowledged, {count} are {what}"
