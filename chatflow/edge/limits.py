@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from attrs import asdict, evolve, fields, frozen
+from attrs import evolve, fields, frozen
 from twisted.logger import Logger
 
 from chatflow.resources import allow_buffers, allowed_files, lacking_files, memory
@@ -73,30 +73,11 @@ class LimitsInForce:
         return {field.name.replace("_", "-"): partial(self._change, field.name) for field in fields(EdgeLimits)}
 
     def _change(self, name: str, value: Any) -> None:
-        self.apply(evolve(self.limits, **{name: value}))
+        """Put a value in its place.
+
+        :raises StartupError: more memory is asked for than the process may have; then nothing has changed.
+        """
+        self.limits = self._settled(evolve(self.limits, **{name: value}))
 
     def _settled(self, limits: EdgeLimits) -> EdgeLimits:
         return evolve(limits, max_buffered_bytes=allow_buffers(limits.max_buffered_bytes, memory()))
-
-    def apply(self, limits: EdgeLimits) -> str:
-        """Put others in their place.
-
-        :return: one line that says what has changed; empty if nothing has.
-        :raises StartupError: more memory is asked for than the process may have; then nothing has changed.
-        """
-        limits = self._settled(limits)
-        before, after = asdict(self.limits), asdict(limits)
-        self.limits = limits
-        return ", ".join(
-            f"{name.replace('_', '-')} = {_shown(value)} (was {_shown(before[name])})"
-            for name, value in after.items()
-            if value != before[name]
-        )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return f"{value:.12g}" if isinstance(value, float) else str(value)

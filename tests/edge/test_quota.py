@@ -187,7 +187,7 @@ class TestMessages:
         with limited(messages_per_second=1) as rig:
             peer = rig.peer(v2=False, ip=_IP)
             assert accepted(peer, _BURST + 1)[-1] is False
-            rig.in_force.apply(EdgeLimits(16384, 100, 100, 1_000_000, 60, messages_per_second=1000))
+            rig.in_force.changes()["messages-per-second"](1000)
             rig.clock.advance(1)
             assert all(accepted(peer, 30))
 
@@ -388,17 +388,6 @@ class TestAccounts:
     def test_addresses_of_one_network_of_64_bits_are_one(self, address: Any, host: int) -> None:
         other = type(address)(int(address) >> 64 << 64 | host)
         assert site_of(str(address)) == site_of(str(other))
-
-
-def test_what_changed_is_said_in_one_line() -> None:
-    in_force = LimitsInForce(EdgeLimits(16384, 100, 100, 1, 60, unlimited_address=("::1",), max_buffered_bytes=9))
-    line = in_force.apply(EdgeLimits(16384, 20_000, 100, 1, 60.5, max_buffered_bytes=9))
-    assert line.split(", ") == [
-        "max-connections = 20000 (was 100)",
-        "send-timeout-seconds = 60.5 (was 60)",
-        "unlimited-address = none (was ::1)",
-    ]
-    assert in_force.apply(in_force.limits) == ""
 
 
 def test_each_limit_can_be_changed_by_the_name_of_its_option() -> None:
