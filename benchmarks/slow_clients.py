@@ -45,7 +45,8 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _slow_clients(arguments: argparse.Namespace) -> Result:
     result = Result("slow-clients")
     slow = arguments.stalled + arguments.trickling
-    options = ["--send-timeout-seconds", "3600", *arguments.options]
+    # Nobody here answers pings, or is to be dropped for that.
+    options = ["--send-timeout-seconds", "3600", "--ping-interval-seconds", "0", *arguments.options]
     without, beside = Times(), Times()
 
     def measure(times: Times) -> None:
