@@ -90,8 +90,7 @@ def _steps(arguments: argparse.Namespace) -> Result:
 def _samples(step: Callable[[], object], seconds: float) -> list[float]:
     """Seconds of processor time per call, 20 times."""
     timer = timeit.Timer(step, timer=time.thread_time)
-    calls, took = timer.autorange()
-    repeats = max(1, round(calls * seconds / 20 / took))
+    repeats = max(1, round(seconds / 20 / max(timer.timeit(1), 1e-6)))
     return [each / repeats for each in timer.repeat(20, repeats)]
 
 

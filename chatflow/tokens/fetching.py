@@ -82,6 +82,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _is_timeout(error: Exception) -> bool:
+    """Whether a single call has had all of the time, such as that of TLS's handshake."""
+    return isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+
+
 def fetch_in_thread(url: str, accept: str, max_bytes: int, seconds: float) -> bytes:
     """The body of the answer, of which at most ``max_bytes`` and one more are read.
 
@@ -97,10 +102,10 @@ def fetch_in_thread(url: str, accept: str, max_bytes: int, seconds: float) -> by
     with _Deadline(seconds) as deadline:
         opener = urllib.request.build_opener(_NoRedirects(), urllib.request.ProxyHandler(proxies), _Handler(deadline))
         try:
-            with opener.open(request, timeout=seconds / 2) as answer:
+            with opener.open(request, timeout=seconds) as answer:
                 data: bytes = answer.read(max_bytes + 1)
         except (OSError, HTTPException) as error:
-            if deadline.is_over:
+            if deadline.is_over or _is_timeout(error):
                 raise TooSlow from error
             raise
         if deadline.is_over:  # what came by then may look whole
