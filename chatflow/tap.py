@@ -111,6 +111,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         clock=reactor,
         database=commits,
         rhythm=rhythm,
+        # The embedded queue has rooms gather; what comes from SQS is gathered here.
+        wait_seconds=rhythm.wait_seconds if config.broker == "sqs" else lambda: 0.0,
         dead_letters=broker.dead_letters,
         batch_messages=config.batch_size,
         refuse_conflicts=config.broker == "embedded",

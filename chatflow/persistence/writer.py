@@ -80,7 +80,8 @@ class BatchWriter:
 
     What waits here is bounded by those who hand it over: each awaits its envelopes before it brings more.
 
-    :param rhythm: says when a flush should begin.
+    :param rhythm: is told of the flushes.
+    :param wait_seconds: how long to gather before the next one, unless envelopes have been gathered for it already.
     :param dead_letters: takes what PostgreSQL refuses.
     :param batch_messages: a flush takes envelopes up to this many messages (and at least one envelope).
     :param refuse_conflicts: whether senders wait for the commit, and so can be told; see
@@ -96,6 +97,7 @@ class BatchWriter:
         clock: IReactorTime,
         database: Database,
         rhythm: Rhythm,
+        wait_seconds: Callable[[], float] = lambda: 0.0,
         dead_letters: IDeadLetters,
         batch_messages: int,
         refuse_conflicts: bool = False,
@@ -107,6 +109,7 @@ class BatchWriter:
         self._batch_messages = batch_messages
         self._refuse_conflicts = refuse_conflicts
         self._rhythm = rhythm
+        self._wait_seconds = wait_seconds
         self._observe = observe
         self._waiting: deque[_Waiting] = deque()
         self._flushing: Deferred[None] | None = None
@@ -167,7 +170,7 @@ class BatchWriter:
     async def _linger(self) -> None:
         # Zero seconds is one turn of the reactor: the envelopes of other rooms that are about to come join this flush.
         elapsed: Deferred[None] = Deferred()
-        self._clock.callLater(self._rhythm.wait_seconds(), elapsed.callback, None)
+        self._clock.callLater(self._wait_seconds(), elapsed.callback, None)
         await elapsed
 
     def _next_batch(self) -> list[_Waiting]:

@@ -86,6 +86,8 @@ class Ingress:
         self._rooms: dict[int, _Room] = {}
         #: Those that publish what waits at the end of this turn of the reactor.
         self._gathered: list[tuple[int, _Room]] = []
+        #: Rooms that the queue has asked to wait.
+        self._gathering: dict[int, _Room] = {}
         #: Why nothing is accepted.
         self._closed: tuple[ErrorCode, str] | None = None
         self._drained: list[Deferred[None]] = []
@@ -174,11 +176,21 @@ class Ingress:
         full = state.waiting_bytes >= MAX_CONTENT_BYTES
         seconds = 0.0 if full else self._queue.wait_seconds(room)
         if seconds:
-            state.gathering = self._clock.callLater(seconds, self._publish, room, state)
+            self._gathering[room] = state
+            state.gathering = self._clock.callLater(seconds, self._publish_due, room, state)
             return
         if not self._gathered:
             self._clock.callLater(0, self._publish_gathered)
         self._gathered.append((room, state))
+
+    def _publish_due(self, room: int, state: _Room) -> None:
+        """Publish a room whose time has come, and with it all others of which that is true: they share a commit."""
+        self._publish(room, state)
+        for other in [other for other in self._gathering if not self._queue.wait_seconds(other)]:
+            its = self._gathering[other]
+            assert its.gathering is not None
+            its.gathering.cancel()
+            self._publish(other, its)
 
     def _publish_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
@@ -186,7 +198,9 @@ class Ingress:
             self._publish(room, state)
 
     def _publish(self, room: int, state: _Room) -> None:
-        state.gathering = None
+        if state.gathering is not None:
+            state.gathering = None
+            del self._gathering[room]
         batch = _take(state)
         envelope_id = uuid7(int(self._now() * 1e3))
         self.envelopes += 1

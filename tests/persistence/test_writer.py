@@ -71,7 +71,8 @@ class WriterRig:
         return BatchWriter(
             clock=(clock := options.pop("clock", reactor)),
             database=self.database,
-            rhythm=options.pop("rhythm", Rhythm(clock=clock, ceiling_seconds=0.0)),
+            rhythm=(rhythm := options.pop("rhythm", Rhythm(clock=clock, ceiling_seconds=0.0))),
+            wait_seconds=rhythm.wait_seconds,
             dead_letters=dead_letters or DeadLetterTable(self.database),
             batch_messages=options.pop("batch_messages", 1000),
             observe=lambda messages, seconds: self.flushes.append(messages),
