@@ -36,13 +36,16 @@ class Rhythm:
         self._interval_seconds = 0.0
         self._began_at = clock.seconds()
         self._next_at = 0.0
+        #: Whether the next flush begins with what has asked in this turn of the reactor.
+        self._begins = False
 
     def began(self) -> None:
         """A flush begins."""
         now = self._clock.seconds()
         self._interval_seconds += _SMOOTHING * (now - self._began_at - self._interval_seconds)
         self._began_at = now
-        self._next_at = now + self._period_seconds()
+        if now >= self._next_at and not self._begins:
+            self._next_at = now + self._period_seconds()
 
     def ended(self, messages: int) -> None:
         """It is done, with so many messages."""
@@ -50,8 +53,22 @@ class Rhythm:
         self._flush_seconds += _SMOOTHING * (self._clock.seconds() - self._began_at - self._flush_seconds)
 
     def wait_seconds(self) -> float:
-        """From now until the next flush should begin, if something waits for it. A flush under way may take longer."""
-        return max(0.0, self._next_at - self._clock.seconds())
+        """From now until the next flush should begin, if something waits for it. A flush under way may take longer.
+
+        Who is told to wait no longer begins it, with all who ask in the same turn of the reactor. Later ones are for
+        the flush after it: if they followed at once, they would have one of their own.
+        """
+        waits = self._next_at - self._clock.seconds()
+        if waits > 0:
+            return waits
+        if not self._begins:
+            self._begins = True
+            self._clock.callLater(0, self._begin_period)
+        return 0.0
+
+    def _begin_period(self) -> None:
+        self._begins = False
+        self._next_at = self._clock.seconds() + self._period_seconds()
 
     def _period_seconds(self) -> float:
         """From the beginning of a flush to that of the next; 0 for as soon as can be."""
