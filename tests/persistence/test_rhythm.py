@@ -121,6 +121,13 @@ def test_after_a_rush_whoever_is_left_alone_waits_for_a_few_messages_only() -> N
     assert max(simulation.waits[20:]) <= _STEP_SECONDS
 
 
+def test_a_flush_for_which_nobody_asked_begins_a_period_too() -> None:
+    simulation = Simulation().run(_poisson(3465))
+    simulation.clock.advance(1.0)
+    simulation.rhythm.began()
+    assert 0 < simulation.rhythm.wait_seconds() <= _CEILING_SECONDS + _commit_seconds(ENOUGH_MESSAGES)
+
+
 def test_with_a_ceiling_of_nothing_a_flush_begins_when_the_one_before_is_done() -> None:
     assert max(Simulation(ceiling_seconds=0.0).run(_poisson(3465)).waits) <= _STEP_SECONDS
 

@@ -252,6 +252,17 @@ class TestBatching:
         rig.turn(0.125)
         assert rig.queue.texts() == [["a", "b"], ["c"]]
 
+    def test_rooms_that_need_not_wait_any_more_are_published_with_the_first_of_them(self, rig: IngressRig) -> None:
+        rig.queue.gather_seconds = 0.25
+        rig.accept("a")
+        rig.queue.gather_seconds = 0.251  # counted from the same moment, a little later
+        rig.accept("b", room=2)
+        rig.queue.gather_seconds = 0.0
+        rig.turn(0.25)
+        assert rig.queue.texts() == [["a"], ["b"]]
+        rig.turn(1.0)
+        assert rig.queue.texts() == [["a"], ["b"]]
+
     @pytest.mark.parametrize("published_before", [False, True])
     def test_but_not_once_an_envelope_is_full(self, published_before: bool) -> None:
         rig = IngressRig(10_000)
