@@ -72,7 +72,9 @@ class Rhythm:
 
     def _period_seconds(self) -> float:
         """From the beginning of a flush to that of the next; 0 for as soon as can be."""
-        if self._messages < _COMPANY:
+        ceiling = self._ceiling_seconds
+        if self._messages < _COMPANY or not ceiling:
             return 0.0
         enough_seconds = self._interval_seconds * ENOUGH_MESSAGES / self._messages
-        return min(self._flush_seconds + self._ceiling_seconds, enough_seconds) if self._ceiling_seconds else 0.0
+        # One that took long, such as for an outage, says nothing of the next; and batches fill in it anyway.
+        return min(min(self._flush_seconds, ceiling) + ceiling, enough_seconds)

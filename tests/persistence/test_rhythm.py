@@ -121,6 +121,15 @@ def test_after_a_rush_whoever_is_left_alone_waits_for_a_few_messages_only() -> N
     assert max(simulation.waits[20:]) <= _STEP_SECONDS
 
 
+def test_after_an_outage_nobody_waits_for_as_long_again() -> None:
+    simulation = Simulation().run(_poisson(3465))
+    simulation.rhythm.began()
+    simulation.clock.advance(60.0)
+    simulation.rhythm.ended(1000)
+    simulation.rhythm.began()
+    assert simulation.rhythm.wait_seconds() < 2.1 * _CEILING_SECONDS
+
+
 def test_a_flush_for_which_nobody_asked_begins_a_period_too() -> None:
     simulation = Simulation().run(_poisson(3465))
     simulation.clock.advance(1.0)
