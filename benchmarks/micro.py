@@ -35,7 +35,7 @@ from chatflow.persistence.sessions import SessionLimits
 from chatflow.persistence.transactions import Transaction
 from chatflow.postgres.embedded import EmbeddedPostgres
 from chatflow.rooms.identifiers import uuid7
-from chatflow.rooms.messages import acknowledgement, decode, encode_broadcast, iso_timestamp
+from chatflow.rooms.messages import acknowledgement, decode, iso_timestamp
 
 _ROOMS = 20
 _BATCH = 1000
@@ -71,7 +71,6 @@ def _steps(arguments: argparse.Namespace) -> Result:
         "identifier": (1, lambda: uuid7(1_790_000_000_000)),
         "time stamp": (count, lambda: [iso_timestamp(message.created_at_us) for message in batch]),
         "encode and frame acks": (count, lambda: json_frames([acknowledgement(each, original) for each in batch])),
-        "encode a broadcast": (1, lambda: encode_broadcast(stored[0])),
         "encode and frame broadcasts": (count, lambda: broadcast_block(stored)),
         "compress broadcasts": (count, lambda: [Compressor().compressed(block) for block in blocks]),
         "arguments of a commit": (count, lambda: statement({1: [(envelope, batch)]})),

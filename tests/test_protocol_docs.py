@@ -13,7 +13,9 @@ import pytest
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge import close_codes, v2
 from chatflow.errors import ErrorCode, Refused
-from chatflow.rooms.messages import RULES, Broadcast, decode, encode_ack, encode_broadcast, encode_error
+from chatflow.rooms.messages import RULES, Broadcast, acknowledgement, broadcast, decode, encode_error
+
+encode = msgspec.json.encode
 
 _TEXT = (Path(__file__).parent.parent / "docs" / "protocol.rst").read_text(encoding="utf-8")
 
@@ -59,12 +61,12 @@ def test_the_client_message_is_one_that_is_accepted() -> None:
 def test_acknowledgement_error_and_broadcast_have_the_shape_of_those_that_are_sent() -> None:
     original = decode(json.dumps({**_SENT, "timestamp": "2026-11-23T10:30:00Z"}).encode())
     message = Message("id", 0, 1, "ann", "Hello", "TEXT", original.timestamp)
-    assert shape(example(status="SUCCESS")) == shape(json.loads(encode_ack(message, original)))
+    assert shape(example(status="SUCCESS")) == shape(json.loads(encode(acknowledgement(message, original))))
     refused = Refused("invalid_field", RULES["username"], "username")
     assert shape(example(status="ERROR")) == shape(json.loads(encode_error(refused, 0)))
     assert example(status="ERROR")["errorMessage"] == RULES["username"]
     (shown,) = [one for one in EXAMPLES if "seq" in one and "serverId" in one]
-    assert shape(shown) == shape(json.loads(encode_broadcast(StoredMessage(1, 42, "node-1", message))))
+    assert shape(shown) == shape(json.loads(encode(broadcast(StoredMessage(1, 42, "node-1", message)))))
 
 
 def test_every_field_of_acknowledgement_error_and_broadcast_is_explained_and_no_other() -> None:

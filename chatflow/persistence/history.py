@@ -22,7 +22,7 @@ seq, server_id, message_id::text, (extract(epoch FROM created_at) * 1000000)::bi
 message_text, message_type, to_json(client_timestamp)#>>'{}', host(client_ip), client_message_id
 """
 
-# The same as chatflow.rooms.messages.encode_broadcast makes. PostgreSQL does it in a third of the time that rows and
+# The same as chatflow.rooms.messages.broadcast makes. PostgreSQL does it in a third of the time that rows and
 # objects take here, and mostly without the interpreter's lock, so that live messages hardly notice.
 _BROADCAST = """
 seq, '{"messageId":"' || message_id || '","roomId":"' || room_id || '","seq":' || seq || ',"userId":"' || user_id

@@ -193,13 +193,8 @@ def _broken_rule(error: str) -> Refused:
     return Refused("invalid_field", RULES[field], field)
 
 
-def encode_ack(message: Message, original: ClientMessage) -> bytes:
-    """The one acknowledgement of a message, for its sender."""
-    return _encode(acknowledgement(message, original))
-
-
 def acknowledgement(message: Message, original: ClientMessage) -> Ack:
-    """The same as a value."""
+    """The one acknowledgement of a message, for its sender."""
     return Ack("SUCCESS", message.message_id, iso_timestamp(message.created_at_us), original)
 
 
@@ -208,11 +203,6 @@ def encode_error(refused: Refused, now_us: int) -> bytes:
     return _encode(
         Error("ERROR", refused.code, str(refused), iso_timestamp(now_us), refused.field, refused.retry_after_ms)
     )
-
-
-def encode_broadcast(stored: StoredMessage) -> bytes:
-    """A message for everyone in its room."""
-    return _encode(broadcast(stored))
 
 
 def broadcast(stored: StoredMessage) -> Broadcast:

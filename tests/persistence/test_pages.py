@@ -20,7 +20,7 @@ from chatflow.edge.frames import text_frame
 from chatflow.persistence.commit import commit_in_thread
 from chatflow.persistence.database import Database, SessionLimits
 from chatflow.persistence.history import History, page_in_thread
-from chatflow.rooms.messages import encode_broadcast
+from chatflow.rooms.messages import broadcast
 from testbed.postgres import execute
 from tests.support.chat import legal_messages, make_envelope
 from tests.support.reactor import on_reactor, reactor
@@ -69,9 +69,9 @@ def test_whatever_a_client_may_send_comes_as_it_was_broadcast(database_url: str)
         page = read(connection, sent[0].seq, sent[-1].seq)
         assert list(page.seqs) == [one.seq for one in sent]
         for payload, message in zip(payloads(page), sent, strict=True):
-            broadcast = encode_broadcast(message)
-            assert msgspec.json.decode(payload) == msgspec.json.decode(broadcast)
-            assert list(msgspec.json.decode(payload)) == list(msgspec.json.decode(broadcast)), "the order of fields"
+            live = msgspec.json.encode(broadcast(message))
+            assert msgspec.json.decode(payload) == msgspec.json.decode(live)
+            assert list(msgspec.json.decode(payload)) == list(msgspec.json.decode(live)), "the order of fields"
 
     with closing(psycopg2.connect(database_url)) as connection:
         with connection, connection.cursor() as cursor:

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from chatflow.contracts.messages import ClientMessage, Message, StoredMessage
 from chatflow.errors import Refused
 from chatflow.rooms.messages import (
+    acknowledgement,
+    broadcast,
     decode,
     decode_checked,
-    encode_ack,
-    encode_broadcast,
     encode_error,
     iso_timestamp,
     parse_room,
 )
 from tests.support.chat import NOW_US, legal_frames, legal_messages, make_message
+
+encode = msgspec.json.encode
 
 FRAME = {
     "userId": "12345",
@@ -299,7 +301,7 @@ class TestAnswers:
             client_message_id=original.clientMessageId or None,
         )
 
-        ack = encode_ack(message, original)
+        ack = encode(acknowledgement(message, original))
         assert kind(ack) == "ack"
         assert json.loads(ack) == {
             "status": "SUCCESS",
@@ -307,9 +309,9 @@ class TestAnswers:
             "timestamp": "2026-11-23T10:30:00.123456Z",
             "originalMessage": {name: value for name, value in fields.items() if name in RULES},
         }
-        broadcast = encode_broadcast(StoredMessage(7, 42, "s1", message))
-        assert kind(broadcast) == "broadcast"
-        assert json.loads(broadcast) == {
+        sent = encode(broadcast(StoredMessage(7, 42, "s1", message)))
+        assert kind(sent) == "broadcast"
+        assert json.loads(sent) == {
             "messageId": message.message_id,
             "roomId": "7",
             "seq": 42,
@@ -325,7 +327,10 @@ class TestAnswers:
     def test_the_clients_address_is_never_sent(self, message: Message) -> None:
         known = msgspec.structs.replace(message, client_ip=ADDRESS)
         original = ClientMessage("1", message.username, message.text, message.client_timestamp, message.message_type)
-        for payload in (encode_ack(known, original), encode_broadcast(StoredMessage(1, 1, "s1", known))):
+        for payload in (
+            encode(acknowledgement(known, original)),
+            encode(broadcast(StoredMessage(1, 1, "s1", known))),
+        ):
             assert ADDRESS.encode() not in payload
 
     @given(st.text(st.characters(exclude_categories=["Cs"])), st.none() | st.sampled_from(list(RULES)))
