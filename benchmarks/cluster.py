@@ -163,7 +163,8 @@ def _rate(arguments: argparse.Namespace) -> Result:
     result.add("delivery p50, from when it was due", report["delivery_latency_ms"]["p50"], "ms", delivery_goal)
     result.add("acknowledged", main_phase(report)["acked_per_second"], "messages/s")
     result.add("AWS requests per 1,000 messages", calls, "", ("<=", 60) if arguments.rate >= 3465 else None)
-    result.add("processor time of the daemons per 1,000 messages", worked / report["acked"] * 1e6, "ms")
+    spent_ms = worked / report["acked"] * 1e6 if report["acked"] else None
+    result.add("processor time of the daemons per 1,000 messages", spent_ms, "ms")
     add_latencies(result, report)
     return result
 

@@ -126,7 +126,7 @@ def make_clients(*, polls: int, sends: int) -> Clients:
     :raises StartupError: region or credentials are missing.
     """
     tidy_environment()
-    # Otherwise botocore puts its own name together anew, twice for each call: a quarter of what a call costs.
+    # Otherwise botocore puts its own name together anew, twice for each call: a quarter of its steps in Python.
     name = f"ChatFlow/{metadata.version('chatflow')}"
 
     def client(session: Any, service: str, connections: int, read_seconds: float, attempts: int) -> Any:

@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Playwright, sync_playwright
 # last such argument counts, and Playwright has one: of its list, these two change what a page does here.
 _WITHOUT = ("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup", "HttpsUpgrades", "PaintHolding")
 
-# The first costs half of what the others do: it is Chromium without windows that nobody sees here.
+# With the first these tests cost two thirds of what they do with the others: it is Chromium without windows, which
+# nobody sees here.
 _PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
 
 P = ParamSpec("P")
