@@ -15,13 +15,13 @@ from typing import ParamSpec, TypeVar
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-# Each window would start a process for the pop-up of an address bar that nobody sees: a third of what a page costs. The
-# last such argument counts, and Playwright has one: of its list, these two change what a page does here.
-_WITHOUT = ("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup", "HttpsUpgrades", "PaintHolding")
+# Chromium without windows, which nobody sees here: these tests cost two thirds of what they do with the whole of it.
+_SHELL = "chromium-headless-shell"
+_PROGRAMS = (_SHELL, "chromium", "chromium-browser")
 
-# With the first these tests cost two thirds of what they do with the others: it is Chromium without windows, which
-# nobody sees here.
-_PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser")
+# With windows, each would start a process for the pop-up of an address bar: a third of what a page costs. The last such
+# argument counts, and Playwright has one: of its list, the last two change what a page does here.
+_WITHOUT = ("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "WebUIOmniboxFullPopup", "HttpsUpgrades", "PaintHolding")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,10 +62,9 @@ class BrowserThread:
 
     def _start_in_thread(self, program: str) -> None:
         self._playwright = sync_playwright().start()
+        without = [] if program.endswith(_SHELL) else [f"--disable-features={','.join(_WITHOUT)}"]
         # Chromium's sandbox needs a user that is not root and namespaces, and only our own page is opened.
-        self._browser = self._playwright.chromium.launch(
-            executable_path=program, chromium_sandbox=False, args=[f"--disable-features={','.join(_WITHOUT)}"]
-        )
+        self._browser = self._playwright.chromium.launch(executable_path=program, chromium_sandbox=False, args=without)
 
     def _stop_in_thread(self) -> None:
         if self._browser is not None:
