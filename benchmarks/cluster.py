@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.one_node import RUN_SECONDS, add_latencies, main_phase
-from benchmarks.peers.usage import cpu_seconds
 from benchmarks.results import Goal, Result
+from benchmarks.usage import cpu_seconds
 from testbed.cluster import Cluster, check_left_behind
 from testbed.crowd import Crowd
 from testbed.haproxy import HOW_TO_INSTALL, HAProxy, find_haproxy

@@ -19,8 +19,8 @@ from benchmarks.peers import servers
 from benchmarks.peers.client import Finding, Plan, talk
 from benchmarks.peers.command import tables
 from benchmarks.peers.programs import Absent, find_node_module, find_program
-from benchmarks.peers.usage import cpu_seconds
 from benchmarks.peers.wires import CHATFLOW, MARK, WIRES, Wire
+from benchmarks.usage import cpu_seconds
 from testbed.waiting import eventually
 
 Answer = Callable[[int, bytes], list[bytes]]

@@ -12,8 +12,8 @@ from functools import partial
 import attrs
 
 from benchmarks.peers.crowd import Crowd, member_name, open_connection
-from benchmarks.peers.usage import Roots, cpu_seconds, private_bytes
 from benchmarks.peers.wires import MARK, WIRES
+from benchmarks.usage import Roots, cpu_seconds, private_bytes
 
 _SEQ = re.compile(rb'"seq":(\d+)')
 
@@ -23,7 +23,7 @@ class Plan:
     """What to do. A plain value: it crosses processes.
 
     :ivar wire: which of :data:`~benchmarks.peers.wires.WIRES`.
-    :ivar roots: the processes of the server; see :mod:`benchmarks.peers.usage`.
+    :ivar roots: the processes of the server; see :mod:`benchmarks.usage`.
     :ivar window: how many messages of a member may be unacknowledged.
     :ivar rate: messages/s, all members in turn. If there is neither window nor rate, they send one message after the
         other, each when the one before has been acknowledged.

@@ -22,7 +22,7 @@ import attrs
 
 from benchmarks import null_server
 from benchmarks.peers.servers import Server
-from benchmarks.peers.usage import Roots
+from benchmarks.usage import Roots
 from testbed.waiting import eventually
 
 _SOCKET_IO_SERVER = Path(__file__).with_name("socket_io_server.js")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.peers.usage import Roots
+from benchmarks.usage import Roots
 from testbed.daemon import Daemon
 from testbed.postgres import copy_cluster
 
@@ -23,7 +23,7 @@ class Server(Protocol):
     port: int
 
     def roots(self) -> Roots:
-        """Its processes; see :mod:`benchmarks.peers.usage`."""
+        """Its processes; see :mod:`benchmarks.usage`."""
 
     def faults(self, sent: int) -> list[str]:
         """What is wrong after so many messages, all acknowledged, in all its runs."""

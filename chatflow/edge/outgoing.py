@@ -13,148 +13,20 @@ it, and at once: the transport would ask the system to be told when it may send,
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import struct
-import termios
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.tcp import Connection
-from twisted.logger import Logger
+from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from chatflow.edge.backlog import Backlog
 from chatflow.edge.frames import frame_end
-from chatflow.edge.limits import LimitsInForce
+from chatflow.edge.transports import send, untaken_bytes, waiting_bytes
 
 #: What a transport is given at a time. It holds twice that at most, and may have it in two pieces for a moment.
 SLICE_BYTES = 64 * 1024
-
-
-def innermost(transport: Any) -> Any:
-    """The connection itself, around which TLS and PROXY protocol may be wrapped."""
-    while hasattr(transport, "wrappedProtocol"):
-        transport = transport.transport
-    return transport
-
-
-def waiting_bytes(transport: Any) -> int:
-    """What a Twisted transport has not given to the system yet; of TLS what is encrypted already.
-
-    Twisted tells a producer when that is more than 64 KiB and when it is nothing, and not how much. Nor is there a
-    public way to ask: this reads what its ``FileDescriptor._isSendBufferFull`` does.
-    """
-    connection = innermost(transport)
-    return int(len(connection.dataBuffer) - connection.offset + connection._tempDataLen)
-
-
-def untaken_bytes(transport: Any) -> int:
-    """The same with what the system has and the other end has not acknowledged (``SIOCOUTQ``, tcp(7)).
-
-    The system takes more in lumps, on Linux once a third of its buffer, of up to 4 MB, is free: a slow client may take
-    bytes for a minute before that is seen without this.
-    """
-    fileno = getattr(innermost(transport), "fileno", None)
-    queued = 0
-    if fileno is not None:
-        with contextlib.suppress(OSError):  # a kind of socket that does not tell
-            (queued,) = struct.unpack("i", fcntl.ioctl(fileno(), termios.TIOCOUTQ, bytes(4)))
-    return waiting_bytes(transport) + queued
-
-
-def send(transport: Any, data: bytes) -> None:
-    """Give a transport ``data``. A connection without TLS that holds nothing passes it on at once, as far as it can."""
-    if isinstance(transport, Connection) and not (
-        transport.disconnected or transport.dataBuffer or transport._tempDataBuffer
-    ):
-        sent = 0
-        with contextlib.suppress(OSError):  # the system takes nothing now; or ever again, which the transport finds out
-            sent = transport.socket.send(data)
-        if sent == len(data):
-            return
-        data = data[sent:]
-    transport.write(data)
-
-
-class Backlog:
-    """What waits for all clients together: each block once, however many wait for it. Runs on the reactor thread.
-
-    Beyond ``--max-buffered-bytes`` the clients for which the most waits are given up.
-
-    :param limited: is told of them.
-    :ivar waiting_bytes: how much that is.
-    """
-
-    _log = Logger()
-
-    def __init__(self, clock: IReactorTime, in_force: LimitsInForce, limited: Counter[str]) -> None:
-        self._clock = clock
-        self._in_force = in_force
-        self._limited = limited
-        self._copies: dict[int, int] = {}
-        self._behind: dict[Outgoing, None] = {}
-        self._look: IDelayedCall | None = None
-        self._unsent: list[Outgoing] = []
-        self.waiting_bytes = 0
-
-    def send_soon(self, outgoing: Outgoing) -> None:
-        """Have it send, at the end of this turn of the reactor, what was written meanwhile."""
-        if not self._unsent:
-            self._clock.callLater(0, self.send)
-        self._unsent.append(outgoing)
-
-    def send(self) -> None:
-        """Have all send what was written lately."""
-        unsent, self._unsent = self._unsent, []
-        for outgoing in unsent:
-            try:
-                outgoing.send()
-            except Exception:  # the others are to be sent theirs
-                self._log.failure("what was written to a client was not sent")
-
-    @property
-    def clients(self) -> int:
-        """How many of them something waits for."""
-        return len(self._behind)
-
-    def add(self, outgoing: Outgoing, block: bytes) -> None:
-        """Another client waits for this block."""
-        # A block that is referred to keeps its identity.
-        copies = self._copies.get(id(block), 0)
-        self._copies[id(block)] = copies + 1
-        if not copies:
-            self.waiting_bytes += len(block)
-            most = self._in_force.limits.max_buffered_bytes
-            if most and self.waiting_bytes > most and self._look is None:
-                # Not here: whoever is ended may be one of those who are just written to.
-                self._look = self._clock.callLater(0, self._end_largest)
-        self._behind[outgoing] = None
-
-    def remove(self, block: bytes) -> None:
-        """One client less waits for it."""
-        copies = self._copies[id(block)] - 1
-        if copies:
-            self._copies[id(block)] = copies
-        else:
-            del self._copies[id(block)]
-            self.waiting_bytes -= len(block)
-
-    def leave(self, outgoing: Outgoing) -> None:
-        """Nothing waits for this client any more."""
-        self._behind.pop(outgoing, None)
-
-    def _end_largest(self) -> None:
-        self._look = None
-        by_size = sorted(self._behind, key=lambda each: (each.backlog_bytes, each.stalled_seconds()), reverse=True)
-        for outgoing in by_size:
-            most = self._in_force.limits.max_buffered_bytes
-            if not most or self.waiting_bytes <= most:
-                break
-            self._limited["buffered_bytes"] += 1
-            outgoing.give_up()
 
 
 @implementer(IPushProducer)

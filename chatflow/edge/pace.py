@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from chatflow.edge.accounts import Account, Bucket
-from chatflow.edge.outgoing import innermost
 from chatflow.edge.services import EdgeServices
+from chatflow.edge.transports import innermost
 
 #: To read a single byte costs this instance more than the bytes of a message do: who drips is charged for that.
 READ_BYTES = 512

@@ -7,10 +7,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from chatflow.contracts.identity import ITokenVerifier
 from chatflow.edge.accounts import Accounts
+from chatflow.edge.backlog import Backlog
 from chatflow.edge.compression import Compressor
 from chatflow.edge.connections import Connections
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
-from chatflow.edge.outgoing import Backlog
 from chatflow.edge.proxies import TrustedProxies, Unbelieved
 from chatflow.edge.stored import StoredTracker
 from chatflow.lifecycle.clocks import WallTime

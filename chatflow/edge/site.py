@@ -25,10 +25,10 @@ from chatflow.authority import split_target
 from chatflow.contracts.identity import ANYONE, Identity
 from chatflow.edge.accounts import Account
 from chatflow.edge.addresses import client_ip
-from chatflow.edge.outgoing import untaken_bytes, waiting_bytes
 from chatflow.edge.pace import charge_address, read_little
 from chatflow.edge.security import SECURITY_HEADERS
 from chatflow.edge.services import EdgeServices
+from chatflow.edge.transports import untaken_bytes, waiting_bytes
 from chatflow.edge.unfinished import Unfinished
 
 #: No request needs a body; twisted.web would otherwise keep any length on disk.

@@ -7,9 +7,11 @@ from collections import Counter
 import pytest
 from twisted.internet.task import Clock
 
+from chatflow.edge.backlog import Backlog
 from chatflow.edge.frames import text_frame
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
-from chatflow.edge.outgoing import SLICE_BYTES, Backlog, Outgoing, waiting_bytes
+from chatflow.edge.outgoing import SLICE_BYTES, Outgoing
+from chatflow.edge.transports import waiting_bytes
 from tests.support.reactor import LoggedFailures
 from tests.support.transport import Transport
 

@@ -15,8 +15,10 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from chatflow.edge.backlog import Backlog
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
-from chatflow.edge.outgoing import SLICE_BYTES, Backlog, Outgoing, waiting_bytes
+from chatflow.edge.outgoing import SLICE_BYTES, Outgoing
+from chatflow.edge.transports import waiting_bytes
 
 _MAX_BYTES = 10_000_000
 

@@ -15,7 +15,7 @@ class Transport(StringTransport):
     bufferSize: int  # Twisted's own until somebody sets another
     dataBuffer = b""
     offset = 0
-    _tempDataLen = 0  # what Twisted calls it: see chatflow.edge.outgoing
+    _tempDataLen = 0  # what Twisted calls it: see chatflow.edge.transports
     _stalled = False
 
     def stalls(self) -> None:
