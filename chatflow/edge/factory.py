@@ -21,7 +21,7 @@ class ChatFactory(WebSocketServerFactory):
         self.setProtocolOptions(
             webStatus=False,
             versions=[13],
-            maxConnections=0,  # chatflow.edge.http counts the open ones
+            maxConnections=0,  # chatflow.edge.chat counts the open ones
             maxFramePayloadSize=0,  # ChatProtocol reads over what is too large, and answers it
             maxMessagePayloadSize=0,
             requireMaskedClientFrames=True,

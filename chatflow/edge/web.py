@@ -11,12 +11,14 @@ from twisted.application.service import Service
 from chatflow.contracts.analytics import IAnalytics
 from chatflow.contracts.archive import IArchive
 from chatflow.edge.api import Api
+from chatflow.edge.apps import operator_routes, routes
+from chatflow.edge.chat import ChatResource
 from chatflow.edge.compat.metrics_api import AnalyticsApi
 from chatflow.edge.compat.routes import InstanceSource
 from chatflow.edge.connections import IConnection
 from chatflow.edge.dashboard import Dashboard
 from chatflow.edge.gate import Gate, Gates
-from chatflow.edge.http import ChatResource, Root, operator_routes, routes
+from chatflow.edge.http import Root
 from chatflow.edge.moderation_api import ModerationApi
 from chatflow.edge.operations import Operation
 from chatflow.edge.publishing import Publishing
