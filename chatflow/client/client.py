@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from chatflow.client.outbox import Outbox, SendFailed
 from chatflow.client.pending import PendingSeq, PendingSeqs
-from chatflow.client.protocol import Connection, Rejected, Unauthorized, open_connection
+from chatflow.client.protocol import Connection, Rejected, TryLater, Unauthorized, open_connection
 from chatflow.client.session import (
     Acknowledged,
     Broken,
@@ -263,6 +263,9 @@ class ChatClient:
             except Exception as error:
                 failures += 1
                 reason = str(error) or type(error).__name__
+                if isinstance(error, TryLater):
+                    # Others behind the same address were told the same.
+                    self._retry_after_seconds = error.seconds + self._uniform(0, _longest_pause_seconds(failures))
             else:
                 before = self._session.seq
                 self._opened(connection)
@@ -325,9 +328,10 @@ class ChatClient:
 
     async def _wait(self, failures: int) -> None:
         """Full jitter, so that the clients of a lost server do not come back together; or as the server asked."""
-        longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))
         seconds, self._retry_after_seconds = self._retry_after_seconds, None
-        self._pause = deferLater(self._reactor, self._uniform(0, longest) if seconds is None else seconds)
+        if seconds is None:
+            seconds = self._uniform(0, _longest_pause_seconds(failures))
+        self._pause = deferLater(self._reactor, seconds)
         try:
             await self._pause
         except CancelledError:
@@ -458,3 +462,7 @@ class ChatClient:
     def _send_again(self) -> None:
         self._outbox.resume()
         self._flush()
+
+
+def _longest_pause_seconds(failures: int) -> float:
+    return min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))

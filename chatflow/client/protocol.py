@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -40,6 +40,17 @@ class Unauthorized(Rejected):
     """HTTP 401: the server wants a token, or another one."""
 
 
+class TryLater(ConnectionError):
+    """The server takes no connection of this client now, and says when it may (HTTP 429).
+
+    :ivar seconds: until then.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class Listener(Protocol):
     """Who is told of frames and of the end of a connection."""
 
@@ -48,7 +59,8 @@ class Listener(Protocol):
 
 
 class Connection(WebSocketClientProtocol):
-    """:ivar opened: fires with None once the handshake is done; fails with :class:`Rejected` or ConnectionError.
+    """:ivar opened: fires with None once the handshake is done; fails with :class:`Rejected` or ConnectionError, of
+        which :class:`TryLater` is one.
     :ivar closed: fires with the reason when the connection is gone; fails with :class:`Rejected` if there is to be no
         other one.
     """
@@ -84,11 +96,13 @@ class Connection(WebSocketClientProtocol):
             self.factory.listener.heard(frame)
 
     def failHandshake(self, reason: str) -> None:
-        status = self.http_status_line.split()[1:2]
-        if status and status[0].isdigit() and int(status[0]) in _FINAL_STATUSES:
-            body = self.data.partition(b"\r\n\r\n")[2]
-            error = Unauthorized if status[0] == "401" else Rejected
-            self.opened.errback(error(_error_message(body) or reason))
+        status = (*self.http_status_line.split(), "", "")[1]
+        answer = _error_answer(self.data.partition(b"\r\n\r\n")[2])
+        message = answer.errorMessage or reason
+        if status.isdigit() and int(status) in _FINAL_STATUSES:
+            self.opened.errback(Unauthorized(message) if status == "401" else Rejected(message))
+        elif answer.retryAfterMs is not None:
+            self.opened.errback(TryLater(message, answer.retryAfterMs / 1000))
         super().failHandshake(reason)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -180,9 +194,19 @@ async def open_connection(
     return connection
 
 
-def _error_message(body: bytes) -> str | None:
-    """What ChatFlow says in the answer to a request that it refuses; None if that is not all here."""
+class _ErrorAnswer(msgspec.Struct):
+    """What ChatFlow says in the answer to a request that it refuses, as far as it is used here."""
+
+    errorMessage: str | None = None
+    retryAfterMs: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+_error_answers = msgspec.json.Decoder(_ErrorAnswer)
+
+
+def _error_answer(body: bytes) -> _ErrorAnswer:
+    """An empty one if that is not all here, or somebody else's."""
     try:
-        return str(msgspec.json.decode(body)["errorMessage"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return None
+        return _error_answers.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _ErrorAnswer()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatflow.client import ChatClient, PlaceUnknown, Refused, Rejected, SendFailed
+from chatflow.client import ChatClient, PlaceUnknown, Refused, Rejected, SendFailed, State
 from tests.client.rig import ClientRig, Outcome, Server, Taker, rigged
 
 
@@ -222,6 +222,26 @@ class TestAClientThatIsNotLetIn:
         server.acknowledge(*server.messages())
         assert waiting.result
         assert [state.name for state in rig.states] == ["connecting", "waiting", "connecting", "open"]
+
+    def test_one_that_comes_too_often_comes_again_no_sooner_than_it_is_told(self, rig: ClientRig) -> None:
+        client = rig.client()
+        sent = Outcome(client.send("hi"))
+        rig.server().answer("429 Too Many Requests", {"errorMessage": "too often", "retryAfterMs": 3000})
+        assert rig.states[-1] == State("waiting", "too often")
+        rig.advance(3)
+        assert not rig.reactor.tcpClients, "others were told the same: not all at the same moment"
+        rig.advance(0.4)
+        server = rig.server()
+        server.welcome()
+        server.acknowledge(*server.messages())
+        assert sent.result
+
+    @pytest.mark.parametrize("told", ["soon", -5, None, {}])
+    def test_what_is_no_time_is_none(self, rig: ClientRig, told: object) -> None:
+        rig.client()
+        rig.server().answer("429 Too Many Requests", {"errorMessage": "too often", "retryAfterMs": told})
+        rig.advance(0.4)
+        assert rig.server()
 
     def test_one_that_is_banned_while_connected_ends_and_does_not_come_back(self, rig: ClientRig) -> None:
         client = rig.client()
