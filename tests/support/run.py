@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -57,6 +58,12 @@ def _keep_bytecode() -> None:
     sys.dont_write_bytecode = False
 
 
+def _has_bytecode(checkout: Path) -> bool:
+    """Whether anybody has collected tests here. In a fresh clone each process of pytest-xdist would compile all of them,
+    and of what they import whatever was installed without it, at the same time as the others."""
+    return any((checkout / "tests" / "__pycache__").glob("test_*"))
+
+
 class Leftovers:
     """Nothing of the run is left behind; its processes share servers meanwhile."""
 
@@ -76,6 +83,10 @@ class Leftovers:
                 "emulator": lambda: str(emulator.shared_emulator().port),
             }
             share(self._guard.directory, makers)
+            if not _has_bytecode(session.config.rootpath):
+                collect = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-n", "0"]
+                collect += map(str, session.config.args)
+                subprocess.run(collect, cwd=session.config.rootpath, stdout=subprocess.DEVNULL)
 
     def pytest_keyboard_interrupt(self) -> None:
         """End the others at once: pytest-xdist would wait for their tests for ten seconds."""
