@@ -59,7 +59,7 @@ def _keep_bytecode() -> None:
 
 
 def _has_bytecode(checkout: Path) -> bool:
-    """Whether anybody has collected tests here. In a fresh clone each process of pytest-xdist would compile all of them,
+    """Whether anybody has collected tests here. In a fresh clone each process of pytest-xdist would compile all of it,
     and of what they import whatever was installed without it, at the same time as the others."""
     return any((checkout / "tests" / "__pycache__").glob("test_*"))
 
