@@ -20,11 +20,13 @@ from benchmarks.returning import LiveTraffic, p99
 #: What others may notice: their p99, as a multiple.
 NOTICED = 1.5
 
+_BUSY_TURN_SECONDS = 0.01
+
 
 @contextmanager
-def process(work: Callable[..., None], *arguments: Any, gives_way: bool = True) -> Iterator[None]:
+def process(work: Callable[..., None], *arguments: Any, gives_way: bool = True) -> Iterator[psutil.Process]:
     """Run ``work(begun, ended, *arguments)`` in a process of its own until the block ends, which begins once it has
-    set ``begun``.
+    set ``begun``. The block is given the process.
 
     :param gives_way: whether it works only while a processor has nothing else to do (SCHED_IDLE, sched(7)): on a host
         of its own it would take nothing from the daemon's.
@@ -36,7 +38,7 @@ def process(work: Callable[..., None], *arguments: Any, gives_way: bool = True) 
     other.start()
     try:
         assert begun.wait(120), "the others did not connect"
-        yield
+        yield psutil.Process(other.pid)
     finally:
         ended.set()
         other.join(10)
@@ -52,6 +54,15 @@ def _give_way(work: Callable[..., None], *arguments: Any) -> None:
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     work(*arguments)
+
+
+def busy(begun: Event, ended: Event, share: float) -> None:
+    """Take this share of a processor and do nothing with it."""
+    begun.set()
+    for _ in turns(ended, _BUSY_TURN_SECONDS):
+        enough = time.process_time() + share * _BUSY_TURN_SECONDS
+        while time.process_time() < enough:
+            pass
 
 
 def turns(ended: Event, seconds: float) -> Iterator[float]:
@@ -88,17 +99,29 @@ class Times:
     seconds: list[dict[str, list[float]]] = attrs.Factory(list)
     shares: list[float] = attrs.Factory(list)
 
-    def measure(self, daemon: psutil.Process, traffic: LiveTraffic, seconds: float) -> None:
-        """Another span."""
-        before, began = daemon.cpu_times(), time.monotonic()
+    def measure(
+        self, daemon: psutil.Process, traffic: LiveTraffic, seconds: float, other: psutil.Process | None = None
+    ) -> float:
+        """Another span.
+
+        :return: the share of a processor that ``other`` took meanwhile.
+        """
+        processes = [daemon] if other is None else [daemon, other]
+        before, began = [_cpu_seconds(each) for each in processes], time.monotonic()
         self.seconds.append(traffic.run(after(seconds)))
-        now = daemon.cpu_times()
-        spent = now.user + now.system - before.user - before.system
-        self.shares.append(spent / (time.monotonic() - began))
+        spent = [_cpu_seconds(each) - then for each, then in zip(processes, before, strict=True)]
+        shares = [each / (time.monotonic() - began) for each in spent]
+        self.shares.append(shares[0])
+        return shares[-1] if other is not None else 0.0
 
     def p99s(self, kind: str) -> list[float]:
         """Of each span, in ms."""
         return [p99(span[kind]) for span in self.seconds]
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def compare(result: Result, without: Times, beside: Times, what: str) -> None:

@@ -1,4 +1,8 @@
-"""What others notice of one address that wants everything."""
+"""What others notice of one address that wants everything.
+
+Whoever floods is on this machine, and takes of its processors what somebody elsewhere would not. So it is compared with
+what others notice of a process that takes as much and sends nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import argparse
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 
 import psutil
 
 from benchmarks.attacks import ATTACKS, Sent
-from benchmarks.elsewhere import Times, compare, process
+from benchmarks.elsewhere import Times, busy, compare, process
 from benchmarks.results import Result
 from benchmarks.returning import LiveTraffic
 from testbed.daemon import Daemon
@@ -25,8 +30,8 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     flood = add("flood", help="of one address, beside which another one talks")
     flood.add_argument("--kinds", nargs="+", choices=ATTACKS, default=list(ATTACKS), help="of what")
     flood.add_argument("--rate", type=float, default=100.0, help="live messages/s, all rooms together")
-    flood.add_argument("--seconds", type=float, default=2.0, help="alone, and beside each of them")
-    flood.add_argument("--rounds", type=int, default=5, help="how often that is done")
+    flood.add_argument("--seconds", type=float, default=10.0, help="without and beside each of them")
+    flood.add_argument("--rounds", type=int, default=3, help="how often that is done")
     flood.add_argument("options", nargs="*", metavar="-- OPTION", help="of the daemon, behind --")
     flood.set_defaults(run=_flood)
 
@@ -36,16 +41,21 @@ def _flood(arguments: argparse.Namespace) -> Result:
     alone, beside_them = ({kind: Times() for kind in arguments.kinds} for _ in range(2))
     answers: dict[str, list[int]] = {kind: [] for kind in arguments.kinds}
     sent = {kind: Sent() for kind in arguments.kinds}
+    shares: dict[str, list[float]] = {kind: [] for kind in arguments.kinds}
     with Daemon(*arguments.options) as daemon:
         daemon.start()
         os_process = psutil.Process(daemon.process.pid)
         traffic = LiveTraffic(daemon.port, _ROOMS, arguments.rate)
         for _ in range(arguments.rounds):
             for kind in arguments.kinds:
-                with _looking(daemon.port, []):
+                with (
+                    process(ATTACKS[kind], daemon.port, sent[kind]) as attacker,
+                    _looking(daemon.port, answers[kind]),
+                ):
+                    share = beside_them[kind].measure(os_process, traffic, arguments.seconds, attacker)
+                with process(busy, share), _looking(daemon.port, []):
                     alone[kind].measure(os_process, traffic, arguments.seconds)
-                with process(ATTACKS[kind], daemon.port, sent[kind]), _looking(daemon.port, answers[kind]):
-                    beside_them[kind].measure(os_process, traffic, arguments.seconds)
+                shares[kind].append(share)
         traffic.close()
         text = daemon.get("/metrics", headers={"Accept": "text/plain"}).body.decode()
         result.raw["limited"] = [line for line in text.splitlines() if line.startswith("chatflow_limited_total")]
@@ -54,6 +64,7 @@ def _flood(arguments: argparse.Namespace) -> Result:
         result.raw[kind] = {"alone": alone[kind].seconds, "beside": beside_them[kind].seconds}
         for what, count in sent[kind].counts().items():
             result.add(f"{what} of the flood of {kind}, a second", count / spans, "")
+        result.add(f"processor of the flood of {kind}", median(shares[kind]) * 100, "%")
         compare(result, alone[kind], beside_them[kind], kind)
         good = answers[kind].count(200) / len(answers[kind]) * 100
         result.add(f"/health/ready beside {kind}: 200 in", good, "%", ("==", 100))

@@ -1,7 +1,7 @@
 """What each address has and takes: connections, messages, bytes, requests; and what that may be.
 
-Rates are token buckets on a clock that nobody sets. A bucket holds :data:`BURST_SECONDS` of its rate: so much may come
-at once, and what is used comes back at the rate. ``--unlimited-address`` names those who have no account.
+Rates are token buckets on a clock that nobody sets. A bucket holds some seconds of its rate: so much may come at once,
+and what is used comes back at the rate. ``--unlimited-address`` names those who have no account.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from chatflow.networks import Network, is_within, parse_network, site_of
 #: For so long somebody who was quiet may go on at once with what a rate allows. All that comes at once is in the way of
 #: others at once: longer than this they would notice.
 BURST_SECONDS = 2.0
+#: What many connections of an address bring at the same moment is read one after the other, beyond the first few: all
+#: at once would be in the way of others. At this rate, or at a multiple of that at which messages may come.
+LOOKS_PER_SECOND = 100.0
+LOOKS_PER_MESSAGE = 2
+LOOKS_BURST_SECONDS = 0.1
 #: An address that makes this instance say no more often than this, beyond a burst, is shut out for a while: an answer
 #: that refuses costs as much as many messages do, and a connection that is closed unheard almost nothing.
 REFUSALS_PER_SECOND = 5.0
@@ -50,11 +55,15 @@ REASONS = (
 
 
 class Bucket:
-    """What is left of a rate. The rate is given at each call, so that it may change."""
+    """What is left of a rate. The rate is given at each call, so that it may change.
 
-    __slots__ = ("_full_at",)
+    :param burst_seconds: how much of it a bucket holds.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_burst_seconds", "_full_at")
+
+    def __init__(self, burst_seconds: float = BURST_SECONDS) -> None:
+        self._burst_seconds = burst_seconds
         self._full_at = float("-inf")
 
     def take(self, now: float, rate: float, cost: float = 1.0) -> float:
@@ -65,7 +74,7 @@ class Bucket:
         """
         needed = cost / rate
         full_at = (self._full_at if self._full_at > now else now) + needed
-        wait = full_at - now - (needed if needed > BURST_SECONDS else BURST_SECONDS)
+        wait = full_at - now - (needed if needed > self._burst_seconds else self._burst_seconds)
         if wait > ROUNDING_SECONDS:
             return wait
         self._full_at = full_at
@@ -81,7 +90,7 @@ class Bucket:
 
     def owed(self, now: float) -> float:
         """The seconds until what is owed has come back; 0 if nothing is."""
-        return max(0.0, self._full_at - now - BURST_SECONDS - ROUNDING_SECONDS)
+        return max(0.0, self._full_at - now - self._burst_seconds - ROUNDING_SECONDS)
 
     def is_full(self, now: float) -> bool:
         """Whether nothing was taken that has not come back."""
@@ -100,6 +109,7 @@ class Account:
         "accepts",
         "connections",
         "handshakes",
+        "looks",
         "messages",
         "octets",
         "pending",
@@ -116,6 +126,7 @@ class Account:
         self.resumes = Bucket()
         self.requests = Bucket()
         self.messages = Bucket()
+        self.looks = Bucket(LOOKS_BURST_SECONDS)
         self.octets = Bucket()
         self.refusals = Bucket()
         self._shut_out_until = float("-inf")
@@ -141,6 +152,7 @@ class Account:
             self.resumes,
             self.requests,
             self.messages,
+            self.looks,
             self.octets,
             self.refusals,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,6 +10,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from chatflow.edge.limits import LimitsInForce
+
+#: So many clients are sent something in one turn of the reactor, which takes a few milliseconds; then others are heard.
+SENDS_PER_TURN = 64
 
 
 class Waiting(Protocol):
@@ -47,23 +50,37 @@ class Backlog:
         self._copies: dict[int, int] = {}
         self._behind: dict[Waiting, None] = {}
         self._look: IDelayedCall | None = None
-        self._unsent: list[Waiting] = []
+        self._hurried: list[Waiting] = []
+        self._unsent: deque[Waiting] = deque()
         self.waiting_bytes = 0
 
     def send_soon(self, outgoing: Waiting) -> None:
-        """Have it send, at the end of this turn of the reactor, what was written meanwhile."""
+        """Have it send, at the end of this turn of the reactor, what was written meanwhile; or of a later one, if it is
+        one of very many."""
         if not self._unsent:
             self._clock.callLater(0, self.send)
         self._unsent.append(outgoing)
 
+    def hurry(self, outgoing: Waiting) -> None:
+        """Have it send before others, since its client waits for that. What it sends was written before."""
+        self._hurried.append(outgoing)
+
     def send(self) -> None:
-        """Have all send what was written lately."""
-        unsent, self._unsent = self._unsent, []
-        for outgoing in unsent:
-            try:
-                outgoing.send()
-            except Exception:  # the others are to be sent theirs
-                self._log.failure("what was written to a client was not sent")
+        """Have those send to whom something was written lately: an answer to all, a broadcast to some at a time."""
+        hurried, self._hurried = self._hurried, []
+        for outgoing in hurried:
+            self._send(outgoing)
+        unsent = self._unsent
+        for _ in range(min(len(unsent), SENDS_PER_TURN)):
+            self._send(unsent.popleft())
+        if unsent:
+            self._clock.callLater(0, self.send)
+
+    def _send(self, outgoing: Waiting) -> None:
+        try:
+            outgoing.send()
+        except Exception:  # the others are to be sent theirs
+            self._log.failure("what was written to a client was not sent")
 
     @property
     def clients(self) -> int:

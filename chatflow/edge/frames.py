@@ -14,7 +14,7 @@ import msgspec
 from chatflow.contracts.messages import StoredMessage
 from chatflow.rooms.messages import broadcast
 
-_TEXT_FINAL = 0x81
+TEXT_FINAL = 0x81
 _COMPRESSED = 0x40
 _MASKED = 0x80
 _LENGTH_16 = 126
@@ -98,7 +98,7 @@ def take_text_frames(data: bytes, max_payload_bytes: int) -> tuple[list[bytes], 
     integer = int.from_bytes  # looked up once: it is called twice for each frame
     position = 0
     available = len(data)
-    while available - position >= 6 and data[position] == _TEXT_FINAL:
+    while available - position >= 6 and data[position] == TEXT_FINAL:
         length = data[position + 1] - _MASKED
         start = position + 6
         if not 0 <= length < _LENGTH_16:
@@ -123,7 +123,7 @@ def is_incomplete_text_frame(data: bytes, max_payload_bytes: int) -> bool:
     """Whether ``data`` is the beginning of a frame that :func:`take_text_frames` will take once it is whole."""
     if not data:
         return False
-    if data[0] != _TEXT_FINAL:
+    if data[0] != TEXT_FINAL:
         return False
     if len(data) < 2:
         return True

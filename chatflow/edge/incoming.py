@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 
-from chatflow.edge.frames import is_incomplete_text_frame, take_text_frames
+from chatflow.edge.frames import TEXT_FINAL, is_incomplete_text_frame, take_text_frames
 from chatflow.errors import Refused
 
 
@@ -45,10 +45,17 @@ class MessageReader(WebSocketServerProtocol):
         """A message has come that is none for :meth:`text_received`; it is to be answered."""
         raise NotImplementedError
 
+    def may_look(self) -> bool:
+        """Whether what came may be looked at now; else it is to rest, and :meth:`read_on` asks again."""
+        return True
+
     def fragment_received(self) -> None:
         """Another frame of a message has come, which may be empty."""
 
     def dataReceived(self, data: bytes) -> None:
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         if self._later or self._later_data:
             self._later_data += data
             return
@@ -59,6 +66,9 @@ class MessageReader(WebSocketServerProtocol):
         if self.data:
             data = self.data + data
             self.data = b""
+        if data and data[0] == TEXT_FINAL and not self.may_look():
+            self._later_data = data
+            return
         limit = self._max_message_bytes
         payloads, taken = take_text_frames(data, limit)
         rest = data[taken:]
@@ -83,7 +93,7 @@ class MessageReader(WebSocketServerProtocol):
         self._later.clear()
         data, self._later_data = self._later_data, b""
         if data:
-            self.dataReceived(data)
+            self._read(data)
 
     def _read_text(self, payload: bytes) -> bool:
         if not payload.isascii():

@@ -129,6 +129,11 @@ class Outgoing:
         self._fill()
         return True
 
+    def hurry(self) -> None:
+        """Send what was written ahead of what others are sent in this turn: the client waits for it."""
+        if self._unsent is not None:
+            self._backlog.hurry(self)
+
     def write_control(self, frame: bytes) -> None:
         """Send a ping or a pong, ahead of all that waits here. Of each kind the newest one waits (RFC 6455, 5.5.3)."""
         if self._direct or (self._held and not self._paused):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from chatflow.contracts.identity import Identity
-from chatflow.edge.accounts import ROUNDING_SECONDS, Account, Bucket
+from chatflow.edge.accounts import LOOKS_PER_MESSAGE, LOOKS_PER_SECOND, ROUNDING_SECONDS, Account, Bucket
 from chatflow.edge.pace import charge_address, charge_connection
 from chatflow.edge.services import EdgeServices
 from chatflow.errors import Refused
@@ -29,6 +29,36 @@ def quota_of(services: EdgeServices, client_ip: str | None, identity: Identity) 
     return Quota(services, account, user)
 
 
+class _Turn:
+    """A place among those of all connections of an address, kept for one who has to wait.
+
+    Otherwise as many connections as there are would come back for the next free one at the same moment, and all but one
+    be refused again, at what that costs.
+    """
+
+    __slots__ = ("_at",)
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def take(self, bucket: Bucket, now: float, rate: float, *, keep: bool = True) -> float:
+        """0 if it may go on now; else the seconds until it may, for which a place is kept.
+
+        :param keep: False for one who may never come back.
+        """
+        if self._at is not None:
+            wait = self._at - now
+            if wait > ROUNDING_SECONDS:
+                return wait
+            self._at = None
+            return 0.0
+        wait = bucket.take(now, rate)
+        if wait and keep:
+            wait = bucket.charge(now, rate)
+            self._at = now + wait
+        return wait
+
+
 class Quota:
     """Runs on the reactor thread.
 
@@ -36,7 +66,7 @@ class Quota:
     :param user: the account of its user, if it is known who that is.
     """
 
-    __slots__ = ("_account", "_is_open", "_messages", "_octets", "_refusals", "_services", "_turn_at", "_user")
+    __slots__ = ("_account", "_is_open", "_look", "_messages", "_octets", "_refusals", "_services", "_turn", "_user")
 
     def __init__(self, services: EdgeServices, account: Account, user: Account | None) -> None:
         self._services = services
@@ -46,8 +76,8 @@ class Quota:
         self._octets = Bucket()
         self._refusals = 0
         self._is_open = False
-        # When a message may come whose place among those of the address was kept as the last one was refused.
-        self._turn_at: float | None = None
+        self._turn = _Turn()
+        self._look = _Turn()
 
     def opened(self) -> None:
         """The connection is open."""
@@ -85,30 +115,24 @@ class Quota:
         if wait:
             return self._too_often("message_rate", "this connection", wait)
         if limits.messages_per_second_per_address:
-            wait = self._take_turn(account, now, limits.messages_per_second_per_address)
+            rate = limits.messages_per_second_per_address
+            wait = self._turn.take(account.messages, now, rate, keep=self._is_open)
         if wait:
             return self._too_often("address_message_rate", "your address", wait)
         if self._user is not None and limits.messages_per_second_per_user:
             wait = self._user.messages.take(now, limits.messages_per_second_per_user)
         return self._too_often("user_message_rate", "this user", wait) if wait else None
 
-    def _take_turn(self, account: Account, now: float, rate: float) -> float:
-        """The place of a message among those of all connections of the address.
+    def look(self) -> float:
+        """Take the turn of this connection to have read what it sent, among those of its address.
 
-        To who is refused a place is kept. Otherwise as many connections as there are would come back for the next free
-        one at the same moment, and all but one be refused again, at what that costs.
+        :return: the seconds until it is; 0 if it was taken.
         """
-        if self._turn_at is not None:
-            wait = self._turn_at - now
-            if wait > ROUNDING_SECONDS:
-                return wait
-            self._turn_at = None
+        messages = self._services.limits.messages_per_second_per_address
+        if not messages:
             return 0.0
-        wait = account.messages.take(now, rate)
-        if wait and self._is_open:  # who asks over HTTP may never come back for it
-            wait = account.messages.charge(now, rate)
-            self._turn_at = now + wait
-        return wait
+        rate = max(LOOKS_PER_SECOND, LOOKS_PER_MESSAGE * messages)
+        return self._look.take(self._account.looks, self._services.clock.seconds(), rate)
 
     def charge_frame(self) -> float:
         """A frame has come that is no message, such as a ping. :return: seconds for which to read nothing more."""

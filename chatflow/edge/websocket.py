@@ -197,6 +197,14 @@ class ChatProtocol(MessageReader):
         super().dataReceived(data)
         self._moment = None
 
+    def may_look(self) -> bool:
+        """See :meth:`MessageReader.may_look`."""
+        if self._quota is None:
+            return True
+        wait = self._quota.look()
+        self._rest(wait)
+        return not wait
+
     def text_received(self, payload: bytes) -> bool:
         """See :meth:`MessageReader.text_received`."""
         services = self._services
@@ -272,6 +280,7 @@ class ChatProtocol(MessageReader):
         if self.state == self.STATE_OPEN:
             self._services.counters.acks_sent += len(accepted)
             self.write(self._dialect.acknowledgements(accepted))
+            self._outgoing.hurry()
             self._dialect.acknowledged(self._services, accepted, self)
 
     def refuse(self, refused: Refused, count: int) -> None:

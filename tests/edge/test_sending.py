@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from attrs import define
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from chatflow.edge.backlog import Backlog
+from chatflow.edge.backlog import SENDS_PER_TURN, Backlog
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import SLICE_BYTES, Outgoing
 from chatflow.edge.transports import waiting_bytes
@@ -94,6 +95,45 @@ def test_what_is_written_in_one_turn_is_one_piece_and_the_reactor_is_not_asked(l
     line.outgoing.write(b"next")
     line.turn_ends()
     assert line.pieces() == [b"next"]
+
+
+def test_what_very_many_are_sent_takes_several_turns_and_who_waits_for_an_answer_is_the_first_in_each() -> None:
+    clock = Clock()
+    told: list[object] = []
+
+    @define(eq=False)
+    class Client:
+        name: object
+        backlog_bytes: int = 0
+        give_up: Callable[[], object] = int
+
+        def send(self) -> None:
+            told.append(self.name)
+
+        def stalled_seconds(self) -> float:
+            return 0.0
+
+    def turn() -> None:
+        """What a turn of the reactor calls, other than a Clock: not what was asked for meanwhile."""
+        for call in clock.getDelayedCalls():
+            call.cancel()
+            call.func(*call.args, **call.kw)
+
+    backlog = Backlog(clock, LimitsInForce(EdgeLimits(16384, 100, 100, _MAX_BYTES, 60)), Counter())
+    for number in range(2 * SENDS_PER_TURN + 1):
+        backlog.send_soon(Client(number))
+    asked, late = Client("asked"), Client("asked later")
+    backlog.send_soon(asked)
+    backlog.hurry(asked)
+    turn()
+    assert told == ["asked", *range(SENDS_PER_TURN)]
+    backlog.send_soon(late)
+    backlog.hurry(late)
+    turn()
+    assert told[SENDS_PER_TURN + 1 :] == ["asked later", *range(SENDS_PER_TURN, 2 * SENDS_PER_TURN)]
+    turn()
+    assert set(told) == {*range(2 * SENDS_PER_TURN + 1), "asked", "asked later"}
+    assert not clock.getDelayedCalls()
 
 
 def test_no_more_than_a_slice_waits_for_the_end_of_a_turn(line: Line) -> None:
