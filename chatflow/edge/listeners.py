@@ -9,6 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.tcp import Port
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +19,10 @@ from chatflow.edge.site import ChatSite
 from chatflow.edge.tls import Certificates, is_tls, tls_reason
 from chatflow.errors import ConfigError, StartupError
 from chatflow.lifecycle.process import RootService
+
+#: So many connections are taken in one turn of the reactor; then those that are open are heard. Twisted takes a
+#: hundred, and more each time that there were as many, which keeps it for tens of milliseconds.
+ACCEPTS_PER_TURN = 10
 
 
 class Listener(Service):
@@ -46,6 +51,9 @@ class Listener(Service):
         """
         both = parse_both(self._description)
         self._ports = self._listen_on_both(both) if both else [self._listen_on_endpoint()]
+        for port in self._ports:
+            if isinstance(port, Port):
+                accept_few(port)
         super().startService()
         addresses = [port.getHost() for port in self._ports]
         self._log.info(
@@ -134,6 +142,17 @@ def add_ports(
         service.add(f"port {endpoint}", listener)
         if is_tls(endpoint):
             service.read_again(f"port {endpoint}", listener.read_again)
+
+
+def accept_few(port: Port) -> None:
+    """Have a port take no more than :data:`ACCEPTS_PER_TURN` connections at a time."""
+    read = port.doRead
+
+    def accept() -> object:
+        port.numberAccepts = ACCEPTS_PER_TURN
+        return read()
+
+    port.doRead = accept  # type: ignore[method-assign]
 
 
 def _with_backlog(description: str) -> str:
