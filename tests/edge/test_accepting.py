@@ -19,7 +19,7 @@ class Refusing(Factory):
 
     came = 0
 
-    def buildProtocol(self, addr: IAddress) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> None:
         self.came += 1
         return None
 
