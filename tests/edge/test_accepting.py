@@ -21,7 +21,7 @@ class Refusing(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> None:
         self.came += 1
-        return None
+        return
 
 
 def test_of_very_many_who_connect_at_once_a_few_are_taken_in_a_turn_and_all_in_the_end() -> None:
