@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -73,7 +74,12 @@ _HOME = {
 _MAY_FIND_THE_REACTOR = {"tap.py", "load/tap.py", "load/worker_process.py"}
 
 
-def _imports(module: Path) -> Iterator[str]:
+@functools.cache  # five rules look at each module
+def _imports(module: Path) -> Sequence[str]:
+    return tuple(_find_imports(module))
+
+
+def _find_imports(module: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
