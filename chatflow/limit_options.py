@@ -237,7 +237,7 @@ LIMIT_OPTIONS = (
         "bytes",
         100_000.0,
         "How many bytes one connection may send in a second. What is beyond is read later; nothing is refused. What is "
-        "read at once counts as 512 bytes at least: who drips costs as much. 0 for no limit.",
+        "read at once counts as 1,024 bytes at least: who drips costs as much. 0 for no limit.",
     ),
     _rate(
         "bytes-per-second-per-address",

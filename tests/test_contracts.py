@@ -28,7 +28,7 @@ IMPLEMENTERS = {
     "identity.ITokenVerifier": {"tokens.verifier.TokenVerifier"},
     "members.IMember": {"edge.websocket.ChatProtocol"},
     "members.IResumingMember": {"edge.websocket.ChatProtocol"},
-    "members.ISender": {"edge.websocket.ChatProtocol", "edge.publishing._Sender"},
+    "members.ISender": {"edge.intake.Intake", "edge.publishing._Sender"},
     "membership.IMembershipTable": {"persistence.membership.MembershipTable"},
     "membership.IPresenceTable": {"broker.membership.Membership", "rooms.presence.NoOthers"},
     "moderation.ISanctionTable": {"persistence.sanctions.SanctionTable"},

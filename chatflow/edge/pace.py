@@ -9,7 +9,7 @@ from chatflow.edge.services import EdgeServices
 from chatflow.edge.transports import innermost
 
 #: To read a single byte costs this instance more than the bytes of a message do: who drips is charged for that.
-READ_BYTES = 512
+READ_BYTES = 1024
 #: Who is not read any more is not for shorter: what drips comes together meanwhile, and is read at once.
 SHORTEST_REST_SECONDS = 0.2
 #: So much of a stranger's connection is read at a time. 64 KiB, as Twisted reads, may be hundreds of messages, which
@@ -45,4 +45,5 @@ def _rest(services: EdgeServices, reason: str, octets: Bucket, rate: float, size
     if not wait:
         return 0.0
     services.accounts.limited[reason] += 1
-    return max(wait, SHORTEST_REST_SECONDS)
+    # What an address owes grows from one of its connections to the next, and so they come back one after the other.
+    return wait + SHORTEST_REST_SECONDS

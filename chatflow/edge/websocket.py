@@ -1,15 +1,15 @@
 """One Autobahn protocol per connection: frames in, frames out. No rules of chat here.
 
 Whether a client may connect was decided by :mod:`chatflow.edge.handshake` before its protocol is made. A connection is
-put together of parts: what is read (:mod:`chatflow.edge.incoming`), what waits to be sent
-(:mod:`chatflow.edge.outgoing`), what is not answered yet (:mod:`chatflow.edge.inflight`), its way into the room and out
-of it (:mod:`chatflow.edge.room_session`), as whom and for how long it may stay (:mod:`chatflow.edge.tenure`), and how
-the client is spoken to (:mod:`chatflow.edge.dialects`).
+put together of parts: what is read (:mod:`chatflow.edge.incoming`), what becomes of the messages in it
+(:mod:`chatflow.edge.intake`) and is not answered yet (:mod:`chatflow.edge.inflight`), what waits to be sent
+(:mod:`chatflow.edge.outgoing`), its way into the room and out of it (:mod:`chatflow.edge.room_session`), as whom and
+for how long it may stay (:mod:`chatflow.edge.tenure`), and how the client is spoken to
+(:mod:`chatflow.edge.dialects`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,15 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from chatflow.contracts.members import Accepted, ISender, Reset, Resumed
-from chatflow.edge.close_codes import BANNED, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
+from chatflow.contracts.members import Reset, Resumed
+from chatflow.edge.close_codes import BANNED, SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
 from chatflow.edge.ending import Tally
 from chatflow.edge.enforcement import close_reason
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.incoming import MessageReader
 from chatflow.edge.inflight import InFlight
+from chatflow.edge.intake import IClient, Intake
 from chatflow.edge.outgoing import Outgoing
 from chatflow.edge.pace import read_little
 from chatflow.edge.quota import quota_of
@@ -41,40 +42,34 @@ from chatflow.rooms.rules import Party
 #: A client that has not taken its close frame by then is dropped.
 CLOSE_HANDSHAKE_SECONDS = 5
 
-#: So long at most a client that sends too much is not read, and is believed to live.
-_MAX_REST_SECONDS = 60.0
-
-#: And so long if nobody knows when it is better.
-_SHORT_REST_MS = 100
-
 _CLOSE_FINAL = 0x88
 _PONG_FINAL = 0x8A
 
 
-@implementer(IConnection, ISender, ISessionMember, ITenant)
+@implementer(IConnection, IClient, ISessionMember, ITenant)
 class ChatProtocol(MessageReader):
-    """A connection to one room: a sender of messages and a member. Runs on the reactor thread."""
+    """A connection to one room, of which it is a member. Runs on the reactor thread."""
 
     _log = Logger()
     transport: Any
     _outgoing: Outgoing
     _in_flight: InFlight
+    _intake: Intake
     #: When what is being read came.
     _moment: Moment | None = None
 
     def __init__(self, services: EdgeServices, handshake: Handshake) -> None:
         super().__init__(services.limits.max_frame_bytes)
         self._services = services
+        self._handshake: Handshake | None = handshake  # until it is done
         self._room = handshake.room
         self._dialect = handshake.dialect
-        self._subprotocol = handshake.subprotocol
         self._tenure = Tenure(services, handshake, self)
         self._session = RoomSession(services, handshake, self)
         self._tally = Tally()
         self._ip = handshake.client_ip
         self._compresses = handshake.compresses
         self._speakers = Speakers(handshake.user_id)
-        self._quota = quota_of(services, handshake.client_ip, handshake.identity)
         self._end: IDelayedCall | None = None
         # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
         self._heard = True
@@ -87,10 +82,23 @@ class ChatProtocol(MessageReader):
         self._outgoing = Outgoing(
             self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self._leave_as_slow
         )
-        self._in_flight = InFlight(self._services, self.transport, self._quota, self.read_on)
-        if self._quota is not None:
+        handshake, self._handshake = self._handshake, None
+        assert handshake is not None
+        quota = quota_of(self._services, handshake.client_ip, handshake.identity)
+        if quota is not None:
             read_little(self.transport)
-        return self._subprotocol
+        self._in_flight = InFlight(self._services, self.transport, quota, self.read_on)
+        self._intake = Intake(
+            self._services,
+            handshake,
+            self,
+            tenure=self._tenure,
+            speakers=self._speakers,
+            tally=self._tally,
+            quota=quota,
+            in_flight=self._in_flight,
+        )
+        return handshake.subprotocol
 
     def onOpen(self) -> None:
         connections = self._services.connections
@@ -103,8 +111,7 @@ class ChatProtocol(MessageReader):
             self.leave(BANNED, close_reason(str(refused)))
             return
         connections.add(self)
-        if self._quota is not None:
-            self._quota.opened()
+        self._intake.opened()
         self._outgoing.start()
         self._forget_handshake()
         self._tally.opened_at = self._services.clock.seconds()
@@ -118,9 +125,7 @@ class ChatProtocol(MessageReader):
             self._end.cancel()
         self._services.connections.remove(self)
         if self._tally.opened_at is not None:
-            if self._quota is not None:
-                self._quota.closed()
-            self._in_flight.end_rest()
+            self._intake.closed()
             self._outgoing.lost()
             self._tally.log_end(self._room, self._ip, self._services.clock.seconds(), code, reason)
 
@@ -182,7 +187,7 @@ class ChatProtocol(MessageReader):
         self.http_request_params = {}
         self.http_status_line = self.http_response_data = self._wskey = ""
         self._transport_details = None  # type: ignore[assignment]
-        self._subprotocol = self.websocket_protocol_in_use = None  # it may be a token
+        self.websocket_protocol_in_use = None  # it may be a token
         self.websocket_protocols = []
         del self.send_queue  # sendData below needs none
 
@@ -191,62 +196,23 @@ class ChatProtocol(MessageReader):
     def dataReceived(self, data: bytes) -> None:
         self._heard = True
         self._tally.bytes_in += len(data)
-        if self._quota is not None and self.state == self.STATE_OPEN:
-            self._rest(self._quota.charge_bytes(len(data)))
+        if self.state == self.STATE_OPEN:
+            self._intake.charge_bytes(len(data))
         self._moment = self._services.ingress.moment()
         super().dataReceived(data)
         self._moment = None
 
     def may_look(self) -> bool:
         """See :meth:`MessageReader.may_look`."""
-        if self._quota is None:
-            return True
-        wait = self._quota.look()
-        self._rest(wait)
-        return not wait
+        return self._intake.may_look()
 
     def text_received(self, payload: bytes) -> bool:
         """See :meth:`MessageReader.text_received`."""
-        services = self._services
-        services.counters.messages_received += 1
-        self._tally.messages += 1
-        if self._quota is not None:
-            too_often = self._quota.take_message()
-            if too_often is not None:
-                self._refuse_rate(too_often)
-                return True
-        try:
-            original = self._tenure.decode(payload)
-            message = services.ingress.accept(self._room, original, self, self._ip, self._moment)
-        except Refused as refused:
-            if not self._tenure.renew(payload):
-                self.message_refused(refused)
-            return False
-        except Exception:
-            self._log.failure("a message in room {room} failed", room=self._room)
-            self.message_refused(Refused("internal_error", "the server failed on this message"))
-            return False
-        self._speakers.spoke(message.user_id)
-        self._dialect.sent(services, message, self)
-        self._in_flight.accepted()
-        return False
-
-    def _refuse_rate(self, refused: Refused) -> None:
-        self.message_refused(refused)
-        assert self._quota is not None
-        if self._quota.is_abused:
-            self.leave(POLICY_VIOLATION, "this client goes on sending too much, whatever it is told")
-        else:
-            self._rest((refused.retry_after_ms or _SHORT_REST_MS) / 1000)
-
-    def _rest(self, seconds: float) -> None:
-        if seconds and self.state == self.STATE_OPEN:
-            self._in_flight.rest(min(seconds, _MAX_REST_SECONDS))
+        return self._intake.take(payload, self._moment)
 
     def fragment_received(self) -> None:
         """See :meth:`MessageReader.fragment_received`."""
-        if self._quota is not None:
-            self._rest(self._quota.charge_frame())
+        self._intake.charge_frame()
 
     def message_unreadable(self, refused: Refused) -> None:
         """See :meth:`MessageReader.message_unreadable`. It costs what a message does."""
@@ -254,10 +220,8 @@ class ChatProtocol(MessageReader):
         self.message_refused(refused)
 
     def message_refused(self, refused: Refused) -> None:
-        """Answer a message that is not accepted; the connection lives on."""
-        self._services.counters.messages_refused += 1
-        if self.state == self.STATE_OPEN:
-            self.write(self._dialect.error(refused, self._now_us()))
+        """See :meth:`ITenant.message_refused`."""
+        self._intake.message_refused(refused)
 
     def onPing(self, payload: bytes) -> None:
         self.fragment_received()
@@ -274,19 +238,6 @@ class ChatProtocol(MessageReader):
             self._outgoing.finish(data)
         else:
             self._outgoing.write_control(data)
-
-    def acknowledge(self, accepted: Sequence[Accepted]) -> None:
-        self._in_flight.answered(len(accepted))
-        if self.state == self.STATE_OPEN:
-            self._services.counters.acks_sent += len(accepted)
-            self.write(self._dialect.acknowledgements(accepted))
-            self._outgoing.hurry()
-            self._dialect.acknowledged(self._services, accepted, self)
-
-    def refuse(self, refused: Refused, count: int) -> None:
-        self._in_flight.answered(count)
-        for _ in range(count):
-            self.message_refused(refused)
 
     def deliver(self, block: bytes) -> None:
         if self._compresses:
@@ -308,6 +259,11 @@ class ChatProtocol(MessageReader):
             self._tally.bytes_out += len(frame)
             if not self._outgoing.write(frame):
                 self._leave_as_slow()
+
+    def answer(self, frame: bytes) -> None:
+        """See :meth:`IClient.answer`."""
+        self.write(frame)
+        self._outgoing.hurry()
 
     def _leave_as_slow(self) -> None:
         if self.state != self.STATE_OPEN:

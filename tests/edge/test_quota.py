@@ -20,7 +20,7 @@ from chatflow.edge.accounts import BURST_SECONDS, LOOKS_PER_MESSAGE, LOOKS_PER_S
 from chatflow.edge.admission import LONG_RESUME_MESSAGES, Admission
 from chatflow.edge.connect_parameters import ConnectParameters
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
-from chatflow.edge.pace import READ_AT_ONCE_BYTES, READ_BYTES
+from chatflow.edge.pace import READ_AT_ONCE_BYTES, READ_BYTES, SHORTEST_REST_SECONDS
 from chatflow.edge.quota import MAX_REFUSALS_IN_A_ROW
 from chatflow.edge.refusals import RequestRefused
 from chatflow.errors import StartupError
@@ -255,7 +255,8 @@ class TestFrames:
 class TestBytes:
     def test_beyond_a_burst_nothing_is_read_until_it_is_paid_for(self) -> None:
         frame = client_frame(TEXT, json.dumps(message("x" * 500)).encode())
-        with limited(bytes_per_second=len(frame)) as rig:
+        assert len(frame) < READ_BYTES, "it counts as many"
+        with limited(bytes_per_second=READ_BYTES) as rig:
             peer = rig.peer(v2=False, ip=_IP)
             for _ in range(_BURST):
                 peer.protocol.dataReceived(frame)
@@ -263,7 +264,7 @@ class TestBytes:
             peer.protocol.dataReceived(frame)
             assert reads_paused(rig) == 1
             assert peer.transport.producerState == "paused"
-            rig.clock.advance(1.001)
+            rig.clock.advance(1.001 + SHORTEST_REST_SECONDS)
             assert peer.transport.producerState == "producing"
             assert not [frame for frame in peer.frames() if "code" in frame], "nothing was refused"
             assert rig.edge.accounts.limited["bytes"] == 1
@@ -290,7 +291,8 @@ class TestBytes:
             crowd = [rig.peer(v2=False, ip=_IP) for _ in range(11)]
             for peer in crowd:
                 peer.protocol.dataReceived(client_frame(TEXT, b"x" * 4000))
-            rig.clock.advance(2.1)
+            rig.clock.advance(2.3)
+            # One after the other, although all came at the same moment.
             assert [peer.transport.producerState for peer in crowd] == ["producing"] * 10 + ["paused"]
             rig.clock.advance(0.4)
             assert crowd[-1].transport.producerState == "producing"

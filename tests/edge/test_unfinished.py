@@ -194,7 +194,7 @@ def test_who_drips_is_not_read_until_the_reads_are_paid_for(rig: EdgeRig, paced:
     drip(other, 4)
     assert [client.producerState for client in (dripping, same, other)] == ["paused", "paused", "producing"]
     assert rig.edge.accounts.limited["address_bytes"] == 2
-    rig.clock.advance(0.6)
+    rig.clock.advance(0.8)
     assert [client.producerState for client in (dripping, same)] == ["producing", "paused"]
     dripping.says(_REQUEST[5:])
     assert dripping.value().endswith(b"here")
