@@ -26,6 +26,7 @@ import psycopg2
 
 from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
 from testbed.forkserver import Started, start
+from testbed.leftovers import is_postgres
 from testbed.http_client import Answer, request
 from testbed.postgres import copy_cluster, execute
 from testbed.waiting import eventually
@@ -284,7 +285,7 @@ def end_processes_in(directory: Path) -> None:
     processes = processes_in(directory)
     for process in processes:
         _signal(process, signal.SIGCONT)
-        if not process.is_running() or process.name() != "postgres":
+        if not is_postgres(process):
             _signal(process, signal.SIGKILL)
     for process in processes:
         _signal(process, signal.SIGQUIT)

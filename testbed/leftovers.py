@@ -98,16 +98,17 @@ def marked_processes(mark: str) -> list[psutil.Process]:
 def end(processes: list[psutil.Process]) -> None:
     """SIGKILL, but for a PostgreSQL, which is given time to remove the memory that its processes share."""
     # Pythons first: a daemon would start its PostgreSQL again.
-    for process in sorted(processes, key=_is_postgres):
+    for process in sorted(processes, key=is_postgres):
         with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGQUIT if _is_postgres(process) else signal.SIGKILL)
+            process.send_signal(signal.SIGQUIT if is_postgres(process) else signal.SIGKILL)
     _, alive = psutil.wait_procs(processes, timeout=_END_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
-def _is_postgres(process: psutil.Process) -> bool:
+def is_postgres(process: psutil.Process) -> bool:
+    """Whether it is one of PostgreSQL's, as far as it still is anything."""
     try:
         return bool(process.name() == "postgres")
     except psutil.Error:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from testbed import emulator, forkserver, postgres
-from testbed.leftovers import Guard, end, guard, marked_processes
+from testbed.leftovers import Guard, end, guard, is_postgres, marked_processes
 from testbed.shared import share
 from tests.support.fast import module_starts_processes, starts_processes
 
@@ -91,7 +91,7 @@ class Leftovers:
     def pytest_keyboard_interrupt(self) -> None:
         """End the others at once: pytest-xdist would wait for their tests for ten seconds."""
         if self._is_shared:
-            end([process for process in marked_processes(self._guard.mark) if process.name() != "postgres"])
+            end([process for process in marked_processes(self._guard.mark) if not is_postgres(process)])
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if exitstatus != pytest.ExitCode.INTERRUPTED:
