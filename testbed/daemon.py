@@ -26,8 +26,8 @@ import psycopg2
 
 from chatflow.persistence.refresh import ADVISORY_LOCK as REFRESH_LOCK
 from testbed.forkserver import Started, start
-from testbed.leftovers import is_postgres
 from testbed.http_client import Answer, request
+from testbed.leftovers import is_postgres
 from testbed.postgres import copy_cluster, execute
 from testbed.waiting import eventually
 
