@@ -16,7 +16,6 @@ from typing import Any
 from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from chatflow.contracts.members import Reset, Resumed
@@ -50,7 +49,6 @@ _PONG_FINAL = 0x8A
 class ChatProtocol(MessageReader):
     """A connection to one room, of which it is a member. Runs on the reactor thread."""
 
-    _log = Logger()
     transport: Any
     _outgoing: Outgoing
     _in_flight: InFlight
