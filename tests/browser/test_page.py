@@ -139,8 +139,8 @@ def test_who_reads_the_old_is_not_torn_away_by_the_new(daemon: Daemon, join: Joi
 def test_a_page_that_is_open_for_long_does_not_grow_without_bound(daemon: Daemon, join: Join, room: int) -> None:
     alice = join("alice")
     say_all(daemon, room, 1200)
-    # First the one, then the other: who asks where an element is while hundreds come may never be told.
-    expect(alice.page.locator("#m1200")).to_be_attached()
+    # Waited for without ``expect``, which describes the whole page each time that it has to ask again.
+    alice.page.locator("#m1200").wait_for(state="attached")
     expect(alice.page.locator("#m1200")).to_be_in_viewport()
     assert alice.seqs() == list(range(201, 1201))
     alice.page.locator("#scroller").evaluate("(element) => { element.scrollTop = 0; }")

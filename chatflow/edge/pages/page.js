@@ -250,12 +250,16 @@ function isMe({ userId, username }) {
   return Number(userId) === me.userId && username === me.username;
 }
 
+// Made once: to make them costs more than all else that is done for a message.
+const HOUR = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+const DAY_AND_HOUR = new Intl.DateTimeFormat([], { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const IN_FULL = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "medium" });
+
 function time(timestamp) {
   const when = new Date(timestamp);
   const isToday = when.toDateString() === new Date().toDateString();
-  const day = isToday ? {} : { day: "numeric", month: "short" };
-  const text = when.toLocaleString([], { ...day, hour: "2-digit", minute: "2-digit" });
-  return element("time", { dateTime: timestamp, title: when.toLocaleString() }, text);
+  const text = (isToday ? HOUR : DAY_AND_HOUR).format(when);
+  return element("time", { dateTime: timestamp, title: IN_FULL.format(when) }, text);
 }
 
 function item(frame, state) {
