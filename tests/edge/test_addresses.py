@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import psycopg2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
@@ -103,7 +103,6 @@ def odd_frames() -> st.SearchStrategy[dict[str, Any]]:
 @pytest.mark.usefixtures("class_database_url")
 class TestEveryColumn:
     @given(frame=legal_frames() | odd_frames(), host=hosts())
-    @settings(max_examples=300)
     def test_what_the_edge_lets_through_is_stored_as_it_is(
         self, class_database_url: str, frame: dict[str, Any], host: Any
     ) -> None:
@@ -126,7 +125,6 @@ class TestEveryColumn:
         assert message.client_ip == (None if ip is None else str(ipaddress.ip_address(ip)))
 
     @given(query=st.text(max_size=40) | st.builds("userId={}&username={}".format, st.text(max_size=9), st.text()))
-    @settings(max_examples=200)
     def test_who_somebody_says_to_be_is_told_to_the_others(self, class_database_url: str, query: str) -> None:
         try:
             wish = parse_connect_parameters(f"/chat/1?{query}&presence=1")

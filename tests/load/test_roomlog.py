@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatflow.load import roomlog
@@ -38,7 +38,6 @@ def _received(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
 
 
 @given(_received(), st.data())
-@settings(max_examples=300, deadline=None)
 def test_the_judgement_is_that_of_a_list_of_seqs(received: tuple[int, list[list[int]]], data: st.DataObject) -> None:
     count, streams = received
     room = Room(count, 0, 0, in_flight=count)
