@@ -326,7 +326,7 @@ TABLE = Table(
 
 
 #: Settings that are written as 0, or as nothing, for none.
-NONE_BY_ZERO = {"retention_days", "room_queues", "jwt_jwks", "jwt_issuer"}
+NONE_BY_ZERO = {"retention_days", "room_queues", "jwt_jwks", "jwt_issuer", "page_token_url"}
 
 
 @attrs.frozen(kw_only=True)
@@ -345,6 +345,7 @@ class Config:
     jwt_jwks_seconds: float
     jwt_audience: tuple[str, ...]
     jwt_issuer: str | None
+    page_token_url: str | None
     jwt_leeway_seconds: float
     admin_listen: tuple[str, ...]
     admin_token: tuple[str, ...] = attrs.field(repr=False)

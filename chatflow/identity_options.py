@@ -34,16 +34,41 @@ class KeySource(Plain):
         if not re.fullmatch(r"[^\x00-\x1f\x7f\ud800-\udfff]+", text):
             raise ValueError
         if "://" in text:
-            parts = urlsplit(text)
-            is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-            if not (parts.scheme == "https" or is_here) or not parts.hostname:
-                raise ValueError
-            if "@" in parts.netloc:
-                raise ValueError("it must have no user and no password")
+            _check_url(text)
         return text
 
     def may_quote(self, text: str) -> bool:
         return "@" not in text
+
+
+@attrs.frozen
+class TokenAddress(Plain):
+    """Where a browser fetches a token: a path of the page's own host, or a URL that nobody on the way can answer."""
+
+    placeholder: str = "PATH|URL"
+    allowed: str = "a path such as /login/token, or an https:// URL (http:// of this machine alone)"
+
+    def parse(self, text: str) -> str:
+        # What browsers take for the beginning of a host is no path.
+        if not re.fullmatch(r"[!-\[\]-~]+", text) or text.startswith("//"):
+            raise ValueError
+        if not text.startswith("/"):
+            _check_url(text)
+            if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", urlsplit(text).netloc):  # it becomes a part of a policy
+                raise ValueError
+        return text
+
+    def may_quote(self, text: str) -> bool:
+        return "@" not in text
+
+
+def _check_url(text: str) -> None:
+    parts = urlsplit(text)
+    is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not (parts.scheme == "https" or is_here) or not parts.hostname:
+        raise ValueError
+    if "@" in parts.netloc:
+        raise ValueError("it must have no user and no password")
 
 
 IDENTITY_OPTIONS = (
@@ -111,6 +136,16 @@ IDENTITY_OPTIONS = (
         help="By how much the clock of who makes tokens may differ from this one: a token is good that much longer.",
     ),
     Option(
+        name="page-token-url",
+        kind=TokenAddress(),
+        default="",
+        default_text="none",
+        group=_IDENTITY,
+        help="Where the page at / fetches its tokens, of whoever logs users in: asked with the cookies that the "
+        'browser has for it, it answers {"token": "..."}, or HTTP 401 if nobody is logged in. Without it the page '
+        "asks for a token in a field. An address of another origin has to allow the page's, with credentials.",
+    ),
+    Option(
         name="admin-listen",
         kind=Endpoint(),
         default=(),
@@ -140,7 +175,7 @@ def check_identity(settings: Mapping[str, Setting]) -> None:
     """:raises ConfigError: settings that are right by themselves contradict each other, or are not enough."""
     auth, key, jwks = settings["auth"], settings["jwt-key"], settings["jwt-jwks"]
     if auth.value == "none":
-        given = next((one for one in ("jwt-key", "jwt-jwks") if settings[one].value), None)
+        given = next((one for one in ("jwt-key", "jwt-jwks", "page-token-url") if settings[one].value), None)
         if given is not None:
             raise ConfigError(
                 f"{given} ({settings[given].source}): is of no use with auth = none ({auth.source}): say auth = jwt"

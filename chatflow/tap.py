@@ -194,6 +194,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         analytics=AnalyticsStore(reads, upkeep.refresher.now),
         dashboard=dashboard,
         allowed_origins=config.allowed_origins,
+        page_token_url=config.page_token_url,
         gates=auth.gates,
         sanctions=sanctions,
     )

@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from testbed.descriptions import keep_descriptions, read_descriptions
 from testbed.shared import shared
 from testbed.waiting import eventually
 
@@ -223,6 +224,8 @@ def _import() -> None:
     for name in _IMPORTED:
         __import__(name)
     del sys.modules["twisted.internet.reactor"]
+    keep_descriptions()
+    read_descriptions()
     gc.collect()
     gc.freeze()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unittest
 from collections.abc import Iterator
 
 import pytest
@@ -60,24 +59,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a fresh database with the schema, dropped after the test.
-
-    A ``TestCase`` takes no arguments: mark it ``@pytest.mark.usefixtures("database_url")`` and read
-    ``self.database_url``.
-    """
+def database_url() -> Iterator[str]:
+    """URL of a fresh database with the schema, dropped after the test."""
     with fresh_database() as url:
-        if isinstance(request.instance, unittest.TestCase):
-            request.instance.database_url = url  # type: ignore[attr-defined]
         yield url
 
 
 @pytest.fixture(scope="class")
-def class_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The same for all tests of a class together; a ``TestCase`` reads ``self.class_database_url``."""
+def class_database_url() -> Iterator[str]:
+    """The same for all tests of a class together."""
     with fresh_database() as url:
-        if request.cls is not None:
-            request.cls.class_database_url = url
         yield url
 
 

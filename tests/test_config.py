@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from chatflow.config import TABLE, Config, Origin, default_server_id
 from chatflow.endpoints import Endpoint
 from chatflow.errors import ConfigError
+from chatflow.identity_options import TokenAddress
 from chatflow.options import load
 from chatflow.options.manual import as_help, as_page
 from chatflow.options.table import FILE
@@ -277,6 +278,36 @@ class TestAllowedOrigins:
             "https://a",
             "https://b",
         )
+
+
+class TestPageTokenUrl:
+    @pytest.mark.parametrize(
+        "text",
+        ["/login/token", "/t?for=chat", "https://login.example.org/t", "http://localhost:81/", "http://[::1]:81/t?a=b"],
+    )
+    def test_a_path_and_a_url_that_nobody_can_answer_on_the_way_are_taken_as_they_are(self, text: str) -> None:
+        assert TokenAddress().parse(text) == text
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "login/token", "//elsewhere.example.org/t", "/\\elsewhere.example.org", "/a b", "/a\n", "/ä"),
+            *("http://login.example.org/t", "https:///t", "https:/t", "javascript:alert(1)", "ftp://localhost/"),
+            *(
+                "https://u:p@login.example.org/t",
+                "https://a;script-src *.b/t",
+                "https://a'b/t",
+                "https://bücher.example/",
+            ),
+        ],
+    )
+    def test_all_else_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError):
+            TokenAddress().parse(text)
+
+    def test_it_is_of_no_use_to_whom_no_token_is_asked(self) -> None:
+        told = refusal(page_token_url="/login/token")
+        assert "page-token-url (command line): is of no use with auth = none" in told
 
 
 class TestPage:

@@ -14,10 +14,10 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 
 from chatflow.errors import StartupError, Unavailable
 from chatflow.lifecycle import Backoff, NamedThreadPool, OrderedServices, Outstanding, PeriodicService, QuickThreads
+from tests.support.deferreds import result_of
 
 _T = TypeVar("_T")
 
@@ -51,21 +51,26 @@ class Part(Service):
         return self.stop()
 
 
-class LoggedTestCase(SynchronousTestCase):
-    """Keeps what is logged, and sees to it that expected failures do not count as errors of the test."""
+class Logged:
+    """Keeps what is logged."""
 
-    def setUp(self) -> None:
+    @pytest.fixture(autouse=True)
+    def log(self) -> Iterator[None]:
         self.logged: list[LogEvent] = []
         globalLogPublisher.addObserver(self.logged.append)  # type: ignore[arg-type]  # any callable is one
-        self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)  # type: ignore[arg-type]  # any callable is one
+        yield
+        globalLogPublisher.removeObserver(self.logged.append)  # type: ignore[arg-type]  # any callable is one
+
+    def logged_failures(self, kind: type[Exception]) -> list[LogEvent]:
+        return [event for event in self.logged if "log_failure" in event and event["log_failure"].check(kind)]
 
     def logged_about(self, key: str, name: str) -> list[LogEvent]:
         return [event for event in self.logged if event.get(key) == name and event["log_level"].name != "info"]
 
 
-class OrderedServicesTests(LoggedTestCase):
-    def setUp(self) -> None:
-        super().setUp()
+class TestOrderedServices(Logged):
+    @pytest.fixture(autouse=True)
+    def make(self) -> None:
         self.events: list[str] = []
         self.reactor = IdleReactor()
         self.services = OrderedServices(self.reactor, deadline_seconds=20, reserve_seconds=1)
@@ -76,18 +81,18 @@ class OrderedServicesTests(LoggedTestCase):
         self.services.add("writer", Part(self.events, stop=lambda: closing["writer"]))
         self.services.add("port", Part(self.events))
         self.services.startService()
-        self.assertEqual(self.events, ["start database", "start writer", "start port"])
+        assert self.events == ["start database", "start writer", "start port"]
 
         self.events.clear()
         stopped = self.services.stopService()
-        self.assertEqual(self.events, ["stop port", "stop writer"])
+        assert self.events == ["stop port", "stop writer"]
         closing["writer"].callback(None)
-        self.assertEqual(self.events, ["stop port", "stop writer", "stop database"])
-        self.assertNoResult(stopped)
+        assert self.events == ["stop port", "stop writer", "stop database"]
+        assert not stopped.called
         closing["database"].callback(None)
-        self.successResultOf(stopped)
-        self.assertEqual(self.reactor.getDelayedCalls(), [])
-        self.assertFalse(self.services.running)
+        result_of(stopped)
+        assert self.reactor.getDelayedCalls() == []
+        assert not self.services.running
 
     def test_a_child_that_fails_to_stop_is_logged_by_name_and_the_rest_still_stop(self) -> None:
         def explode() -> None:
@@ -97,11 +102,11 @@ class OrderedServicesTests(LoggedTestCase):
         self.services.add("writer", Part(self.events, stop=lambda: fail(ValueError("later"))))
         self.services.add("port", Part(self.events, stop=explode))
         self.services.startService()
-        self.successResultOf(self.services.stopService())
-        self.assertEqual(self.events[3:], ["stop port", "stop writer", "stop database"])
-        self.assertEqual(len(self.logged_about("service", "port")), 1)
-        self.assertEqual(len(self.logged_about("service", "writer")), 1)
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        result_of(self.services.stopService())
+        assert self.events[3:] == ["stop port", "stop writer", "stop database"]
+        assert len(self.logged_about("service", "port")) == 1
+        assert len(self.logged_about("service", "writer")) == 1
+        assert len(self.logged_failures(ValueError)) == 2
 
     def test_a_late_child_leaves_the_reserved_time_to_those_behind_it(self) -> None:
         self.services.add("database", Part(self.events, stop=lambda: Deferred()))
@@ -111,18 +116,18 @@ class OrderedServicesTests(LoggedTestCase):
         self.events.clear()
         stopped = self.services.stopService()
         self.reactor.advance(17.9)
-        self.assertEqual(self.events, ["stop port"])
+        assert self.events == ["stop port"]
         self.reactor.advance(0.2)
-        self.assertEqual(self.events, ["stop port", "stop writer"])
+        assert self.events == ["stop port", "stop writer"]
         self.reactor.advance(1)
-        self.assertEqual(self.events, ["stop port", "stop writer", "stop database"])
-        self.assertNoResult(stopped)
+        assert self.events == ["stop port", "stop writer", "stop database"]
+        assert not stopped.called
         self.reactor.advance(0.8)
-        self.assertNoResult(stopped)
+        assert not stopped.called
         self.reactor.advance(0.2)
-        self.successResultOf(stopped)
+        result_of(stopped)
         for name in ("port", "writer", "database"):
-            self.assertEqual(len(self.logged_about("service", name)), 1)
+            assert len(self.logged_about("service", name)) == 1
 
     def test_a_late_child_that_fails_after_all_is_logged_and_disturbs_nobody(self) -> None:
         closing: Deferred[None] = Deferred()
@@ -131,9 +136,9 @@ class OrderedServicesTests(LoggedTestCase):
         self.services.startService()
         stopped = self.services.stopService()
         self.reactor.advance(20)
-        self.successResultOf(stopped)
+        result_of(stopped)
         closing.errback(ValueError("too late"))
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        assert len(self.logged_failures(ValueError)) == 1
 
     def test_the_reserve_takes_at_most_half_of_a_short_deadline(self) -> None:
         services = OrderedServices(self.reactor, deadline_seconds=4, reserve_seconds=100)
@@ -143,9 +148,9 @@ class OrderedServicesTests(LoggedTestCase):
         self.events.clear()
         services.stopService()
         self.reactor.advance(2.9)
-        self.assertEqual(self.events, ["stop port"])
+        assert self.events == ["stop port"]
         self.reactor.advance(0.2)
-        self.assertEqual(self.events, ["stop port", "stop database"])
+        assert self.events == ["stop port", "stop database"]
 
     def test_a_failing_start_stops_those_already_started_in_reverse_and_raises(self) -> None:
         def refuse() -> None:
@@ -159,18 +164,18 @@ class OrderedServicesTests(LoggedTestCase):
         self.reactor.callLater(3, slow.callback, None)
         with pytest.raises(StartupError, match="port is in use"):
             self.services.startService()
-        self.assertEqual(self.events, ["start database", "start writer", "start port", "stop writer", "stop database"])
-        self.assertTrue(slow.called, "the stop of the database was not awaited")
-        self.assertFalse(self.services.running)
-        self.assertEqual(len(self.logged_about("service", "port")), 1)
+        assert self.events == ["start database", "start writer", "start port", "stop writer", "stop database"]
+        assert slow.called, "the stop of the database was not awaited"
+        assert not self.services.running
+        assert len(self.logged_about("service", "port")) == 1
 
     def test_a_failing_start_waits_no_longer_than_the_deadline(self) -> None:
         self.services.add("database", Part(self.events, stop=lambda: Deferred()))
         self.services.add("port", Part(self.events, start=lambda: 1 / 0))
         with pytest.raises(ZeroDivisionError):
             self.services.startService()
-        self.assertLess(self.reactor.seconds(), 20.2)
-        self.assertEqual(len(self.logged_about("service", "database")), 1)
+        assert self.reactor.seconds() < 20.2
+        assert len(self.logged_about("service", "database")) == 1
 
     def test_a_child_that_would_start_later_is_refused(self) -> None:
         self.services.add("late", Part(self.events, start=lambda: succeed(None)))
@@ -185,14 +190,14 @@ class OrderedServicesTests(LoggedTestCase):
     def test_stopping_twice_stops_each_child_once(self) -> None:
         self.services.add("port", Part(self.events))
         self.services.startService()
-        self.successResultOf(self.services.stopService())
-        self.successResultOf(self.services.stopService())
-        self.assertEqual(self.events, ["start port", "stop port"])
+        result_of(self.services.stopService())
+        result_of(self.services.stopService())
+        assert self.events == ["start port", "stop port"]
 
 
-class OutstandingTests(LoggedTestCase):
+class TestOutstanding(Logged):
     def test_drain_fires_at_once_when_nothing_is_under_way(self) -> None:
-        self.successResultOf(Outstanding().drain())
+        result_of(Outstanding().drain())
 
     def test_drain_waits_for_all_including_what_is_added_meanwhile(self) -> None:
         outstanding = Outstanding()
@@ -201,13 +206,13 @@ class OutstandingTests(LoggedTestCase):
         outstanding.add("first", first)
         drained = [outstanding.drain(), outstanding.drain()]
         outstanding.add("second", second)
-        self.assertEqual(outstanding.count, 2)
+        assert outstanding.count == 2
         first.callback(None)
-        self.assertNoResult(drained[0])
+        assert not drained[0].called
         second.callback(None)
-        self.assertEqual(outstanding.count, 0)
+        assert outstanding.count == 0
         for each in drained:
-            self.successResultOf(each)
+            result_of(each)
 
     def test_a_failure_is_logged_once_with_its_name_and_counts_as_done(self) -> None:
         outstanding = Outstanding()
@@ -215,14 +220,14 @@ class OutstandingTests(LoggedTestCase):
         outstanding.add("refresh of views", work)
         drained = outstanding.drain()
         work.errback(ValueError())
-        self.successResultOf(drained)
-        self.assertEqual(len(self.logged_about("work", "refresh of views")), 1)
-        self.assertEqual(len(self.flushLoggedErrors()), 1)
+        result_of(drained)
+        assert len(self.logged_about("work", "refresh of views")) == 1
+        assert len(self.logged_failures(Exception)) == 1
 
 
-class RepeatingTests(LoggedTestCase):
-    def setUp(self) -> None:
-        super().setUp()
+class TestRepeating(Logged):
+    @pytest.fixture(autouse=True)
+    def make(self) -> None:
         self.clock = Clock()
         self.runs: list[Deferred[None]] = []
 
@@ -238,25 +243,25 @@ class RepeatingTests(LoggedTestCase):
     def test_a_run_never_begins_while_another_is_under_way(self) -> None:
         self.repeating()
         self.clock.pump([9, 1, 10, 5])
-        self.assertEqual(len(self.runs), 1)
+        assert len(self.runs) == 1
         self.runs[0].callback(None)
         self.clock.pump([4, 0.9])
-        self.assertEqual(len(self.runs), 1)
+        assert len(self.runs) == 1
         self.clock.advance(0.1)
-        self.assertEqual(len(self.runs), 2)
+        assert len(self.runs) == 2
 
     def test_the_first_run_may_come_with_the_start(self) -> None:
         self.repeating(at_once=True)
-        self.assertEqual(len(self.runs), 1)
+        assert len(self.runs) == 1
 
     def test_a_failure_is_logged_and_the_next_run_comes(self) -> None:
         self.repeating()
         self.clock.advance(10)
         self.runs[0].errback(ValueError())
         self.clock.advance(10)
-        self.assertEqual(len(self.runs), 2)
-        self.assertEqual(len(self.logged_about("work", "beat")), 1)
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        assert len(self.runs) == 2
+        assert len(self.logged_about("work", "beat")) == 1
+        assert len(self.logged_failures(ValueError)) == 1
 
     def test_work_that_raises_before_it_returns_anything_is_a_failure_like_any(self) -> None:
         calls = []
@@ -267,26 +272,26 @@ class RepeatingTests(LoggedTestCase):
 
         PeriodicService(self.clock, "beat", 10, work).startService()
         self.clock.pump([10, 10])
-        self.assertEqual(len(calls), 2)
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        assert len(calls) == 2
+        assert len(self.logged_failures(ValueError)) == 2
 
     def test_stop_waits_for_the_run_under_way(self) -> None:
         repeating = self.repeating()
         self.clock.advance(10)
         stopped = repeating.stopService()
-        self.assertNoResult(stopped)
+        assert not stopped.called
         self.runs[0].callback(None)
-        self.successResultOf(stopped)
+        result_of(stopped)
         self.clock.advance(100)
-        self.assertEqual(len(self.runs), 1)
+        assert len(self.runs) == 1
 
-    def test_stop_between_two_runs_fires_at_once(self) -> None:
+    def test_stop_between_two_runs_fires_result_of(self) -> None:
         repeating = self.repeating()
-        self.successResultOf(repeating.stopService())
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        result_of(repeating.stopService())
+        assert self.clock.getDelayedCalls() == []
 
     def test_stop_without_start_is_harmless(self) -> None:
-        self.successResultOf(PeriodicService(self.clock, "beat", 10, self.run_until_fired).stopService())
+        result_of(PeriodicService(self.clock, "beat", 10, self.run_until_fired).stopService())
 
 
 class TestBackoff:

@@ -20,8 +20,8 @@ from twisted.logger import Logger
 from chatflow.contracts.membership import InstanceState
 from chatflow.edge import figures
 from chatflow.edge.alarms import Alarm, Alarms, Facts, Roster, Server
+from chatflow.edge.answers import ErrorAnswer
 from chatflow.edge.figures import Snapshot, total
-from chatflow.edge.operations import json_response
 from chatflow.edge.refusals import RequestRefused
 from chatflow.edge.sse import EventStreams, event
 from chatflow.edge.static import PageFile, add_files
@@ -254,5 +254,4 @@ def add_dashboard(app: Klein, dashboard: Dashboard) -> None:
         try:
             return await dashboard.serve(request)
         except RequestRefused as refused:
-            body = {"status": "ERROR", "code": refused.code, "errorMessage": str(refused)}
-            return json_response(request, refused.status, body, refused.headers)
+            return ErrorAnswer(refused).render(request)

@@ -43,6 +43,7 @@ def make_sites(
     analytics: IAnalytics,
     dashboard: Dashboard,
     allowed_origins: Sequence[str],
+    page_token_url: str | None,
     gates: Gates,
     sanctions: SanctionWatch,
 ) -> tuple[ChatSite, ChatSite]:
@@ -50,6 +51,7 @@ def make_sites(
     operators do, to which all that is for operators moves if there are any.
 
     :param ready: whether a load balancer should send clients here.
+    :param page_token_url: where the page fetches its tokens; None if it does not.
     :param gates: of both.
     :param sanctions: what operators ordered.
     """
@@ -74,7 +76,7 @@ def make_sites(
 
     gate = gates.public
     public_app = app(gate, api.operations(), [Publishing(edge).operation(edge.rooms)])
-    add_pages(public_app)
+    add_pages(public_app, page_token_url)
     public = Root(
         ChatResource(edge, gate, allowed_origins),
         public_app,

@@ -33,7 +33,9 @@ def percentiles_ms(ticks: Mapping[int, int]) -> dict[str, float | None]:
         name: filled.get_value_at_percentile(percentile) * TICK_US / 1000 for name, percentile in _PERCENTILES.items()
     }
     found["max"] = max(ticks) * TICK_US / 1000
-    found["mean"] = round(filled.get_mean_value() * TICK_US / 1000, 3)
+    found["mean"] = round(
+        sum(value * count for value, count in ticks.items()) / sum(ticks.values()) * TICK_US / 1000, 3
+    )
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.defer import CancelledError
 
 from chatflow.broker.embedded_queue import EmbeddedRoomQueue, NoFanout
 from chatflow.contracts.room_queue import Delivery
@@ -13,6 +13,7 @@ from chatflow.errors import NotStored, Unavailable
 from tests.broker.contract_fanout import FanoutContract, Instance
 from tests.broker.contract_room_queue import RoomQueueContract
 from tests.support.chat import make_envelope
+from tests.support.deferreds import result_of
 
 
 class TestContract(RoomQueueContract):
@@ -27,63 +28,71 @@ class TestContract(RoomQueueContract):
         return EmbeddedRoomQueue(20)
 
 
-class EmbeddedRoomQueueTests(SynchronousTestCase):
-    def setUp(self) -> None:
+class TestEmbeddedRoomQueue:
+    @pytest.fixture(autouse=True)
+    def make(self) -> None:
         self.queue = EmbeddedRoomQueue(3)
 
     def receive(self, room: int) -> list[Delivery]:
-        deliveries: Sequence[Delivery] = self.successResultOf(self.queue.receive(room))
+        deliveries: Sequence[Delivery] = result_of(self.queue.receive(room))
         return list(deliveries)
 
     def test_every_room_has_a_shard(self) -> None:
-        self.assertEqual(list(self.queue.shards), [1, 2, 3])
+        assert list(self.queue.shards) == [1, 2, 3]
 
     def test_a_publish_fires_when_its_envelope_is_done_and_not_before(self) -> None:
         first, second = make_envelope(1), make_envelope(1)
         published = [self.queue.publish(first), self.queue.publish(second)]
         held = self.receive(1)
-        self.assertNoResult(published[0])
+        assert not published[0].called
         self.queue.ack(held[:1])
-        self.successResultOf(published[0])
-        self.assertNoResult(published[1])
+        result_of(published[0])
+        assert not published[1].called
 
     def test_a_publish_fails_when_its_envelope_is_refused(self) -> None:
         published = self.queue.publish(make_envelope(1))
         reason = NotStored("refused")
         self.queue.reject(self.receive(1)[0], reason)
-        self.assertIs(self.failureResultOf(published).value, reason)
+        with pytest.raises(NotStored) as refused:
+            result_of(published)
+        assert refused.value is reason
 
     def test_publishing_twice_under_way_waits_for_the_same_commit(self) -> None:
         envelope = make_envelope(1)
         published = [self.queue.publish(envelope), self.queue.publish(envelope)]
         self.queue.ack(self.receive(1))
         for one in published:
-            self.successResultOf(one)
+            result_of(one)
 
     def test_a_shard_has_one_receiver(self) -> None:
         waiting = self.queue.receive(1)
-        self.assertRaises(RuntimeError, self.queue.receive, 1)
+        with pytest.raises(RuntimeError):
+            self.queue.receive(1)
         waiting.cancel()
-        self.failureResultOf(waiting)
+        with pytest.raises(CancelledError):
+            result_of(waiting)
         self.queue.receive(1)
 
     def test_it_tells_what_is_not_settled(self) -> None:
         for room in (1, 1, 3):
             self.queue.publish(make_envelope(room))
         held = self.receive(1)
-        self.assertEqual([self.queue.backlog(room) for room in (1, 2, 3)], [2, 0, 1])
+        assert [self.queue.backlog(room) for room in (1, 2, 3)] == [2, 0, 1]
         self.queue.ack(held)
-        self.assertEqual([self.queue.backlog(room) for room in (1, 2, 3)], [0, 0, 1])
+        assert [self.queue.backlog(room) for room in (1, 2, 3)] == [0, 0, 1]
 
     def test_closing_refuses_what_is_not_settled_and_what_comes(self) -> None:
         held, waiting = self.queue.publish(make_envelope(1)), self.queue.publish(make_envelope(2))
         deliveries = self.receive(1)
         self.queue.close()
-        self.failureResultOf(held, Unavailable)
-        self.failureResultOf(waiting, Unavailable)
-        self.failureResultOf(self.queue.publish(make_envelope(1)), Unavailable)
+        with pytest.raises(Unavailable):
+            result_of(held)
+        with pytest.raises(Unavailable):
+            result_of(waiting)
+        with pytest.raises(Unavailable):
+            result_of(self.queue.publish(make_envelope(1)))
         self.queue.ack(deliveries)  # the consumer may still end its work
-        self.assertEqual([self.queue.backlog(room) for room in (1, 2)], [0, 1])
+        assert [self.queue.backlog(room) for room in (1, 2)] == [0, 1]
 
     def test_who_publishes_or_receives_anew_when_told_is_served(self) -> None:
         order: list[str] = []
@@ -95,11 +104,11 @@ class EmbeddedRoomQueueTests(SynchronousTestCase):
         self.queue.publish(make_envelope(1)).addCallback(publish_next)
         held = self.receive(1)
         receiving = self.queue.receive(1)
-        self.assertNoResult(receiving)
+        assert not receiving.called
         self.queue.ack(held)
-        self.assertEqual(order, ["published"])
-        (delivery,) = self.successResultOf(receiving)
-        self.assertEqual(delivery.envelope.messages[0].text, "next")
+        assert order == ["published"]
+        (delivery,) = result_of(receiving)
+        assert delivery.envelope.messages[0].text == "next"
 
 
 class TestFanoutContract(FanoutContract):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
 from chatflow.broker.aws import AwsError
 from chatflow.broker.sending import SendCounters, Sender
 from chatflow.errors import Unavailable
 from chatflow.lifecycle import Outstanding
 from tests.support.chat import make_envelope
+from tests.support.deferreds import result_of
 
 _PUBLISH_SECONDS = 60.0
 
@@ -33,8 +34,9 @@ class Throttling:
         raise NotImplementedError
 
 
-class SenderTests(SynchronousTestCase):
-    def setUp(self) -> None:
+class TestSender:
+    @pytest.fixture(autouse=True)
+    def make(self) -> None:
         self.clock = Clock()
         self.clock.advance(1e9)
         self.calls = Throttling()
@@ -52,25 +54,27 @@ class SenderTests(SynchronousTestCase):
     def turn(self) -> None:
         self.clock.advance(0)
 
-    def test_it_is_tried_for_as_long_as_it_may_be_and_then_refused_at_once(self) -> None:
+    def test_it_is_tried_for_as_long_as_it_may_be_and_then_refused_result_of(self) -> None:
         published = self.sender.publish(make_envelope(1))
         for _ in range(int(_PUBLISH_SECONDS * 10) - 1):
             self.clock.advance(0.1)
-        self.assertNoResult(published)
+        assert not published.called
         tries = len(self.calls.batches)
-        self.assertGreater(tries, 10)
+        assert tries > 10
         self.clock.advance(0.2)
-        self.assertIn("ThrottlingException", str(self.failureResultOf(published, Unavailable).value))
-        self.assertLessEqual(len(self.calls.batches), tries + 1)
-        self.successResultOf(self.outstanding.drain())
+        with pytest.raises(Unavailable, match="ThrottlingException"):
+            result_of(published)
+        assert len(self.calls.batches) <= tries + 1
+        result_of(self.outstanding.drain())
 
     def test_a_process_that_was_paused_does_not_send_under_an_id_that_sqs_has_forgotten(self) -> None:
         published = self.sender.publish(make_envelope(1))
         self.turn()
         self.calls.refuses = False
         self.clock.advance(301)
-        self.failureResultOf(published, Unavailable)
-        self.assertEqual(len(self.calls.batches), 1)
+        with pytest.raises(Unavailable):
+            result_of(published)
+        assert len(self.calls.batches) == 1
 
     def test_then_the_rooms_next_is_sent(self) -> None:
         late = self.sender.publish(make_envelope(1))
@@ -81,18 +85,19 @@ class SenderTests(SynchronousTestCase):
         following = make_envelope(1)
         published = self.sender.publish(following)
         self.turn()
-        self.assertNoResult(published)
+        assert not published.called
         self.clock.advance(301)
-        self.failureResultOf(late, Unavailable)
-        self.successResultOf(published)
-        self.assertEqual(self.calls.batches[-1], [following.envelope_id])
+        with pytest.raises(Unavailable):
+            result_of(late)
+        result_of(published)
+        assert self.calls.batches[-1] == [following.envelope_id]
 
     def test_the_size_of_each_body_is_told_once(self) -> None:
         self.sender.publish(make_envelope(1))
         self.sender.publish(make_envelope(2, "x" * 500))
         self.turn()
-        self.assertEqual(self.sizes, [])
+        assert self.sizes == []
         self.calls.refuses = False
         self.clock.advance(1)
-        self.assertEqual(len(self.sizes), 2)
-        self.assertTrue(all(100 < size < 65_536 for size in self.sizes))
+        assert len(self.sizes) == 2
+        assert all(100 < size < 65_536 for size in self.sizes)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase
 
 from chatflow.config import Config
 from chatflow.lifecycle import OrderedServices
 from chatflow.tap import Options, makeService
+from tests.support.deferreds import result_of
 
 #: These end when the last receive has: none of them can interrupt one.
 _WAIT_FOR_RECEIVES = {"fan-out", "room queue", "AWS calls"}
@@ -36,16 +39,15 @@ class IdleReactor(Clock):
         """What connection pools begin with."""
 
 
-class IdleNodeTests(SynchronousTestCase):
-    def test_with_default_options_no_receive_is_left_behind(self) -> None:
+class TestIdleNode:
+    def test_with_default_options_no_receive_is_left_behind(self, request: pytest.FixtureRequest) -> None:
         options = Options()
         options.parseOptions(["--broker", "sqs", "--database", "postgresql://127.0.0.1/chat"])
         config: Config = options.config
         names = [child.name for child in makeService(options, IdleReactor())]  # type: ignore[attr-defined]
-        self.assertTrue(set(names) >= _WAIT_FOR_RECEIVES)
-        self.assertEqual(
-            names[-2:], ["clients", "dashboard"], "of which the former hurries the receives that begin from now on"
-        )
+        assert set(names) >= _WAIT_FOR_RECEIVES
+        last = ["clients", "dashboard"]
+        assert names[-2:] == last, "of which the former hurries the receives that begin from now on"
 
         clock = IdleReactor()
         answered_at = config.long_poll_seconds + 1.0
@@ -54,9 +56,9 @@ class IdleNodeTests(SynchronousTestCase):
             service.add(name, Part(clock, answered_at if name in _WAIT_FOR_RECEIVES else 0.0))
         logged: list[LogEvent] = []
         globalLogPublisher.addObserver(logged.append)  # type: ignore[arg-type]  # any callable is one
-        self.addCleanup(globalLogPublisher.removeObserver, logged.append)  # type: ignore[arg-type]  # any callable is one
+        request.addfinalizer(partial(globalLogPublisher.removeObserver, logged.append))  # type: ignore[arg-type]
         service.startService()
         stopped = service.stopService()
         clock.pump([0.1] * round(answered_at * 10 + 30))
-        self.successResultOf(stopped)
-        self.assertEqual([event["log_format"] for event in logged], [])
+        result_of(stopped)
+        assert [event["log_format"] for event in logged] == []

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from testbed import emulator, forkserver, postgres
+from testbed.descriptions import keep_descriptions
 from testbed.leftovers import Guard, end, guard, is_postgres, marked_processes
 from testbed.shared import share
 from tests.support.fast import module_starts_processes, starts_processes
@@ -28,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Most of it only in the process that begins the run, not in those that pytest-xdist starts."""
     forkserver.fork()
+    keep_descriptions()
     if hasattr(config, "workerinput"):
         return
     _keep_bytecode()

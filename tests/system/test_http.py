@@ -189,6 +189,7 @@ class TestPage:
         [
             ("/chatflow.js", "text/javascript; charset=utf-8"),
             ("/page.js", "text/javascript; charset=utf-8"),
+            ("/token.js", "text/javascript; charset=utf-8"),
             ("/page.css", "text/css; charset=utf-8"),
             ("/icon.svg", "image/svg+xml"),
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import json
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from testbed.tokens import AUDIENCE, SECRET, Issuer, claims, encode, hs256, user
 from testbed.waiting import eventually
 
 ADMIN_TOKEN = "the-token-of-operators-in-tests"
+TOKEN_URL = "https://login.example.org:8443/token?for=chat&as=%22it%22'"
 V2 = Subprotocol("chatflow.v2")
 
 
@@ -38,7 +40,7 @@ def daemon(issuer: Issuer, module_database_url: str, tmp_path_factory: pytest.Te
     (directory / "jwks.json").write_bytes(issuer.document())
     options = ["--auth", "jwt", "--jwt-audience", AUDIENCE, "--jwt-leeway-seconds", "0", "--log-level", "debug"]
     options += ["--jwt-key-file", str(directory / "secret"), "--jwt-jwks", str(directory / "jwks.json")]
-    options += ["--admin-token-file", str(directory / "admin"), "--rooms", "20"]
+    options += ["--admin-token-file", str(directory / "admin"), "--rooms", "20", "--page-token-url", TOKEN_URL]
     with running_daemon(*options, database=module_database_url) as daemon:
         yield daemon
 
@@ -312,6 +314,13 @@ class TestHttp:
     def test_pages_and_health_are_for_everybody(self, daemon: Daemon) -> None:
         for path in ("/", "/chatflow.js", "/health", "/health/live", "/health/ready", "/api/openapi.json"):
             assert daemon.get(path).status == 200
+
+    def test_the_page_may_ask_for_tokens_where_it_is_told_to_and_nowhere_else(self, daemon: Daemon) -> None:
+        page = daemon.get("/")
+        policy = page.headers["content-security-policy"]
+        assert "; connect-src 'self' ws: wss: https://login.example.org:8443;" in policy
+        assert f'<meta name="token-url" content="{html.escape(TOKEN_URL)}">' in page.body.decode()
+        assert "login" not in daemon.get("/dashboard", headers=bearer(ADMIN_TOKEN)).headers["content-security-policy"]
 
     def test_no_token_is_made_here(self, daemon: Daemon) -> None:
         for method in ("GET", "POST"):

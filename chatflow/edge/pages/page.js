@@ -1,6 +1,7 @@
 // The page at /: a room to chat in. All that comes from others is shown as text, never as HTML.
 
 import { ChatFlow, LIMITS, countCharacters } from "/chatflow.js";
+import { TOKEN_PATTERN, TOKEN_URL, ask, claims, fetchToken, keepToken, takeToken, token } from "/token.js";
 
 const PAGE_SIZE = 50; // messages asked for at a time
 const MOST_SHOWN = 1_000; // older ones leave the page, and come back by scrolling
@@ -44,50 +45,30 @@ function remembered(name) {
   }
 }
 
-// The token, if the server asks for one. It is never part of an address: what stands before a server may log those.
-
-const TOKEN = "chatflow.token";
-const TOKEN_PATTERN = "\\s*[A-Za-z0-9_.~+\\-]+\\s*"; // others can be in no name of a subprotocol
-let token = null;
-
-/** Of this tab: another one may be somebody else's. */
-function keepToken(value) {
-  token = value || null;
-  try {
-    if (token) sessionStorage.setItem(TOKEN, token);
-    else sessionStorage.removeItem(TOKEN);
-  } catch {}
-}
-
-/** From the fragment, `#token=…` or `#ROOM&token=…`, which no browser sends, and which leaves the history here. */
-function takeToken() {
-  try {
-    token = sessionStorage.getItem(TOKEN);
-  } catch {}
-  const [, before, given] = /^#(.*?)&?token=([^&]*)/.exec(location.hash) ?? [];
-  if (given === undefined) return;
-  if (new RegExp(`^${TOKEN_PATTERN}$`).test(given)) keepToken(given);
-  history.replaceState(null, "", before ? `#${before}` : location.pathname + location.search);
-}
-
-/** Whom a token names; whether it is good is the server's to say. */
-function claims(of = token) {
-  try {
-    const payload = atob(of.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"));
-    const { sub, name } = JSON.parse(payload); // both are ASCII, or the server takes neither
-    return { sub, name };
-  } catch {
-    return {};
-  }
-}
-
-// Another one in its place, before the old one expires or after: what is under way, and what is typed, stays.
+// Another token in the place of the one that expires: what is under way, and what is typed, stays.
 
 let spent = null; // a token that is good no more
 let goOn = null; // who waits for another one
+let unused = null; // what was fetched before there was a connection
 
 const isSpent = () => token !== null && token === spent;
 /** For a connection; and asked for again while that is open, when the token is about to expire. */
+async function nextToken() {
+  const held = unused;
+  unused = null;
+  if (held) return held;
+  try {
+    const value = await fetchToken();
+    if (Number(claims(value).sub) !== me.userId) throw new Error("You are logged in as somebody else now: join as such.");
+    byId("renew").hidden = true;
+    return value;
+  } catch (error) {
+    askForToken(error.message);
+    throw error; // what is tried again later
+  }
+}
+
+/** The same, of one that is given by hand. */
 function currentToken() {
   const isOpen = chat?.status.state === "open";
   if (isOpen) spent = token;
@@ -101,7 +82,9 @@ function askForToken(why) {
   byId("renew").hidden = false; // without the focus: somebody is writing
   byId("renew-why").textContent = why;
 }
+
 function renew(value) {
+  if (TOKEN_URL) return chat.connectNow();
   const { sub } = claims(value);
   if (sub !== undefined && Number(sub) !== me.userId) {
     byId("renew-why").textContent = "This is the token of somebody else, who has to join as such.";
@@ -114,10 +97,6 @@ function renew(value) {
   goOn = null;
   chat.connectNow();
   byId("text").focus();
-}
-
-function ask(path) {
-  return fetch(path, token ? { headers: { Authorization: `Bearer ${token}` } } : {});
 }
 
 function showJoin() {
@@ -152,7 +131,8 @@ function join() {
   noneBefore = null;
   chat?.close();
   wasOpen = false;
-  chat = new ChatFlow({ room, user: me, token: token ? currentToken : undefined, last: PAGE_SIZE, presence: true });
+  const tokens = TOKEN_URL ? nextToken : token ? currentToken : undefined;
+  chat = new ChatFlow({ room, user: me, token: tokens, last: PAGE_SIZE, presence: true });
   chat.on("message", showMessage);
   chat.on("status", showStatus);
   chat.on("presence", showPresence);
@@ -208,13 +188,24 @@ async function explainFailure() {
   }
 }
 
+/** Whether there is a token now, if tokens are fetched; else it is shown why not. */
+async function hasToken() {
+  try {
+    if (TOKEN_URL) unused = await fetchToken();
+    return true;
+  } catch (error) {
+    showRefusal(401, error.message);
+    return false;
+  }
+}
+
 function showRefusal(status, reason) {
   showJoin();
-  byId("join-error").textContent = status === 401 && !token ? "This server asks for a token." : reason;
+  byId("join-error").textContent = status === 401 && !token && !TOKEN_URL ? "This server asks for a token." : reason;
   byId("join-error").hidden = false;
   if (status === 401) keepToken(null);
   // Who has one that is good, but not for this room, may have another.
-  byId("token-field").hidden = byId("token-rule").hidden = status !== 401 && !token;
+  byId("token-field").hidden = byId("token-rule").hidden = Boolean(TOKEN_URL) || (status !== 401 && !token);
   if (status === 401) byId("token").focus();
 }
 
@@ -448,10 +439,10 @@ new ResizeObserver(arranged).observe(scroller);
 
 // What people do
 
-byId("join").addEventListener("submit", (event) => {
+byId("join").addEventListener("submit", async (event) => {
   event.preventDefault();
   byId("join-error").hidden = true;
-  join();
+  if (await hasToken()) join();
 });
 byId("renew").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -497,8 +488,10 @@ byId("name").pattern = LIMITS.usernamePattern;
 byId("name").maxLength = most;
 byId("token").pattern = byId("new-token").pattern = TOKEN_PATTERN;
 byId("name-rule").textContent = `${fewest} to ${most} letters and digits`;
+byId("new-token").disabled = byId("new-token-field").hidden = Boolean(TOKEN_URL);
 takeToken();
+const mayJoin = await hasToken();
 byId("name").value = claims().name ?? remembered("name") ?? "";
 byId("room").value = /^#[1-9]\d{0,8}$/.test(location.hash) ? location.hash.slice(1) : (remembered("room") ?? "1");
-if (byId("name").value && byId("join").checkValidity()) join();
+if (mayJoin && byId("name").value && byId("join").checkValidity()) join();
 else showJoin();
