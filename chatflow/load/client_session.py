@@ -58,8 +58,13 @@ class Session:
             self._backlog.append(intended_us)
 
     def take(self) -> list[bytes]:
-        """The messages that are due and that the window allows: they are in flight now, the last one last."""
+        """The messages that are due and that the window allows: they are in flight now, the last one last.
+
+        None before the phase begins: a client that hears something earlier would send what others are not there for.
+        """
         ledger, backlog, recorder = self.ledger, self._backlog, self.recorder
+        if not recorder.has_begun:
+            return []
         now_us = recorder.clock.monotonic_us()
         places = min(self._window - ledger.waiting, self.unsent)
         if backlog is not None:

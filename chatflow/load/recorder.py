@@ -38,10 +38,15 @@ class Recorder:
         """The first message is sent now (CLOCK_MONOTONIC, µs)."""
         self.tally.start_us = self.tally.end_us = start_us
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether messages may be sent: all are in their rooms."""
+        return bool(self.tally.start_us)
+
     def received(self, now_us: int, delivered: int) -> None:
         """A chunk of bytes came, with so many broadcasts."""
         tally = self.tally
-        if tally.start_us:
+        if self.has_begun:
             tally.delivered_in_second[(now_us - tally.start_us) // 1_000_000] += delivered
         tally.end_us = now_us
 

@@ -43,6 +43,7 @@ class Room:
         in_flight: int = 50,
         rate: float | None = None,
         handshake: bool = True,
+        begun: bool = True,
         first_client: int = 0,
     ) -> None:
         self.now_us = 1_000_000
@@ -53,7 +54,8 @@ class Room:
         table = kinds(settings.mix)
         self.kept = KeptAcks(ids=True, lines=True)
         self.recorder = Recorder("main", Clock(lambda: self.now_us, 0), table, self.kept)
-        self.recorder.begin(self.now_us)
+        if begun:
+            self.recorder.begin(self.now_us)
         self.tally = self.recorder.tally
         self.log = RoomLog(7, RUN, plans, first_client, table, self.tally)
         self.clients = [

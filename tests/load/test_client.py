@@ -34,6 +34,17 @@ def test_what_comes_with_the_handshake_is_received() -> None:
     assert room.sessions[0].arrivals.next == 6
 
 
+def test_what_comes_before_all_are_there_makes_nobody_send() -> None:
+    room = Room(1, 0, begun=False)
+    talker = Room(1, first_client=2)
+    talker.clients[0].send()
+    room.connections[0].dataReceived(broadcast(5, 1, talker.sent()[0]))
+    assert room.sent() == [], "the others of its room may not hear it"
+    room.recorder.begin(room.now_us)
+    room.clients[0].send()
+    assert len(room.sent()) == 1
+
+
 def test_a_refused_handshake_fails_and_closes_the_connection() -> None:
     room = Room(0, handshake=False)
     (connection,) = room.connections
