@@ -20,9 +20,11 @@ from chatflow.edge.tls import Certificates, is_tls, tls_reason
 from chatflow.errors import ConfigError, StartupError
 from chatflow.lifecycle.process import RootService
 
-#: So many connections are taken in one turn of the reactor; then those that are open are heard. Twisted takes a
-#: hundred, and more each time that there were as many, which keeps it for tens of milliseconds.
+#: So many connections are taken in one turn of the reactor, and no more once so much time has gone by; then those that
+#: are open are heard. Twisted takes a hundred, and more each time that there were as many, which keeps it for tens of
+#: milliseconds; to refuse one takes 0.1 ms or 1, by the system.
 ACCEPTS_PER_TURN = 10
+ACCEPT_SECONDS = 0.002
 
 
 class Listener(Service):
@@ -145,12 +147,16 @@ def add_ports(
 
 
 def accept_few(port: Port) -> None:
-    """Have a port take no more than :data:`ACCEPTS_PER_TURN` connections at a time."""
-    read = port.doRead
+    """Have a port take no more than :data:`ACCEPTS_PER_TURN` connections at a time, and for :data:`ACCEPT_SECONDS`."""
+    read, seconds = port.doRead, port.reactor.seconds
 
-    def accept() -> object:
-        port.numberAccepts = ACCEPTS_PER_TURN
-        return read()
+    def accept() -> None:
+        until = seconds() + ACCEPT_SECONDS
+        for _ in range(ACCEPTS_PER_TURN):
+            port.numberAccepts = 1  # which becomes 0 if there is none, and more otherwise
+            read()
+            if not port.numberAccepts or seconds() >= until:
+                break
 
     port.doRead = accept  # type: ignore[method-assign]
 

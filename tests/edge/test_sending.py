@@ -16,7 +16,7 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from chatflow.edge.backlog import SENDS_PER_TURN, Backlog
+from chatflow.edge.backlog import SEND_SECONDS, SENDS_PER_TURN, Backlog
 from chatflow.edge.limits import EdgeLimits, LimitsInForce
 from chatflow.edge.outgoing import SLICE_BYTES, Outgoing
 from chatflow.edge.transports import waiting_bytes
@@ -97,44 +97,69 @@ def test_what_is_written_in_one_turn_is_one_piece_and_the_reactor_is_not_asked(l
     assert line.pieces() == [b"next"]
 
 
-def test_what_very_many_are_sent_takes_several_turns_and_who_waits_for_an_answer_is_the_first_in_each() -> None:
-    clock = Clock()
-    told: list[object] = []
+class Crowd:
+    """Clients to whom sending takes so long, and a reactor whose turns are the test's.
 
-    @define(eq=False)
-    class Client:
-        name: object
-        backlog_bytes: int = 0
-        give_up: Callable[[], object] = int
+    :ivar told: the names of those that were sent something.
+    """
 
-        def send(self) -> None:
-            told.append(self.name)
+    def __init__(self, count: int, send_seconds: float = 0.0) -> None:
+        self.clock = Clock()
+        self.told: list[object] = []
+        self._send_seconds = send_seconds
+        self.backlog = Backlog(self.clock, LimitsInForce(EdgeLimits(16384, 100, 100, _MAX_BYTES, 60)), Counter())
+        for number in range(count):
+            self.client(number)
 
-        def stalled_seconds(self) -> float:
-            return 0.0
+    def client(self, name: object, *, asked: bool = False) -> None:
+        """One more, to whom something was written."""
+        crowd = self
 
-    def turn() -> None:
+        @define(eq=False)
+        class Client:
+            backlog_bytes: int = 0
+            give_up: Callable[[], object] = int
+
+            def send(self) -> None:
+                crowd.told.append(name)
+                crowd.clock.rightNow += crowd._send_seconds
+
+            def stalled_seconds(self) -> float:
+                return 0.0
+
+        client = Client()
+        self.backlog.send_soon(client)
+        if asked:
+            self.backlog.hurry(client)
+
+    def turn(self) -> None:
         """Call what a reactor calls in a turn, which a Clock goes beyond: nothing that was asked for meanwhile."""
-        calls: list[Any] = list(clock.getDelayedCalls())
-        clock.calls = []
+        calls: list[Any] = list(self.clock.getDelayedCalls())
+        self.clock.calls = []
         for call in calls:
             call.func()
 
-    backlog = Backlog(clock, LimitsInForce(EdgeLimits(16384, 100, 100, _MAX_BYTES, 60)), Counter())
-    for number in range(2 * SENDS_PER_TURN + 1):
-        backlog.send_soon(Client(number))
-    asked, late = Client("asked"), Client("asked later")
-    backlog.send_soon(asked)
-    backlog.hurry(asked)
-    turn()
-    assert told == ["asked", *range(SENDS_PER_TURN)]
-    backlog.send_soon(late)
-    backlog.hurry(late)
-    turn()
-    assert told[SENDS_PER_TURN + 1 :] == ["asked later", *range(SENDS_PER_TURN, 2 * SENDS_PER_TURN)]
-    turn()
-    assert set(told) == {*range(2 * SENDS_PER_TURN + 1), "asked", "asked later"}
-    assert not clock.getDelayedCalls()
+
+def test_what_very_many_are_sent_takes_several_turns_and_who_waits_for_an_answer_is_the_first_in_each() -> None:
+    crowd = Crowd(2 * SENDS_PER_TURN + 1)
+    crowd.client("asked", asked=True)
+    crowd.turn()
+    assert crowd.told == ["asked", *range(SENDS_PER_TURN)]
+    crowd.client("asked later", asked=True)
+    crowd.turn()
+    assert crowd.told[SENDS_PER_TURN + 1 :] == ["asked later", *range(SENDS_PER_TURN, 2 * SENDS_PER_TURN)]
+    crowd.turn()
+    assert set(crowd.told) == {*range(2 * SENDS_PER_TURN + 1), "asked", "asked later"}
+    assert not crowd.clock.getDelayedCalls()
+
+
+def test_where_sending_takes_long_a_turn_ends_sooner() -> None:
+    crowd = Crowd(6, send_seconds=SEND_SECONDS / 2.5)
+    crowd.turn()
+    assert crowd.told == [0, 1, 2]
+    crowd.turn()
+    assert crowd.told == [0, 1, 2, 3, 4, 5]
+    assert not crowd.clock.getDelayedCalls()
 
 
 def test_no_more_than_a_slice_waits_for_the_end_of_a_turn(line: Line) -> None:
