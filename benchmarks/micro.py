@@ -40,6 +40,7 @@ from chatflow.rooms.messages import acknowledgement, decode, iso_timestamp
 _ROOMS = 20
 _BATCH = 1000
 _MESSAGES_PER_ENVELOPE = _BATCH // _ROOMS
+USERS = 100_000
 _CLIENT_TIMESTAMP = "2026-11-23T10:30:00.123456789Z"
 
 
@@ -111,7 +112,7 @@ class Maker:
         return uuid7(time.time_ns() // 1_000_000, next(self._serial))
 
     def message(self, now_us: int | None = None) -> Message:
-        user = self._random.randint(1, 100_000)
+        user = self._random.randint(1, USERS)
         text = f"The build is green, let us ship it ~{self._random.randrange(16**6):06x}"
         created_us = time.time_ns() // 1000 if now_us is None else now_us
         return Message(self.id(), created_us, user, f"user{user}", text, "TEXT", _CLIENT_TIMESTAMP, "127.0.0.1")
