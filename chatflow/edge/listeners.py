@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -55,7 +55,7 @@ class Listener(Service):
         self._ports = self._listen_on_both(both) if both else [self._listen_on_endpoint()]
         for port in self._ports:
             if isinstance(port, Port):
-                accept_few(port)
+                accept_few(port, self._reactor.seconds)
         super().startService()
         addresses = [port.getHost() for port in self._ports]
         self._log.info(
@@ -146,9 +146,12 @@ def add_ports(
             service.read_again(f"port {endpoint}", listener.read_again)
 
 
-def accept_few(port: Port) -> None:
-    """Have a port take no more than :data:`ACCEPTS_PER_TURN` connections at a time, and for :data:`ACCEPT_SECONDS`."""
-    read, seconds = port.doRead, port.reactor.seconds
+def accept_few(port: Port, seconds: Callable[[], float]) -> None:
+    """Have a port take no more than :data:`ACCEPTS_PER_TURN` connections at a time, and for :data:`ACCEPT_SECONDS`.
+
+    :param seconds: the time of a clock that is never set.
+    """
+    read = port.doRead
 
     def accept() -> None:
         until = seconds() + ACCEPT_SECONDS

@@ -37,7 +37,7 @@ def _taken(clients: int, turns: int, refusal_seconds: float) -> list[int]:
     factory = Refusing(reactor, refusal_seconds)
     port = Port(0, factory, interface="127.0.0.1", backlog=100, reactor=reactor)
     port.startListening()
-    accept_few(port)
+    accept_few(port, reactor.seconds)
     taken = []
     with ExitStack() as stack:
         stack.callback(port.socket.close)
