@@ -1,7 +1,8 @@
 """Pages of history, read once for all who need the same one, by few at a time.
 
 A page is an aligned range of a room's seqs, so that members who resume from different places share them. They are kept,
-up to a number of bytes; the newest one still grows, and is read again by who needs what it does not have yet.
+up to a number of bytes; the newest one still grows, and is read again by who needs what it does not have yet. What is
+scarce is reading, so that alone is paced: a page that is kept is given to all who need it, as fast as they take it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -26,9 +27,9 @@ T = TypeVar("T")
 _PAGE_MESSAGES = 1000
 _CACHE_BYTES = 32 * 1024 * 1024
 _RETRY_SECONDS = 0.5
-#: The weight of the latest page in :attr:`Pages.seconds_per_message`, and what that is before the first one.
-_SMOOTHING = 0.25
-_SECONDS_PER_MESSAGE = 1e-5
+#: At each place pages are read in this share of the time; then the database and the interpreter are left to others. To
+#: read one takes longer when others need the machine, and so they are left more of it.
+_SHARE = 1 / 3
 _FIRST_SEQ_SECONDS = 10.0
 #: Nobody waits longer for a first seq, which is nothing but a hint.
 _FIRST_SEQ_TIMEOUT_SECONDS = 2.0
@@ -42,7 +43,6 @@ class Pages:
     :param concurrent_reads: pages that are read at the same time; further ones wait in the order of asking.
     :param page_messages: how many seqs a page has.
     :param cache_bytes: of pages that are kept, the last used ones.
-    :ivar seconds_per_message: how long it takes lately to read whole pages.
     """
 
     _log = Logger()
@@ -69,7 +69,6 @@ class Pages:
         self._first_reads: dict[int, SharedCall[int]] = {}
         self.read = 0
         self.shared = 0
-        self.seconds_per_message = _SECONDS_PER_MESSAGE
 
     def get(self, room: int, seq: int) -> Deferred[Page]:
         """The page of a room that a seq is on; one that was under way may be too old to have it yet.
@@ -148,26 +147,28 @@ class Pages:
         room, number = key
         begin = number * self._page_messages
         await self._places.acquire()
+        rest_seconds = 0.0
         try:
             if not reads.wanted:
                 raise Unavailable("nobody waits for the page any more")
-            page = await self._patiently(lambda: self._timed_page(room, begin), reads)
+            page, seconds = await self._patiently(lambda: self._timed_page(room, begin), reads)
+            rest_seconds = seconds * (1 / _SHARE - 1)
             self.read += 1
             self._keep(key, page)
             return page
         finally:
             del self._reads[key]
-            self._places.release()
+            if rest_seconds:
+                self._clock.callLater(rest_seconds, self._places.release)
+            else:
+                self._places.release()
 
-    async def _timed_page(self, room: int, begin: int) -> Page:
+    async def _timed_page(self, room: int, begin: int) -> tuple[Page, float]:
         began_at = self._clock.seconds()
         page = await self._history.page(room, begin + 1, begin + self._page_messages)
-        if len(page.seqs) == self._page_messages:
-            seconds = (self._clock.seconds() - began_at) / self._page_messages
-            self.seconds_per_message += _SMOOTHING * (seconds - self.seconds_per_message)
-        return page
+        return page, self._clock.seconds() - began_at
 
-    async def _patiently(self, read: Callable[[], Awaitable[T]], reads: SharedCall[T]) -> T:
+    async def _patiently(self, read: Callable[[], Awaitable[T]], reads: SharedCall[Any]) -> T:
         """The result of ``read``, tried until the database answers or nobody wants it any more."""
         while True:
             try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from math import inf
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -29,12 +28,6 @@ _MIN_WRITE_BYTES = 64 * 1024
 _TURN_SECONDS = 0.003
 _MAX_TURN_WRITES = 32
 
-# For one member pages are read in this share of the time at most, by how long that takes lately: it takes longer when
-# others need the machine, and so they are left more of it. Who has just come, or was held up, gets as many more
-# messages as belong to these seconds.
-_SHARE = 2 / 3
-_MAX_BEHIND_SECONDS = 0.05
-
 # A page that brought nothing new is not read again at once.
 _PAUSE_SECONDS = 0.1
 
@@ -47,7 +40,6 @@ class _Course:
     :ivar given: the same, as far as it was told: behind ``seq`` once retention turns out to have dropped something.
     :ivar target: the head when it came, so the end of what it is told as history.
     :ivar forgiving: whether it wants what there is, wherever that begins.
-    :ivar due_seconds: when it may be given more from pages.
     """
 
     room: int
@@ -58,7 +50,6 @@ class _Course:
     given: int = field(init=False)
     told: bool = False
     joined: bool = False
-    due_seconds: float = -inf
 
     def __attrs_post_init__(self) -> None:
         self.given = self.seq
@@ -158,10 +149,7 @@ class Resumer:
         return True
 
     async def _give_from_page(self, course: _Course) -> None:
-        """Give as much of one page as may be written at once, as soon as it is due."""
-        now = self._clock.seconds()
-        if course.due_seconds > now:
-            await deferLater(self._clock, course.due_seconds - now)
+        """Give as much of one page as may be written at once."""
         answer = self._pages.get(course.room, course.seq + 1)
         at_hand = answer.called
         page = await answer
@@ -170,8 +158,6 @@ class Resumer:
         begin = bisect_right(page.seqs, course.seq)
         if begin < len(page.seqs):
             end = _end_of_write(page, begin, self._write_bytes())
-            cost_seconds = (end - begin) * self._pages.seconds_per_message / _SHARE
-            course.due_seconds = max(course.due_seconds, now - _MAX_BEHIND_SECONDS) + cost_seconds
             course.tell(page.seqs[begin])
             course.reached(page.seqs[end - 1])
             course.member.deliver(page.data[page.ends[begin - 1] if begin else 0 : page.ends[end - 1]])
