@@ -128,7 +128,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         observe=metrics.observe_ack,
     )
     # And the way of who comes back: history → replay buffer of the hub → hub.
-    pages = Pages(clock=reactor, history=history, concurrent_reads=max(1, config.database_connections // 2))
+    pages = Pages(
+        clock=reactor,
+        history=history,
+        concurrent_reads=max(1, config.database_connections // 2),
+        others_work=lambda: ingress.accepted + writer.batches,
+    )
     resumer = Resumer(clock=reactor, hub=hub, pages=pages, max_write_bytes=config.max_client_buffer_bytes)
     presence = Presence(clock=reactor, table=broker.presence, encode=presence_block)
     in_force = LimitsInForce(EdgeLimits.of(config))

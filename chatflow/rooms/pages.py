@@ -27,9 +27,9 @@ T = TypeVar("T")
 _PAGE_MESSAGES = 1000
 _CACHE_BYTES = 32 * 1024 * 1024
 _RETRY_SECONDS = 0.5
-#: At each place pages are read in this share of the time; then the database and the interpreter are left to others. To
-#: read one takes longer when others need the machine, and so they are left more of it.
-_SHARE = 1 / 3
+#: While others are at work, pages are read at each place in this share of the time; then the database and the
+#: interpreter are left to them. To read one takes longer when they need the machine, and so they are left more of it.
+_SHARE = 2 / 5
 _FIRST_SEQ_SECONDS = 10.0
 #: Nobody waits longer for a first seq, which is nothing but a hint.
 _FIRST_SEQ_TIMEOUT_SECONDS = 2.0
@@ -41,6 +41,7 @@ class Pages:
     """Runs on the reactor thread. While the database is away, who asked waits.
 
     :param concurrent_reads: pages that are read at the same time; further ones wait in the order of asking.
+    :param others_work: a count that grows while others need the machine; else pages are read without a pause.
     :param page_messages: how many seqs a page has.
     :param cache_bytes: of pages that are kept, the last used ones.
     """
@@ -53,6 +54,7 @@ class Pages:
         clock: IReactorTime,
         history: IPageHistory,
         concurrent_reads: int,
+        others_work: Callable[[], int],
         page_messages: int = _PAGE_MESSAGES,
         cache_bytes: int = _CACHE_BYTES,
     ) -> None:
@@ -60,6 +62,7 @@ class Pages:
         self._history = history
         self._page_messages = page_messages
         self._cache_bytes = cache_bytes
+        self._others_work = others_work
         self._kept: OrderedDict[_Key, Page] = OrderedDict()
         self._kept_bytes = 0
         self._reads: dict[_Key, SharedCall[Page]] = {}
@@ -151,8 +154,10 @@ class Pages:
         try:
             if not reads.wanted:
                 raise Unavailable("nobody waits for the page any more")
+            before = self._others_work()
             page, seconds = await self._patiently(lambda: self._timed_page(room, begin), reads)
-            rest_seconds = seconds * (1 / _SHARE - 1)
+            if self._others_work() != before:
+                rest_seconds = seconds * (1 / _SHARE - 1)
             self.read += 1
             self._keep(key, page)
             return page

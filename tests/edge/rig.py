@@ -125,7 +125,9 @@ class EdgeRig:
         self.queue = Queue()
         self.hub = Hub(clock=self.clock, history=self.store, encode=broadcast_block)
         self.resumer = Resumer(
-            clock=self.clock, hub=self.hub, pages=Pages(clock=self.clock, history=self.store, concurrent_reads=1)
+            clock=self.clock,
+            hub=self.hub,
+            pages=Pages(clock=self.clock, history=self.store, concurrent_reads=1, others_work=int),
         )
         self.presence = Presence(clock=self.clock, table=NoOthers(), encode=presence_block)
         self.stored = StoredTracker(clock=self.clock, hub=self.hub, seqs_of=self._seqs_of)

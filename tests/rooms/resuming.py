@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -25,6 +26,7 @@ class ResumerRig:
         reads: int = 2,
         cache: int = 100_000,
         page_messages: int = 10,
+        others_work: Callable[[], int] = int,
     ) -> None:
         self.clock = Clock()
         self.store = Store()
@@ -36,7 +38,12 @@ class ResumerRig:
             max_replays_messages=replays,
         )
         self.pages = Pages(
-            clock=self.clock, history=self.store, concurrent_reads=reads, page_messages=page_messages, cache_bytes=cache
+            clock=self.clock,
+            history=self.store,
+            concurrent_reads=reads,
+            others_work=others_work,
+            page_messages=page_messages,
+            cache_bytes=cache,
         )
         self.resumer = Resumer(clock=self.clock, hub=self.hub, pages=self.pages, max_write_bytes=write_bytes)
 
