@@ -24,7 +24,15 @@ _MIN_JWT_KEY = 32
 
 
 @attrs.frozen
-class KeySource(Plain):
+class _Location(Plain):
+    """Of which a password may be a part, by mistake."""
+
+    def may_quote(self, text: str) -> bool:
+        return "@" not in text
+
+
+@attrs.frozen
+class KeySource(_Location):
     """The path of a file, or a URL that nobody on the way can answer."""
 
     placeholder: str = "FILE|URL"
@@ -37,12 +45,9 @@ class KeySource(Plain):
             _check_url(text)
         return text
 
-    def may_quote(self, text: str) -> bool:
-        return "@" not in text
-
 
 @attrs.frozen
-class TokenAddress(Plain):
+class TokenAddress(_Location):
     """Where a browser fetches a token: a path of the page's own host, or a URL that nobody on the way can answer."""
 
     placeholder: str = "PATH|URL"
@@ -57,9 +62,6 @@ class TokenAddress(Plain):
             if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", urlsplit(text).netloc):  # it becomes a part of a policy
                 raise ValueError
         return text
-
-    def may_quote(self, text: str) -> bool:
-        return "@" not in text
 
 
 def _check_url(text: str) -> None:

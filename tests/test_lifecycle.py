@@ -285,7 +285,7 @@ class TestRepeating(Logged):
         self.clock.advance(100)
         assert len(self.runs) == 1
 
-    def test_stop_between_two_runs_fires_result_of(self) -> None:
+    def test_stop_between_two_runs_fires_at_once(self) -> None:
         repeating = self.repeating()
         result_of(repeating.stopService())
         assert self.clock.getDelayedCalls() == []

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from chatflow.edge.limits import LimitsInForce
+from chatflow.lifecycle import in_a_turn
 
 #: So many clients are sent something in one turn of the reactor, and no more once so much time has gone by; then others
 #: are heard. To send takes 0.01 ms or 0.1, by the system.
@@ -72,12 +73,9 @@ class Backlog:
         hurried, self._hurried = self._hurried, []
         for outgoing in hurried:
             self._send(outgoing)
-        unsent, seconds = self._unsent, self._clock.seconds
-        until = seconds() + SEND_SECONDS
-        for _ in range(min(len(unsent), SENDS_PER_TURN)):
+        unsent = self._unsent
+        for _ in in_a_turn(self._clock.seconds, min(len(unsent), SENDS_PER_TURN), SEND_SECONDS):
             self._send(unsent.popleft())
-            if seconds() >= until:
-                break
         if unsent:
             self._clock.callLater(0, self.send)
 

@@ -18,6 +18,7 @@ from chatflow.edge.door import Door, Inside
 from chatflow.edge.site import ChatSite
 from chatflow.edge.tls import Certificates, is_tls, tls_reason
 from chatflow.errors import ConfigError, StartupError
+from chatflow.lifecycle import in_a_turn
 from chatflow.lifecycle.process import RootService
 
 #: So many connections are taken in one turn of the reactor, and no more once so much time has gone by; then those that
@@ -154,11 +155,10 @@ def accept_few(port: Port, seconds: Callable[[], float]) -> None:
     read = port.doRead
 
     def accept() -> None:
-        until = seconds() + ACCEPT_SECONDS
-        for _ in range(ACCEPTS_PER_TURN):
+        for _ in in_a_turn(seconds, ACCEPTS_PER_TURN, ACCEPT_SECONDS):
             port.numberAccepts = 1  # which becomes 0 if there is none, and more otherwise
             read()
-            if not port.numberAccepts or seconds() >= until:
+            if not port.numberAccepts:
                 break
 
     port.doRead = accept  # type: ignore[method-assign]

@@ -4,7 +4,7 @@
 - :mod:`~chatflow.lifecycle.process`: the service that twistd runs: signals, exit status, failures in one line
 - :mod:`~chatflow.lifecycle.manager`, :mod:`~chatflow.lifecycle.supervision`: what systemd is told meanwhile
 - :mod:`~chatflow.lifecycle.reload`: what can change without a restart
-- :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts
+- :mod:`~chatflow.lifecycle.work`: work under way, periodic work, pauses between attempts, a turn's share of it
 - :mod:`~chatflow.lifecycle.sharing`: one call under way for all who need its result
 - :mod:`~chatflow.lifecycle.clocks`: which clock is for what; the reactor's made monotonic
 - :mod:`~chatflow.lifecycle.threads`: threads of one's own
@@ -17,7 +17,7 @@ from chatflow.lifecycle.reload import Reloads
 from chatflow.lifecycle.sharing import SharedCall
 from chatflow.lifecycle.supervision import Supervision
 from chatflow.lifecycle.threads import NamedThreadPool, QuickThreads, run_in_own_thread
-from chatflow.lifecycle.work import Backoff, Outstanding, PeriodicService
+from chatflow.lifecycle.work import Backoff, Outstanding, PeriodicService, in_a_turn
 
 __all__ = [
     "Backoff",
@@ -31,5 +31,6 @@ __all__ = [
     "ServiceManager",
     "SharedCall",
     "Supervision",
+    "in_a_turn",
     "run_in_own_thread",
 ]

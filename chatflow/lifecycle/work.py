@@ -1,9 +1,9 @@
-"""Work under way, periodic work, and pauses between attempts."""
+"""Work under way, periodic work, pauses between attempts, and how much is done in a turn of the reactor."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -130,3 +130,17 @@ class Backoff:
     def reset(self) -> None:
         """An attempt succeeded: begin anew."""
         self._bound_seconds = self.first_seconds
+
+
+def in_a_turn(seconds: Callable[[], float], most: int, longest_seconds: float) -> Iterator[None]:
+    """For work that comes in many small pieces: yields for each that belongs in this turn of the reactor.
+
+    :param seconds: the time of a clock that is never set.
+    :param most: pieces.
+    :param longest_seconds: no further piece once so much time has gone by.
+    """
+    until = seconds() + longest_seconds
+    for _ in range(most):
+        yield
+        if seconds() >= until:
+            return

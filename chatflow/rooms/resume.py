@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 
 from chatflow.contracts.history import Page
 from chatflow.contracts.members import IResumingMember, Reset, Resumed
+from chatflow.lifecycle import in_a_turn
 from chatflow.rooms.hub import Hub
 from chatflow.rooms.pages import Pages
 
@@ -180,13 +181,10 @@ class Resumer:
         return turn
 
     def _take_turns(self) -> None:
-        began = self._clock.seconds()
-        for _ in range(min(len(self._turns), _MAX_TURN_WRITES)):
+        for _ in in_a_turn(self._clock.seconds, min(len(self._turns), _MAX_TURN_WRITES), _TURN_SECONDS):
             turn = self._turns.popleft()
             if not turn.called:  # it has left
                 turn.callback(None)
-            if self._clock.seconds() - began > _TURN_SECONDS:
-                break
         self._turning = bool(self._turns)
         if self._turning:
             self._clock.callLater(0, self._take_turns)

@@ -54,7 +54,7 @@ class TestSender:
     def turn(self) -> None:
         self.clock.advance(0)
 
-    def test_it_is_tried_for_as_long_as_it_may_be_and_then_refused_result_of(self) -> None:
+    def test_it_is_tried_for_as_long_as_it_may_be_and_then_refused_at_once(self) -> None:
         published = self.sender.publish(make_envelope(1))
         for _ in range(int(_PUBLISH_SECONDS * 10) - 1):
             self.clock.advance(0.1)
