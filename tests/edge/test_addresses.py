@@ -27,6 +27,7 @@ from chatflow.persistence.membership import open_membership
 from chatflow.rooms.ingress import Ingress
 from chatflow.rooms.messages import decode
 from tests.support.chat import NOW_US, legal_characters, legal_frames
+from tests.support.examples import at_least
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def odd_frames() -> st.SearchStrategy[dict[str, Any]]:
 @pytest.mark.usefixtures("class_database_url")
 class TestEveryColumn:
     @given(frame=legal_frames() | odd_frames(), host=hosts())
+    @at_least(300)
     def test_what_the_edge_lets_through_is_stored_as_it_is(
         self, class_database_url: str, frame: dict[str, Any], host: Any
     ) -> None:
@@ -125,6 +127,7 @@ class TestEveryColumn:
         assert message.client_ip == (None if ip is None else str(ipaddress.ip_address(ip)))
 
     @given(query=st.text(max_size=40) | st.builds("userId={}&username={}".format, st.text(max_size=9), st.text()))
+    @at_least(200)
     def test_who_somebody_says_to_be_is_told_to_the_others(self, class_database_url: str, query: str) -> None:
         try:
             wish = parse_connect_parameters(f"/chat/1?{query}&presence=1")

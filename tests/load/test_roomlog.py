@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from chatflow.load import roomlog
 from tests.load.memory import Room, ack, broadcast
+from tests.support.examples import at_least
 
 _CONNECTIONS = 3
 _FAULTS = st.sampled_from(["drop", "double", "swap"])
@@ -38,6 +39,7 @@ def _received(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
 
 
 @given(_received(), st.data())
+@at_least(300)
 def test_the_judgement_is_that_of_a_list_of_seqs(received: tuple[int, list[list[int]]], data: st.DataObject) -> None:
     count, streams = received
     room = Room(count, 0, 0, in_flight=count)

@@ -244,7 +244,6 @@ class TestAnyBytes:
             st.recursive(
                 st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                 lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-                max_leaves=10,
             ),
         )
     )
