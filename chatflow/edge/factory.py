@@ -5,9 +5,10 @@ from __future__ import annotations
 from autobahn.twisted.websocket import WebSocketServerFactory
 
 from chatflow.edge import compression
+from chatflow.edge.channel import CLOSE_HANDSHAKE_SECONDS
 from chatflow.edge.handshake import Handshake
 from chatflow.edge.services import EdgeServices
-from chatflow.edge.websocket import CLOSE_HANDSHAKE_SECONDS, ChatProtocol
+from chatflow.edge.websocket import ChatProtocol
 
 _OPEN_HANDSHAKE_SECONDS = 10
 

@@ -1,30 +1,24 @@
 """One Autobahn protocol per connection: frames in, frames out. No rules of chat here.
 
 Whether a client may connect was decided by :mod:`chatflow.edge.handshake` before its protocol is made. A connection is
-put together of parts: what is read (:mod:`chatflow.edge.incoming`), what becomes of the messages in it
-(:mod:`chatflow.edge.intake`) and is not answered yet (:mod:`chatflow.edge.inflight`), what waits to be sent
-(:mod:`chatflow.edge.outgoing`), its way into the room and out of it (:mod:`chatflow.edge.room_session`), as whom and
-for how long it may stay (:mod:`chatflow.edge.tenure`), and how the client is spoken to
-(:mod:`chatflow.edge.dialects`).
+put together of parts: a channel for messages in both directions (:mod:`chatflow.edge.channel`), what becomes of those
+that come (:mod:`chatflow.edge.intake`) and is not answered yet (:mod:`chatflow.edge.inflight`), its way into the room
+and out of it (:mod:`chatflow.edge.room_session`), as whom and for how long it may stay (:mod:`chatflow.edge.tenure`),
+and how the client is spoken to (:mod:`chatflow.edge.dialects`).
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
 from chatflow.contracts.members import Reset, Resumed
+from chatflow.edge.channel import MessageChannel
 from chatflow.edge.close_codes import BANNED, SERVICE_RESTART, TRY_AGAIN_LATER
 from chatflow.edge.connections import IConnection
-from chatflow.edge.ending import Tally
 from chatflow.edge.enforcement import close_reason
 from chatflow.edge.handshake import Handshake
-from chatflow.edge.incoming import MessageReader
 from chatflow.edge.inflight import InFlight
 from chatflow.edge.intake import IClient, Intake
 from chatflow.edge.outgoing import Outgoing
@@ -38,47 +32,34 @@ from chatflow.errors import Refused
 from chatflow.rooms.ingress import Moment
 from chatflow.rooms.rules import Party
 
-#: A client that has not taken its close frame by then is dropped.
-CLOSE_HANDSHAKE_SECONDS = 5
-
-_CLOSE_FINAL = 0x88
-_PONG_FINAL = 0x8A
-
 
 @implementer(IConnection, IClient, ISessionMember, ITenant)
-class ChatProtocol(MessageReader):
+class ChatProtocol(MessageChannel):
     """A connection to one room, of which it is a member. Runs on the reactor thread."""
 
-    transport: Any
-    _outgoing: Outgoing
     _in_flight: InFlight
     _intake: Intake
     #: When what is being read came.
     _moment: Moment | None = None
 
     def __init__(self, services: EdgeServices, handshake: Handshake) -> None:
-        super().__init__(services.limits.max_frame_bytes)
+        super().__init__(services.limits.max_frame_bytes, services.clock)
         self._services = services
         self._handshake: Handshake | None = handshake  # until it is done
         self._room = handshake.room
         self._dialect = handshake.dialect
         self._tenure = Tenure(services, handshake, self)
         self._session = RoomSession(services, handshake, self)
-        self._tally = Tally()
         self._ip = handshake.client_ip
         self._compresses = handshake.compresses
         self._speakers = Speakers(handshake.user_id)
-        self._end: IDelayedCall | None = None
-        # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
-        self._heard = True
-        self._pinged = False
 
     # Opening and closing
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         limits, clock = self._services.limits, self._services.clock
         self._outgoing = Outgoing(
-            self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self._leave_as_slow
+            self.transport, limits.max_client_buffer_bytes, clock.seconds, self._services.backlog, self.reads_too_slowly
         )
         handshake, self._handshake = self._handshake, None
         assert handshake is not None
@@ -110,67 +91,30 @@ class ChatProtocol(MessageReader):
             return
         connections.add(self)
         self._intake.opened()
-        self._outgoing.start()
-        self._forget_handshake()
-        self._tally.opened_at = self._services.clock.seconds()
+        self._begin()
         self._session.open(self._outgoing)
         self._tenure.begin()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._session.close()
         self._tenure.end()
-        if self._end is not None and self._end.active():
-            self._end.cancel()
         self._services.connections.remove(self)
-        if self._tally.opened_at is not None:
+        super().onClose(wasClean, code, reason)
+        if self.opened_at is not None:
             self._intake.closed()
-            self._outgoing.lost()
             self._tally.log_end(self._room, self._ip, self._services.clock.seconds(), code, reason)
-
-    @property
-    def is_live(self) -> bool:
-        """Whether its handshake is done and nobody has begun to close it."""
-        return bool(self.state == self.STATE_OPEN)
-
-    @property
-    def opened_at(self) -> float | None:
-        """When its handshake was done, in seconds of the clock; None before."""
-        return self._tally.opened_at
 
     def party(self, spoken: bool) -> Party:
         """See :class:`IConnection`."""
         return Party(self._room, self._speakers.all if spoken else self._speakers.named, self._ip)
 
-    def leave(self, code: int, reason: str) -> None:
-        """Send a close frame and take nothing more; if the client does not answer, the connection is dropped."""
-        self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
-
-    def drop(self, why: str) -> None:
-        """End the connection at once."""
-        self._tally.ended_by_us(why)
-        self.dropConnection(abort=True)
-
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
-        # Whoever closes, it comes through here; and no data frame may follow a close frame (RFC 6455 5.5.1).
-        if self.state != self.STATE_OPEN:
-            return
-        if not isReply:
-            self._tally.ended_by_us(f"{code}, {(reasonUtf8 or b'').decode(errors='replace')}")
-        self._session.release()
-        self._session.close()
-        super().sendCloseFrame(code, reasonUtf8, isReply)
-        if isReply:
-            # Autobahn closes the connection now, which waits until the client has taken everything.
-            self._end = self._services.clock.callLater(CLOSE_HANDSHAKE_SECONDS, self.transport.abortConnection)
-        self._in_flight.resume()
-        self.read_on()
-
-    def dropConnection(self, abort: bool = False) -> None:
-        drop = partial(super().dropConnection, abort)
-        if abort or self._tally.opened_at is None:
-            drop()
-        else:
-            self._outgoing.when_given(drop)  # the transport knows only of what it was given
+        if self.state == self.STATE_OPEN:
+            self._session.release()  # ahead of the close frame, behind which nothing may follow
+            self._session.close()
+            super().sendCloseFrame(code, reasonUtf8, isReply)
+            self._in_flight.resume()
+            self.read_on()
 
     def say_goodbye(self, retry_after_ms: int) -> None:
         """Tell the client when to come back, if its dialect can. Call it before :meth:`leave`."""
@@ -178,22 +122,9 @@ class ChatProtocol(MessageReader):
         if frame is not None:
             self.write(frame)
 
-    def _forget_handshake(self) -> None:
-        # Kilobytes per connection that nobody reads again.
-        self.http_request_data = b""
-        self.http_headers = {}
-        self.http_request_params = {}
-        self.http_status_line = self.http_response_data = self._wskey = ""
-        self._transport_details = None  # type: ignore[assignment]
-        self.websocket_protocol_in_use = None  # it may be a token
-        self.websocket_protocols = []
-        del self.send_queue  # sendData below needs none
-
     # Frames in
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = True
-        self._tally.bytes_in += len(data)
         if self.state == self.STATE_OPEN:
             self._intake.charge_bytes(len(data))
         self._moment = self._services.ingress.moment()
@@ -221,27 +152,13 @@ class ChatProtocol(MessageReader):
         """See :meth:`ITenant.message_refused`."""
         self._intake.message_refused(refused)
 
-    def onPing(self, payload: bytes) -> None:
-        self.fragment_received()
-        if self.state == self.STATE_OPEN:
-            self._outgoing.write_control(bytes([_PONG_FINAL, len(payload)]) + payload)
-
     # Frames out
-
-    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """What Autobahn sends: the answer to the handshake, pings, and the frame that closes."""
-        if self._tally.opened_at is None:
-            super().sendData(data, sync, chopsize)
-        elif data[0] == _CLOSE_FINAL:
-            self._outgoing.finish(data)
-        else:
-            self._outgoing.write_control(data)
 
     def deliver(self, block: bytes) -> None:
         if self._compresses:
             block = self._services.compressor.compressed(block)
         if self.state == self.STATE_OPEN and not self._outgoing.write(block):
-            self._leave_as_slow()
+            self.reads_too_slowly()
 
     def resuming(self, result: Resumed | Reset) -> None:
         frame = self._dialect.resuming(result, self._now_us())
@@ -251,19 +168,8 @@ class ChatProtocol(MessageReader):
     def drained(self) -> Deferred[None]:
         return self._outgoing.drained()
 
-    def write(self, frame: bytes) -> None:
-        """Send what is for this client alone, unless it is being closed."""
-        if self.state == self.STATE_OPEN:
-            self._tally.bytes_out += len(frame)
-            if not self._outgoing.write(frame):
-                self._leave_as_slow()
-
-    def answer(self, frame: bytes) -> None:
-        """See :meth:`IClient.answer`."""
-        self.write(frame)
-        self._outgoing.hurry()
-
-    def _leave_as_slow(self) -> None:
+    def reads_too_slowly(self) -> None:
+        """See :meth:`MessageChannel.reads_too_slowly`."""
         if self.state != self.STATE_OPEN:
             return
         self._services.counters.slow_clients_closed += 1
@@ -292,20 +198,12 @@ class ChatProtocol(MessageReader):
     def leave_if_stalled(self) -> None:
         """Close it if something waits for the client, and for too long nothing of that was taken."""
         if self._outgoing.stalled_seconds() >= self._services.limits.send_timeout_seconds:
-            self._leave_as_slow()
+            self.reads_too_slowly()
 
     def ping_or_drop(self) -> None:
-        """Ping it if nothing was heard of it since the last call; drop it if it was pinged then already.
-
-        Only bytes received count as life. Who is not read cannot be heard.
-        """
+        """See :class:`IConnection`."""
         if self._in_flight.paused:
-            self._heard = True
-        elif self._heard:
-            self._heard = self._pinged = False
-        elif self._pinged:
+            self._heard = True  # who is not read cannot be heard
+        elif self.is_silent():
             self._services.counters.silent_clients_dropped += 1
             self.drop("silent: it answered no ping")
-        else:
-            self._pinged = True
-            self.sendPing()
