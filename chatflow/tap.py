@@ -68,10 +68,7 @@ class Options(CommandLine):
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
-    """The daemon, not started.
-
-    :param reactor: the real one by default.
-    """
+    """The daemon, not started; on the real reactor by default."""
     if reactor is None:
         from twisted.internet import reactor
 
@@ -83,10 +80,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     # PostgreSQL: one connection commits, the others read.
     postgres = EmbeddedPostgres(config.data_dir) if config.database == "embedded" else None
     url = postgres.url if postgres else config.database
-    recover = postgres.ensure_running if postgres else None
 
     def database(name: str, connections: int) -> Database:
         limits = SessionLimits(application_name=f"chatflow-{name} {config.server_id}")
+        recover = postgres.ensure_running if postgres else None
         return Database(reactor=reactor, url=url, connections=connections, limits=limits, recover_in_thread=recover)
 
     listeners: list[Listener] = []
@@ -235,8 +232,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("comparison", PeriodicService(reactor, "comparison of heads", _HEADS_SECONDS, compare))
     service.add_all([*auth.services, *sanctions.services, *connection_services(edge, site)])
     service.add_all(operators_ports(config, reactor, admin_site))
-    inherited = [endpoint for endpoint in config.listen if is_inherited(endpoint)]
-    add_ports(service, reactor, [one for one in config.listen if one not in inherited], site, listeners)
+    add_ports(service, reactor, [one for one in config.listen if not is_inherited(one)], site, listeners)
     drain = Drain(
         clock=reactor,
         connections=connections,
@@ -248,6 +244,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     service.add("clients", drain)
     service.add("dashboard", CallbackService(stop=dashboard.close))
     # After the clients, so that these are left alone before a drain begins: who comes then waits for the next process.
-    for endpoint in inherited:
+    for endpoint in filter(is_inherited, config.listen):
         service.add(f"sockets of {endpoint}", InheritedListener(reactor, endpoint, site))
     return service

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Literal, Self
 from uuid import uuid4
 
 import msgspec
-from attrs import field, frozen
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from chatflow.client.outbox import Outbox, SendFailed
-from chatflow.client.pending import PendingSeq, PendingSeqs
+from chatflow.client.inbox import Inbox
+from chatflow.client.outbox import SendFailed
 from chatflow.client.protocol import Connection, Rejected, TryLater, Unauthorized, open_connection
+from chatflow.client.sending import Sending, Sent
 from chatflow.client.session import (
     Acknowledged,
     Broken,
@@ -38,32 +36,9 @@ from chatflow.rooms.messages import decode_unsigned, iso_timestamp
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 20.0
-# After a refusal, before what was refused is sent again on the same connection.
-_FIRST_RESEND_SECONDS = 1.0
-_LONGEST_RESEND_SECONDS = 15.0
 
 #: A token, or a function that fetches one.
 Token = str | Callable[[], str | Awaitable[str]]
-
-#: Frames that are not heard while nobody takes what comes; they come again when the client resumes.
-_SKIPPED = {None, "resumed", "reset", "heartbeat", "presence"}
-
-
-@frozen
-class Sent:
-    """An acknowledged message."""
-
-    message_id: str
-    _ask: Callable[[], Deferred[int]] = field(repr=False)
-
-    @property
-    def seq(self) -> Deferred[int]:
-        """Its place; each access gives another Deferred.
-
-        Fires once the server tells it or the message comes. Fails with :class:`chatflow.client.PlaceUnknown` when the
-        client is closed before, or when twice ``max_unacknowledged`` later messages wait for their places.
-        """
-        return self._ask()
 
 
 @frozen
@@ -127,22 +102,19 @@ class ChatClient:
         given = {"userId": user_id if user_id is None else str(user_id), "username": username}
         self._who = {name: value for name, value in given.items() if value is not None}
         self._presence = presence
-        self._max_unacknowledged = max_unacknowledged
-        self._max_waiting = max_waiting
         self._uniform = uniform
         self._on_state = on_state
         self._session = Session(since=since, last=last)
-        self._outbox = Outbox()
-        self._pending_seqs = PendingSeqs(2 * max_unacknowledged)
-        self._answers: dict[str, Deferred[Sent]] = {}
-        self._room_to_send: list[Deferred[None]] = []
-        self._resend: IDelayedCall | None = None
-        self._events: deque[Event] = deque()
-        self._taker: Deferred[None] | None = None
+        self._inbox = Inbox(max_waiting, lambda: self._sending.expects_answers)
+        self._sending = Sending(
+            reactor,
+            max_unacknowledged=max_unacknowledged,
+            uniform=uniform,
+            failure=self._failure,
+            expecting=self._inbox.listen,
+            settled=self._inbox.hold,
+        )
         self._connection: Connection | None = None
-        #: While too much waits to be taken: nothing is read, or what comes is left out.
-        self._paused = False
-        self._skipping = False
         self._pause: Deferred[None] | None = None
         self._retry_after_seconds: float | None = None
         self._closing = False
@@ -180,36 +152,19 @@ class ChatClient:
         limit = self._session.max_frame_bytes
         if limit is not None and len(frame) > limit:
             raise Refused("too_large", f"the message must be at most {limit} bytes")
-        while len(self._outbox) >= self._max_unacknowledged and not self._over:
-            turn: Deferred[None] = Deferred()
-            self._room_to_send.append(turn)
-            await turn
-        if self._over:
-            raise self._failure("the client is closed")
-        answer: Deferred[Sent] = Deferred()
-        self._answers[own_id] = answer
-        self._outbox.add(own_id, frame)
-        self._flush()
-        self._listen()
-        return await answer
+        return await self._sending.send(own_id, frame)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._events:
+        while not self._inbox:
             if self._rejected is not None:
                 raise self._rejected
             if self._closing:
                 raise StopAsyncIteration
-            self._taker = Deferred()
-            await self._taker
-        event = self._events.popleft()
-        if len(self._events) <= self._max_waiting // 2:
-            self._listen()
-            if self._skipping and self._connection is not None:
-                self._connection.abort()  # and come back for what was left out
-        return event
+            await self._inbox.woken()
+        return self._inbox.take()
 
     async def close(self) -> None:
         """End the connection and the iteration. What has no answer fails with :class:`SendFailed`."""
@@ -217,31 +172,27 @@ class ChatClient:
         if self._pause is not None:
             self._pause.cancel()
         if self._connection is not None:
-            self._listen()
+            self._inbox.listen()
             self._connection.sendClose(1000)
         if self._running is not None:
             await self._running
-        self._end("the client was closed before there was an answer")
+        self._end(lambda: SendFailed("the client was closed before there was an answer"))
 
     @property
     def user_id(self) -> str | None:
         """Who this is: as it was told, or as the server said of the token; None while that is not known."""
         return self._who.get("userId") or self._session.user_id
 
-    @property
-    def _over(self) -> bool:
-        return self._closing or self._rejected is not None
+    def _failure(self) -> SendFailed | None:
+        """Why nothing is sent any more, if that is so."""
+        if self._rejected is not None:
+            return _not_let_in(self._rejected)
+        return SendFailed("the client is closed") if self._closing else None
 
-    def _failure(self, text: str) -> SendFailed:
-        return SendFailed(f"the server does not let this client in: {self._rejected}" if self._rejected else text)
-
-    def _end(self, text: str) -> None:
+    def _end(self, failure: Callable[[], SendFailed]) -> None:
         """Nothing more comes: everybody who waits is told."""
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            answer.errback(self._failure(text))
-        self._pending_seqs.close()
-        self._wake()
+        self._sending.end(failure)
+        self._inbox.wake()
 
     # The connection, and the next one
 
@@ -304,7 +255,7 @@ class ChatClient:
     def _reject(self, error: Rejected) -> None:
         self._rejected = error
         self._on_state(State("closed", str(error)))
-        self._end("")
+        self._end(lambda: _not_let_in(error))
 
     def _query(self) -> dict[str, Any]:
         return {**self._session.query(), **self._who, **({"presence": 1} if self._presence else {})}
@@ -315,16 +266,14 @@ class ChatClient:
             connection.sendClose(1000)
             return
         self._connection = connection
-        self._outbox.connected()
         self._on_state(State("open"))
-        self._flush()
-        self._hold()
+        self._sending.connected(connection)
+        self._inbox.connected(connection)
 
     def _lost(self) -> None:
         self._connection = None
-        self._paused = self._skipping = False
-        if self._resend is not None and self._resend.active():
-            self._resend.cancel()
+        self._inbox.lost()
+        self._sending.lost()
 
     async def _wait(self, failures: int) -> None:
         """Full jitter, so that the clients of a lost server do not come back together; or as the server asked."""
@@ -344,7 +293,9 @@ class ChatClient:
     def heard(self, frame: Mapping[str, Any]) -> None:
         """A frame came; called by the connection."""
         try:
-            if self._is_skipped(frame):
+            if self._inbox.skips(frame):
+                if "type" not in frame:
+                    self._found(frame["messageId"], frame["seq"], frame["userId"])
                 return
             events = self._session.received(frame)
         except (Broken, KeyError, TypeError) as error:
@@ -355,113 +306,27 @@ class ChatClient:
         for event in events:
             if isinstance(event, Message):
                 self._found(event.message_id, event.seq, event.user_id)
-                self._hand_on(event)
+                self._inbox.add(event)
             elif isinstance(event, Reset | Presence):
-                self._hand_on(event)
+                self._inbox.add(event)
             elif isinstance(event, Acknowledged):
-                self._acknowledged(event)
+                self._sending.acknowledged(event)
             elif isinstance(event, StoredAt):
-                self._pending_seqs.found(event.message_id, event.seq, early=False)
+                self._sending.found(event.message_id, event.seq, early=False)
             elif isinstance(event, Expiring):
                 if callable(self._token):
                     Deferred.fromCoroutine(self._renew())
             elif isinstance(event, Goodbye):
                 self._retry_after_seconds = event.retry_after_seconds
             else:
-                self._outbox.refused(event)
-                self._settle()
-
-    def _is_skipped(self, frame: Mapping[str, Any]) -> bool:
-        """Whether it is left out, since there is no room for it and an answer behind it is waited for.
-
-        All that follows is left out too, until the client has come back to where it was.
-        """
-        if "status" in frame or frame.get("type") not in _SKIPPED:
-            return False
-        self._skipping = self._skipping or (self._full and self._expects_answers)
-        if self._skipping and "type" not in frame:
-            self._found(frame["messageId"], frame["seq"], frame["userId"])
-        return self._skipping
-
-    def _hand_on(self, event: Event) -> None:
-        self._events.append(event)
-        self._wake()
-        self._hold()
+                self._sending.refused(event)
 
     def _found(self, message_id: str, seq: int, user_id: str) -> None:
-        self._pending_seqs.found(message_id, seq, early=user_id == self.user_id and len(self._outbox) > 0)
+        self._sending.found(message_id, seq, early=user_id == self.user_id and self._sending.is_unanswered)
 
-    # Room for what comes
 
-    @property
-    def _full(self) -> bool:
-        return len(self._events) >= self._max_waiting
-
-    @property
-    def _expects_answers(self) -> bool:
-        return len(self._outbox) > 0 or self._pending_seqs.awaited
-
-    def _hold(self) -> None:
-        """Stop reading if too much waits, unless that would keep an answer from being heard."""
-        if self._full and not self._paused and self._connection is not None and not self._expects_answers:
-            self._paused = True
-            self._connection.pause()
-
-    def _listen(self) -> None:
-        """Read on."""
-        if self._paused and self._connection is not None:
-            self._paused = False
-            self._connection.resume()
-
-    def _wake(self) -> None:
-        taker, self._taker = self._taker, None
-        if taker is not None:
-            taker.callback(None)
-        waiting, self._room_to_send = self._room_to_send, []
-        for turn in waiting:
-            turn.callback(None)
-
-    # What is sent
-
-    def _flush(self) -> None:
-        if self._connection is not None:
-            for frame in self._outbox.to_send():
-                self._connection.send(frame)
-
-    def _acknowledged(self, event: Acknowledged) -> None:
-        if not self._outbox.acknowledged(event.own_id):
-            return
-        place = self._pending_seqs.acknowledged(event.message_id)
-        self._answers.pop(event.own_id).callback(Sent(event.message_id, partial(self._ask, place)))
-        self._settle()
-
-    def _ask(self, place: PendingSeq) -> Deferred[int]:
-        seq = place.seq()
-        self._listen()
-        return seq
-
-    def _settle(self) -> None:
-        """Something was answered: what follows for the rest?"""
-        for own_id, error in self._outbox.settle():
-            self._answers.pop(own_id).errback(error)
-        if not self._outbox.pausing:
-            self._flush()
-        elif self._resend is None or not self._resend.active():
-            self._resend = self._reactor.callLater(self._resend_seconds(), self._send_again)
-        self._wake()
-        self._hold()
-
-    def _resend_seconds(self) -> float:
-        """As the server says; if it does not, or if that was of no use, longer and longer."""
-        rounds, told = self._outbox.rounds, self._outbox.retry_after_seconds
-        if told is not None and rounds == 1:
-            return told
-        longest = min(_LONGEST_RESEND_SECONDS, _FIRST_RESEND_SECONDS * 2 ** (rounds - 1))
-        return max(told or 0.0, self._uniform(longest / 2, longest))
-
-    def _send_again(self) -> None:
-        self._outbox.resume()
-        self._flush()
+def _not_let_in(error: Rejected) -> SendFailed:
+    return SendFailed(f"the server does not let this client in: {error}")
 
 
 def _longest_pause_seconds(failures: int) -> float:

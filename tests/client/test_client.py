@@ -146,7 +146,7 @@ async def test_it_waits_for_a_daemon_that_restarts_and_goes_on_where_it_was(daem
 async def test_who_does_not_take_what_comes_is_not_given_more_and_loses_nothing(daemon: Daemon) -> None:
     talker, slow = client(daemon.port, 5), client(daemon.port, 5, since=0, max_waiting=10)
     await gatherResults([Deferred.fromCoroutine(talker.send(f"{number}" * 100)) for number in range(100)])
-    await until(lambda: slow._paused, "it is not read any more")
+    await until(lambda: slow._inbox._paused, "it is not read any more")
     heard = Heard(slow)
     await until(lambda: heard.seqs == list(range(1, 101)), "all comes in the end")
     await talker.close()

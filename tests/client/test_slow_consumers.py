@@ -141,7 +141,7 @@ class TestReading:
                 server.broadcast(seq)
                 if seq % 5 == 0:  # answers come behind what was under way
                     server.acknowledge(*server.messages())
-                most = max(most, len(client._events))
+                most = max(most, len(client._inbox))
             while not server.transport.aborted and (messages := server.messages()):
                 server.acknowledge(*messages)
             server.lose()
