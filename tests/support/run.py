@@ -5,6 +5,7 @@ Loaded by ``pyproject.toml``.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -98,6 +99,12 @@ class Leftovers:
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if exitstatus != pytest.ExitCode.INTERRUPTED:
             self._guard.run_is_complete()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: nobody need look whether it is garbage, again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
