@@ -37,6 +37,9 @@ class SteppedClock:
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            # Else it does so with those of condition variables, too: waits for Python's own lock end at once, and
+            # threads spin.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
             "FAKETIME_NO_CACHE": "1",  # or some processes would notice later than others, as no clock does
         }
 

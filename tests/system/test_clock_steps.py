@@ -45,8 +45,7 @@ def receive_until(client: ChatClient, is_wanted: Callable[[Frame], bool], second
 
 
 def take_a_breath(client: ChatClient) -> None:
-    """Between messages read over what nobody waits for: with libfaketime a thread that waits for the interpreter's lock
-    does not sleep, so that each message costs 25 ms of CPU."""
+    """Between messages read over what nobody waits for: some a second are enough."""
     deadline = time.monotonic() + 0.1
     with contextlib.suppress(TimeoutError):
         while True:
