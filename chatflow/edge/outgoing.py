@@ -29,6 +29,32 @@ from chatflow.edge.transports import send, untaken_bytes, waiting_bytes
 SLICE_BYTES = 64 * 1024
 
 
+class _Progress:
+    """How much a client takes, since its transport was full.
+
+    :param seconds: the time of a clock that is never set.
+    :ivar given_bytes: what the transport held then, and was given since.
+    """
+
+    __slots__ = ("_moved_at", "_seconds", "_taken_bytes", "_transport", "given_bytes")
+
+    def __init__(self, transport: Any, seconds: Callable[[], float]) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self.given_bytes = waiting_bytes(transport)
+        # When we looked last: it begins below zero, with what the system held.
+        self._taken_bytes = self.given_bytes - untaken_bytes(transport)
+        self._moved_at = seconds()
+
+    def stalled_seconds(self) -> float:
+        """For how long nothing was taken, as far as we looked."""
+        taken = self.given_bytes - untaken_bytes(self._transport)
+        if taken > self._taken_bytes:
+            self._taken_bytes = taken
+            self._moved_at = self._seconds()
+        return self._seconds() - self._moved_at
+
+
 @implementer(IPushProducer)
 class Outgoing:
     """The writing side of a connection. It is the transport's producer from :meth:`start` on.
@@ -41,21 +67,18 @@ class Outgoing:
 
     __slots__ = (
         "_backlog",
-        "_behind",
         "_blocks",
         "_controls",
         "_direct",
         "_drained",
         "_finishing",
-        "_given_bytes",
         "_held",
         "_max_bytes",
-        "_moved_at",
         "_offset",
         "_on_given",
         "_paused",
+        "_progress",
         "_seconds",
-        "_taken_bytes",
         "_transport",
         "_unsent",
         "_unsent_bytes",
@@ -91,12 +114,8 @@ class Outgoing:
         self.backlog_bytes = 0
         # The newest ping and pong that could not be sent at once, by their first byte.
         self._controls: dict[int, bytes] = {}
-        # Since the transport was full, until all is passed on: what it held then and was given since, and how much of
-        # that the client had taken when we looked last, which begins below zero with what the system held then.
-        self._behind = False
-        self._given_bytes = 0
-        self._taken_bytes = 0
-        self._moved_at = 0.0
+        # Since the transport was full, until all is passed on.
+        self._progress: _Progress | None = None
         self._drained: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -179,13 +198,7 @@ class Outgoing:
 
         As far as it is known: from the last call, this one included, that found something taken.
         """
-        if not self._paused:
-            return 0.0
-        taken = self._given_bytes - untaken_bytes(self._transport)
-        if taken > self._taken_bytes:
-            self._taken_bytes = taken
-            self._moved_at = self._seconds()
-        return self._seconds() - self._moved_at
+        return self._progress.stalled_seconds() if self._paused and self._progress is not None else 0.0
 
     # The end
 
@@ -245,7 +258,8 @@ class Outgoing:
         hurries = self._finishing and self.backlog_bytes <= SLICE_BYTES
         while (self._blocks or self._controls) and (hurries or not self._paused):
             data = self._slice()
-            self._given_bytes += len(data)
+            if self._progress is not None:
+                self._progress.given_bytes += len(data)
             send(self._transport, data)  # may call pauseProducing
         if not self._blocks:
             self._backlog.leave(self)
@@ -283,11 +297,8 @@ class Outgoing:
     def pauseProducing(self) -> None:
         """The transport holds more than it likes (64 KiB) for this client. It says so at each further write."""
         if not self._paused:
-            if not self._behind:
-                self._behind = True
-                self._given_bytes = waiting_bytes(self._transport)
-                self._taken_bytes = self._given_bytes - untaken_bytes(self._transport)
-                self._moved_at = self._seconds()
+            if self._progress is None:
+                self._progress = _Progress(self._transport, self._seconds)
             self._paused = True
             self._direct = False
 
@@ -297,7 +308,7 @@ class Outgoing:
         self._fill()
         if self._paused or self._blocks:
             return
-        self._behind = False
+        self._progress = None
         drained, self._drained = self._drained, None
         if drained is not None and not drained.called:
             drained.callback(None)
