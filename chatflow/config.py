@@ -397,6 +397,11 @@ class Config:
     log_files_kept: int
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether there may be other instances, which the broker brings together."""
+        return self.broker != "embedded"
+
+    @property
     def log_settings(self) -> LogSettings:
         """Where the log goes, and how."""
         file = Path(self.log_file) if self.log_file != "-" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 #: Why a message, or what a connection asks for, is refused, for programs; ``docs/protocol.rst`` says what each means.
@@ -28,6 +29,9 @@ ErrorCode = Literal[
     "muted",
     "banned",
 ]
+
+#: What is refused with one of these may be taken another time; every other refusal is final. ``chatflow.js`` has them.
+TRANSIENT_CODES: Collection[ErrorCode] = frozenset({"overloaded", "rate_limited", "unavailable", "draining"})
 
 
 class ChatFlowError(Exception):

@@ -30,7 +30,7 @@ def make_dashboard(
         clock=reactor,
         now=time.time,
         server_id=config.server_id,
-        cluster=config.broker == "sqs",
+        cluster=config.is_cluster,
         snapshot=metrics.snapshot,
         census=lambda: read_census(reads),
         silent_seconds=min(11.0, 0.55 * config.reap_after_seconds),  # long before it is taken for dead

@@ -108,11 +108,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         clock=reactor,
         database=commits,
         rhythm=rhythm,
-        # The embedded queue has rooms gather; what comes from SQS is gathered here.
-        wait_seconds=rhythm.wait_seconds if config.broker == "sqs" else lambda: 0.0,
+        # The embedded queue has rooms gather; what comes from others is gathered here.
+        wait_seconds=rhythm.wait_seconds if config.is_cluster else lambda: 0.0,
         dead_letters=broker.dead_letters,
         batch_messages=config.batch_size,
-        refuse_conflicts=config.broker == "embedded",
+        refuse_conflicts=not config.is_cluster,
         observe=metrics.observe_batch,
     )
     consumer = Consumer(clock=reactor, queue=broker.room_queue, writer=writer, hub=hub, fanout=broker.fanout)
@@ -171,7 +171,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         hears=broker.is_subscribed,
         clock_is_wrong=lambda: now.is_wrong,
     )
-    wrong_clock = WrongClock(clock=reactor, ingress=ingress, connections=connections, has_others=config.broker == "sqs")
+    wrong_clock = WrongClock(clock=reactor, ingress=ingress, connections=connections, has_others=config.is_cluster)
     for readings in (
         edge_readings(edge),
         room_readings(ingress, hub, resumer, pages),

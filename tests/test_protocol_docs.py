@@ -10,9 +10,11 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+import chatflow
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge import close_codes, v2
-from chatflow.errors import ErrorCode, Refused
+from chatflow.edge.publishing import STATUSES
+from chatflow.errors import TRANSIENT_CODES, ErrorCode, Refused
 from chatflow.rooms.messages import RULES, Broadcast, acknowledgement, broadcast, decode, encode_error
 
 encode = msgspec.json.encode
@@ -101,6 +103,23 @@ def test_the_welcome_shows_the_limits_as_they_are() -> None:
 
 def test_every_error_code_is_explained_and_no_other() -> None:
     assert column("The codes:") == set(get_args(ErrorCode))
+
+
+def test_every_code_has_a_status_in_http_but_those_that_only_connections_are_told() -> None:
+    of_connections = {"binary_frame", "since_beyond_head", "since_expired", "invalid_parameter"}
+    of_tokens = {"invalid_token", "token_expired"}  # 401, before the message is looked at
+    assert set(get_args(ErrorCode)) - STATUSES.keys() == of_connections | of_tokens
+
+
+def test_the_browsers_client_sends_again_after_the_same_codes() -> None:
+    script = (Path(chatflow.__file__).parent / "edge" / "pages" / "chatflow.js").read_text(encoding="utf-8")
+    (told,) = re.findall(r"^const TRANSIENT = new Set\((\[.*?\])\);", script, re.MULTILINE)
+    assert set(json.loads(told)) == TRANSIENT_CODES
+
+
+def test_what_may_be_sent_again_is_a_matter_of_load_or_of_the_server() -> None:
+    assert {STATUSES[code] for code in TRANSIENT_CODES} == {429, 503}
+    assert {code for code, status in STATUSES.items() if status in (429, 503)} == TRANSIENT_CODES
 
 
 def test_the_close_codes_are_those_that_are_sent() -> None:

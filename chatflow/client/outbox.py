@@ -14,10 +14,7 @@ from typing import cast
 
 from attrs import define, field, frozen
 
-from chatflow.errors import ChatFlowError, ErrorCode, Refused
-
-#: The server could take it another time; every other code is final.
-_LATER = {"overloaded", "rate_limited", "unavailable", "draining"}
+from chatflow.errors import TRANSIENT_CODES, ChatFlowError, ErrorCode, Refused
 
 _MAX_ROUNDS = 20
 
@@ -99,7 +96,7 @@ class Outbox:
             return []
         refusals, self._refusals = self._refusals, []
         own_ids = list(self._under_way)
-        final = any(refusal.code not in _LATER for refusal in refusals)
+        final = any(refusal.code not in TRANSIENT_CODES for refusal in refusals)
         if final and len(set(refusals)) == 1:
             code = cast(ErrorCode, refusals[0].code)
             return self._fail(own_ids, lambda: Refused(code, refusals[0].reason))

@@ -170,7 +170,7 @@ class V2(Plain):
 
     def sent(self, services: EdgeServices, message: Message, sender: IMember) -> None:
         """From now on its place is waited for."""
-        services.stored.sent(message, sender)
+        services.stored.sent(message, sender, v2.encode_place)
 
     def acknowledged(self, services: EdgeServices, accepted: Sequence[Accepted], sender: IMember) -> None:
         """From now on their places may be told."""

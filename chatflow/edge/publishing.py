@@ -25,8 +25,8 @@ from chatflow.rooms.speaker import decoder_for
 #: Requests that wait for their answer at a time, each of which holds a connection.
 MAX_AT_ONCE = 1000
 
-#: What the codes of frames are in HTTP. What somebody cannot help is 5xx; who may come again, is told when.
-_STATUSES: Mapping[ErrorCode, int] = {
+#: What the codes of a message's refusal are in HTTP. What somebody cannot help is 5xx; who may come again is told when.
+STATUSES: Mapping[ErrorCode, int] = {
     "invalid_json": 400,
     "missing_field": 400,
     "invalid_field": 400,
@@ -157,7 +157,7 @@ class Publishing:
 
 
 def _as_request(refused: Refused) -> RequestRefused:
-    status, wait_ms = _STATUSES.get(refused.code, 400), refused.retry_after_ms
+    status, wait_ms = STATUSES[refused.code], refused.retry_after_ms
     headers = {"retry-after": "1"} if status == 503 else {}
     return RequestRefused(status, refused.code, str(refused), headers, refused.field, wait_ms)
 

@@ -1,4 +1,4 @@
-"""Tells senders that speak ``chatflow.v2`` which place their message has got.
+"""Tells senders which place their message has got, if their dialect can.
 
 What is delivered in a room is compared with what these senders wait for. A message that was stored before, sent again
 under its clientMessageId, is not delivered again: its place is looked up.
@@ -13,7 +13,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from chatflow.contracts.members import IMember
 from chatflow.contracts.messages import Message, StoredMessage
-from chatflow.edge.v2 import StoredFrame, encode
 from chatflow.errors import Unavailable
 from chatflow.rooms.hub import Hub
 
@@ -23,6 +22,9 @@ _LOOK_UP_AFTER_SECONDS = 2.0
 _FORGET_AFTER_SECONDS = 300.0
 _MAX_LOOKED_UP = 500
 
+#: Makes what a sender is told, of the message's id, its seq, and the clientMessageId that it was sent under.
+EncodePlace = Callable[[str, int, str | None], bytes]
+
 #: How often :meth:`StoredTracker.look_up` is to be called.
 LOOK_UP_SECONDS = 2.0
 
@@ -31,12 +33,13 @@ LOOK_UP_SECONDS = 2.0
 class _Waiting:
     own_id: str | None
     since: float
+    encode: EncodePlace
     acknowledged: bool = False
     seq: int = 0
 
 
 class StoredTracker:
-    """Runs on the reactor thread. Costs nothing while nobody who speaks ``chatflow.v2`` has sent anything.
+    """Runs on the reactor thread. Costs nothing while nobody whose dialect tells places has sent anything.
 
     :param hub: is watched while there is somebody to tell.
     """
@@ -51,12 +54,12 @@ class StoredTracker:
         self._waiting: dict[str, dict[IMember, _Waiting]] = {}
         self._of_sender: dict[IMember, dict[str, None]] = {}
 
-    def sent(self, message: Message, sender: IMember) -> None:
+    def sent(self, message: Message, sender: IMember, encode: EncodePlace) -> None:
         """A message was accepted; its sender is told once it is acknowledged and has its place."""
         own = self._of_sender.setdefault(sender, {})
         own[message.message_id] = None
         waiting = self._waiting.setdefault(message.message_id, {})
-        waiting[sender] = _Waiting(message.client_message_id, self._clock.seconds())
+        waiting[sender] = _Waiting(message.client_message_id, self._clock.seconds(), encode)
         self._hub.on_delivered = self._delivered
         if len(own) > _MAX_PER_SENDER:
             self._drop(next(iter(own)), sender)
@@ -109,7 +112,7 @@ class StoredTracker:
 
     def _tell(self, message_id: str, sender: IMember, one: _Waiting) -> None:
         self._drop(message_id, sender)
-        sender.deliver(encode(StoredFrame(message_id, one.seq, one.own_id)))
+        sender.deliver(one.encode(message_id, one.seq, one.own_id))
 
     def _drop(self, message_id: str, sender: IMember) -> None:
         senders, own = self._waiting.get(message_id, {}), self._of_sender.get(sender, {})

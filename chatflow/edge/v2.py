@@ -123,6 +123,11 @@ def encode(frame: Frame) -> bytes:
     return text_frame(_encode(frame))
 
 
+def encode_place(message_id: str, seq: int, own_id: str | None) -> bytes:
+    """``stored``: the place of a message that was sent under this clientMessageId."""
+    return encode(StoredFrame(message_id, seq, own_id))
+
+
 def resume_frame(result: Resumed | Reset) -> ResumedFrame | ResetFrame:
     """What became of the request to resume."""
     if isinstance(result, Reset):

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from chatflow.contracts.members import IMember
 from chatflow.contracts.messages import Message, StoredMessage
 from chatflow.edge.stored import LOOK_UP_SECONDS, StoredTracker
+from chatflow.edge.v2 import encode_place
 from chatflow.rooms.hub import Hub
 from tests.rooms.doubles import Store, encode
 from tests.support.chat import make_message
@@ -53,7 +54,7 @@ class StoredTrackerRig:
     def send(self, sender: Any, *, own_id: str | None = None) -> Message:
         """A message that is acknowledged."""
         message = make_message(client_message_id=own_id)
-        self.tracker.sent(message, sender)
+        self.tracker.sent(message, sender, encode_place)
         self.tracker.acknowledged(message, sender)
         return message
 
@@ -121,7 +122,7 @@ def test_two_who_sent_the_same_message_are_both_told_and_it_is_looked_up_once(ri
     both = Sender(), Sender()
     message = make_message(client_message_id="same")
     for sender in both:
-        rig.tracker.sent(message, sender)
+        rig.tracker.sent(message, sender, encode_place)
         rig.tracker.acknowledged(message, sender)
     rig.known[message.message_id] = 3
     rig.look_up()
