@@ -110,7 +110,7 @@ class ChatClient:
             reactor,
             max_unacknowledged=max_unacknowledged,
             uniform=uniform,
-            failure=self._failure,
+            why_ended=self._why_ended,
             expecting=self._inbox.listen,
             settled=self._inbox.hold,
         )
@@ -183,7 +183,7 @@ class ChatClient:
         """Who this is: as it was told, or as the server said of the token; None while that is not known."""
         return self._who.get("userId") or self._session.user_id
 
-    def _failure(self) -> SendFailed | None:
+    def _why_ended(self) -> SendFailed | None:
         """Why nothing is sent any more, if that is so."""
         if self._rejected is not None:
             return _not_let_in(self._rejected)
@@ -199,7 +199,7 @@ class ChatClient:
     async def _run(self) -> None:
         failures = 0
         while not self._closing:
-            self._on_state(State("connecting"))
+            self._tell(State("connecting"))
             try:
                 connection = await open_connection(
                     self._reactor, self._url, self._query(), self, await self._fetch_token()
@@ -230,11 +230,11 @@ class ChatClient:
                 failures = 0 if self._session.seq != before or self._retry_after_seconds is not None else failures + 1
             if not self._closing:
                 await self._wait_for_another_try(reason, failures)
-        self._on_state(State("closed"))
+        self._tell(State("closed"))
 
     async def _wait_for_another_try(self, reason: str, failures: int) -> None:
         self._log.info("not connected: {reason}", reason=reason)
-        self._on_state(State("waiting", reason))
+        self._tell(State("waiting", reason))
         await self._wait(failures)
 
     async def _fetch_token(self) -> str | None:
@@ -254,8 +254,14 @@ class ChatClient:
 
     def _reject(self, error: Rejected) -> None:
         self._rejected = error
-        self._on_state(State("closed", str(error)))
+        self._tell(State("closed", str(error)))
         self._end(lambda: _not_let_in(error))
+
+    def _tell(self, state: State) -> None:
+        try:
+            self._on_state(state)
+        except Exception:  # the connection goes on, and whoever waits is to be told
+            self._log.failure("what is called with the connection's state failed")
 
     def _query(self) -> dict[str, Any]:
         return {**self._session.query(), **self._who, **({"presence": 1} if self._presence else {})}
@@ -266,7 +272,7 @@ class ChatClient:
             connection.sendClose(1000)
             return
         self._connection = connection
-        self._on_state(State("open"))
+        self._tell(State("open"))
         self._sending.connected(connection)
         self._inbox.connected(connection)
 
@@ -293,7 +299,7 @@ class ChatClient:
     def heard(self, frame: Mapping[str, Any]) -> None:
         """A frame came; called by the connection."""
         try:
-            if self._inbox.skips(frame):
+            if self._inbox.skip(frame):
                 if "type" not in frame:
                     self._found(frame["messageId"], frame["seq"], frame["userId"])
                 return

@@ -52,8 +52,8 @@ class Inbox:
         self._connection = None
         self._paused = self._skipping = False
 
-    def skips(self, frame: Mapping[str, Any]) -> bool:
-        """Whether it is left out, since there is no room for it and an answer behind it is waited for.
+    def skip(self, frame: Mapping[str, Any]) -> bool:
+        """Leave a frame out, if there is no room for it and an answer behind it is waited for; whether that is so.
 
         All that follows is left out too, until the client has come back to where it was.
         """

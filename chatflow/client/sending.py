@@ -42,7 +42,7 @@ class Sending:
 
     :param max_unacknowledged: while so many have no answer, :meth:`send` waits.
     :param uniform: of two bounds, for the pauses.
-    :param failure: why nothing is sent any more; None while something is.
+    :param why_ended: why nothing is sent any more; None while something is.
     :param expecting: called when an answer is waited for from now on.
     :param settled: called when one has come.
     """
@@ -53,14 +53,14 @@ class Sending:
         *,
         max_unacknowledged: int,
         uniform: Callable[[float, float], float],
-        failure: Callable[[], SendFailed | None],
+        why_ended: Callable[[], SendFailed | None],
         expecting: Callable[[], object],
         settled: Callable[[], object],
     ) -> None:
         self._reactor = reactor
         self._max_unacknowledged = max_unacknowledged
         self._uniform = uniform
-        self._failure = failure
+        self._why_ended = why_ended
         self._expecting = expecting
         self._settled = settled
         self._outbox = Outbox()
@@ -75,13 +75,13 @@ class Sending:
 
         :param own_id: its clientMessageId.
         :raises Refused: the server will never take it.
-        :raises SendFailed: there was no answer, and never will be one.
+        :raises SendFailed: the server kept refusing, or there is no answer and never will be one.
         """
-        while len(self._outbox) >= self._max_unacknowledged and self._failure() is None:
+        while len(self._outbox) >= self._max_unacknowledged and self._why_ended() is None:
             turn: Deferred[None] = Deferred()
             self._waiting.append(turn)
             await turn
-        failure = self._failure()
+        failure = self._why_ended()
         if failure is not None:
             raise failure
         answer: Deferred[Sent] = Deferred()

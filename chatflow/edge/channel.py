@@ -23,9 +23,10 @@ _PONG_FINAL = 0x8A
 
 
 class MessageChannel(MessageReader):
-    """A subclass sets :attr:`_outgoing` in ``onConnect`` and calls :meth:`_begin` when the handshake is done.
+    """A subclass is to be told :meth:`reads_too_slowly`.
 
-    Runs on the reactor thread.
+    In ``onConnect`` it sets :attr:`_outgoing`, which calls that, too; it calls :meth:`_begin` once the handshake is
+    done, and :meth:`onClose` at the end. Runs on the reactor thread.
 
     :param max_message_bytes: of a payload that comes in.
     :param clock: of its timers.
@@ -39,7 +40,7 @@ class MessageChannel(MessageReader):
         self._clock = clock
         self._tally = Tally()
         self._end: IDelayedCall | None = None
-        # Whether anything came since the last call of ping_or_drop, and whether a ping was sent then.
+        # Whether anything came since the last call of ping_unless_heard, and whether a ping was sent then.
         self._heard = True
         self._pinged = False
 
@@ -115,17 +116,19 @@ class MessageChannel(MessageReader):
         if self.state == self.STATE_OPEN:
             self._outgoing.write_control(bytes([_PONG_FINAL, len(payload)]) + payload)
 
-    def is_silent(self) -> bool:
-        """Whether nothing was heard since a ping, which the last call sent; else ping it if nothing was heard since
-        then. Only bytes received count as life."""
+    def ping_unless_heard(self) -> bool:
+        """Ping it if nothing was heard since the last call. False if it was pinged then already: it is silent.
+
+        Only bytes received count as life.
+        """
         if self._heard:
             self._heard = self._pinged = False
         elif self._pinged:
-            return True
+            return False
         else:
             self._pinged = True
             self.sendPing()
-        return False
+        return True
 
     # The end
 

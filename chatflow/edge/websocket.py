@@ -204,6 +204,6 @@ class ChatProtocol(MessageChannel):
         """See :class:`IConnection`."""
         if self._in_flight.paused:
             self._heard = True  # who is not read cannot be heard
-        elif self.is_silent():
+        elif not self.ping_unless_heard():
             self._services.counters.silent_clients_dropped += 1
             self.drop("silent: it answered no ping")

@@ -126,9 +126,8 @@ class ClientRig:
     def client(self, **options: Any) -> ChatClient:
         """One that has begun to connect."""
         given: dict[str, Any] = {"user_id": 7, "username": "ann", "uniform": lambda least, most: most} | options
-        return ChatClient(
-            self.reactor, "ws://127.0.0.1:80", 1, now=self.reactor.seconds, on_state=self.states.append, **given
-        ).start()
+        given.setdefault("on_state", self.states.append)
+        return ChatClient(self.reactor, "ws://127.0.0.1:80", 1, now=self.reactor.seconds, **given).start()
 
     def server(self) -> Server:
         """The newest connection's other end."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chatflow.client import ChatClient, PlaceUnknown, Refused, Rejected, SendFailed, State
+from chatflow.errors import TRANSIENT_CODES
 from tests.client.rig import ClientRig, Outcome, Server, Taker, rigged
 
 
@@ -35,7 +36,7 @@ def texts(server: Server) -> list[str]:
 
 
 class TestWhatMayBeSentAgain:
-    @pytest.mark.parametrize("code", ["overloaded", "unavailable", "draining"])
+    @pytest.mark.parametrize("code", sorted(TRANSIENT_CODES))
     def test_a_hundred_refusals_are_one_round_after_which_each_is_sent_once_more(
         self, rig: ClientRig, code: str
     ) -> None:
@@ -194,6 +195,27 @@ class TestWhatMustNotBeSentAgain:
         small = Outcome(client.send("x"))
         server.acknowledge(*server.messages())
         assert small.result
+
+
+class TestACallerThatFails:
+    @pytest.mark.parametrize("state", ["connecting", "open", "waiting", "closed"])
+    def test_what_is_called_with_the_state_may_fail_and_the_client_goes_on(self, rig: ClientRig, state: str) -> None:
+        def fail(told: State) -> None:
+            if told.name == state:
+                raise ValueError("a mistake of the program's")
+
+        client = rig.client(on_state=fail)
+        rig.server().lose()
+        rig.advance(1)
+        server = rig.server()
+        server.welcome()
+        sent = Outcome(client.send("hello"))
+        server.acknowledge(*server.messages())
+        assert sent.result
+        Outcome(client.close())
+        server.lose(cleanly=True)
+        assert isinstance(Outcome(client.send("too late")).error, SendFailed)
+        assert isinstance(Outcome(anext(client)).error, StopAsyncIteration)
 
 
 class TestAClientThatIsNotLetIn:
