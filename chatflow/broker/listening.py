@@ -116,7 +116,7 @@ class FanoutListener:
             except AwsError as error:
                 if self._queue_url != queue_url:
                     continue  # it was left, and is gone therefore
-                self._log.warn("news cannot be heard: {reason}", reason=str(error))
+                self._log.warn("fan-out messages cannot be received: {reason}", reason=str(error))
                 if error.is_missing:
                     self._on_missing()
                 else:

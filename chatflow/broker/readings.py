@@ -44,8 +44,10 @@ def cluster_readings(aws: Aws, queue: SqsRoomQueue, fanout: SnsFanout, pace: Pac
         Reading("chatflow_queue_lost_receipts", "Not deleted in time", lambda: of_queue.lost_receipts, counter),
         Reading("chatflow_publish_retries", "Envelopes sent again", lambda: of_queue.publish_retries, counter),
         Reading("chatflow_fanout_hears", "1 when a probe came back", lambda: fanout.is_subscribed, gauge),
-        Reading("chatflow_fanout_published", "News published", lambda: of_fanout.published, counter),
-        Reading("chatflow_fanout_publish_failures", "News given up", lambda: of_fanout.publish_failures, counter),
+        Reading("chatflow_fanout_published", "Fan-out messages published", lambda: of_fanout.published, counter),
+        Reading(
+            "chatflow_fanout_publish_failures", "Fan-out messages given up", lambda: of_fanout.publish_failures, counter
+        ),
         Reading("chatflow_fanout_throttled", "Publishes that SNS put off", lambda: of_fanout.throttled, counter),
         Reading("chatflow_fanout_received", "Messages heard", lambda: of_fanout.received, counter),
         Reading("chatflow_fanout_attachments", "Queues made", lambda: of_fanout.attachments, counter),

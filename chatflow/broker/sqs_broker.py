@@ -148,7 +148,7 @@ class SqsBroker:
             register_now=self._membership.register_now,
             deliver=lambda messages: self._deliver(messages),
             observe_latency=histogram(
-                "chatflow_fanout_latency_seconds", "From the publish of news to their receipt", _LATENCY_SECONDS
+                "chatflow_fanout_latency_seconds", "From a fan-out message's publish to its receipt", _LATENCY_SECONDS
             ),
             long_poll_seconds=options.long_poll_seconds,
         )

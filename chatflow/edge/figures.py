@@ -26,7 +26,7 @@ ERRORS: Mapping[str, str] = {
     "silent clients dropped": "chatflow_silent_clients_dropped_total",
     "database retries": "chatflow_database_retries_total",
     "dead letters": "chatflow_envelopes_set_aside_total",
-    "news given up": "chatflow_fanout_publish_failures_total",
+    "fan-out given up": "chatflow_fanout_publish_failures_total",
 }
 LATENCIES: Mapping[str, str] = {
     "ack": "chatflow_ack_seconds",

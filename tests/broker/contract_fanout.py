@@ -48,10 +48,10 @@ class FanoutContract:
     async def test_others_hear_what_was_published_as_it_was_stored(self, instances: list[Instance]) -> None:
         publisher, *others = instances
         message = make_message('😀 "\\\n\x01\u2028', client_ip="::1", client_message_id="own", message_type="LEAVE")
-        news = [StoredMessage(1, 7, "another-id", message), make_stored(8)]
-        await publisher.fanout.publish(news)
+        messages = [StoredMessage(1, 7, "another-id", message), make_stored(8)]
+        await publisher.fanout.publish(messages)
         for other in others:
-            assert await other.has_heard(news) == news
+            assert await other.has_heard(messages) == messages
 
     @on_reactor
     async def test_who_publishes_hears_nothing_of_it(self, instances: list[Instance]) -> None:
@@ -66,52 +66,52 @@ class FanoutContract:
     @on_reactor
     async def test_everyone_hears_a_room_in_the_order_of_publishing(self, instances: list[Instance]) -> None:
         publisher, *others = instances
-        news = [make_stored(seq) for seq in range(1, 31)]
+        messages = [make_stored(seq) for seq in range(1, 31)]
         for begin in range(0, 30, 3):
-            await publisher.fanout.publish(news[begin : begin + 3])
+            await publisher.fanout.publish(messages[begin : begin + 3])
         for other in others:
-            assert await other.has_heard(news) == news
+            assert await other.has_heard(messages) == messages
 
     @on_reactor
     async def test_so_it_is_when_one_does_not_wait_for_the_other(self, instances: list[Instance]) -> None:
         publisher, *others = instances
-        news = [make_stored(seq, room) for seq in range(1, 11) for room in (1, 2)]
-        published = [publisher.fanout.publish([one]) for one in news]
+        messages = [make_stored(seq, room) for seq in range(1, 11) for room in (1, 2)]
+        published = [publisher.fanout.publish([one]) for one in messages]
         for one in published:
             await one
         for other in others:
-            assert await other.has_heard(news) == sorted(news, key=lambda message: message.room)
+            assert await other.has_heard(messages) == sorted(messages, key=lambda message: message.room)
 
     @on_reactor
     async def test_one_flush_may_hold_many_rooms(self, instances: list[Instance]) -> None:
         publisher, *others = instances
-        news = [make_stored(seq, room) for room in range(1, 26) for seq in (4, 5)]
-        await publisher.fanout.publish(news)
+        messages = [make_stored(seq, room) for room in range(1, 26) for seq in (4, 5)]
+        await publisher.fanout.publish(messages)
         for other in others:
-            assert await other.has_heard(news) == news
+            assert await other.has_heard(messages) == messages
 
     @on_reactor
     async def test_one_flush_may_hold_much(self, instances: list[Instance]) -> None:
         publisher, *others = instances
         random = Random(1)
-        news = [
+        messages = [
             StoredMessage(
                 room, seq, "s1", make_message("".join(chr(random.randrange(0x800, 0xD800)) for _ in range(500)))
             )
             for room in range(1, 5)
             for seq in range(1, 76)
         ]
-        await publisher.fanout.publish(news)
+        await publisher.fanout.publish(messages)
         for other in others:
-            assert await other.has_heard(news) == news
+            assert await other.has_heard(messages) == messages
 
     @on_reactor
     async def test_one_flush_may_leave_places_out(self, instances: list[Instance]) -> None:
         publisher, *others = instances
-        news = [make_stored(seq) for seq in (1, 2, 5, 6, 9)]
-        await publisher.fanout.publish(news)
+        messages = [make_stored(seq) for seq in (1, 2, 5, 6, 9)]
+        await publisher.fanout.publish(messages)
         for other in others:
-            assert await other.has_heard(news) == news
+            assert await other.has_heard(messages) == messages
 
     @on_reactor
     async def test_nothing_to_publish_is_soon_published(self, instances: list[Instance]) -> None:

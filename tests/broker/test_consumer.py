@@ -118,17 +118,17 @@ class Writer:
 
 @implementer(IFanout)
 class Fanout:
-    """Keeps the news, and may take its time."""
+    """Keeps what is published, and may take its time."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
-        self.news: list[list[StoredMessage]] = []
+        self.published: list[list[StoredMessage]] = []
         self.slow = False
         self.under_way: list[Deferred[None]] = []
 
     def publish(self, messages: Sequence[StoredMessage]) -> Deferred[None]:
         self.events.append(("fan-out", *[stored.message.text for stored in messages]))
-        self.news.append(list(messages))
+        self.published.append(list(messages))
         if not self.slow:
             return succeed(None)
         self.under_way.append(Deferred())
@@ -277,8 +277,8 @@ class TestOrder:
         rig.publish("a", "b")
         rig.consumer.start()
         rig.writer.store()
-        (news,) = rig.fanout.news
-        assert [(one.room, one.seq, one.server_id, one.message.text) for one in news] == [
+        (published,) = rig.fanout.published
+        assert [(one.room, one.seq, one.server_id, one.message.text) for one in published] == [
             (1, 42, "s1", "a"),
             (1, 43, "s1", "b"),
         ]
@@ -330,7 +330,7 @@ class TestOutcomes:
         rig.take_events()
         rig.publish("b")
         assert rig.take_events() == [("write", "b")]
-        assert rig.fanout.news == []
+        assert rig.fanout.published == []
 
     def test_what_may_belong_to_another_is_neither_delivered_nor_done_and_given_back(self, rig: ConsumerRig) -> None:
         (published,) = rig.begin("a")

@@ -92,10 +92,10 @@ class TestPublishingWhenCallsFail:
         self, peers: tuple[Peer, Peer], proxy: FaultProxy, fault: str
     ) -> None:
         one, two = peers
-        news = [make_stored(1, room) for room in range(1, 6)]
+        messages = [make_stored(1, room) for room in range(1, 6)]
         proxy.set_rules(f"PublishBatch:{fault}=1,times=1")
-        await one.fanout.publish(news)
-        assert await two.has_heard(news) == news
+        await one.fanout.publish(messages)
+        assert await two.has_heard(messages) == messages
         assert one.fanout.counters.publish_failures == 0
 
     @on_reactor
@@ -131,18 +131,18 @@ class TestPublishingWhenCallsFail:
         one, two = peers
         random = Random(1)
         text = "".join(map(chr, range(0x23, 0x5C)))
-        news = [
+        messages = [
             StoredMessage(room, seq, "s1", make_message("".join(random.choices(text, k=500))))
             for room in range(1, 11)
             for seq in range(1, 131)
         ]
         publishes.clear()
-        await one.fanout.publish(news)
+        await one.fanout.publish(messages)
         sizes = [sum(map(entry_bytes, call["PublishBatchRequestEntries"])) for call in publishes]
         assert max(sizes) <= 262_144
         assert len(sizes) > 2
         assert max(sizes) > 200_000, "calls are full"
-        assert await two.has_heard(news) == news
+        assert await two.has_heard(messages) == messages
 
     @on_reactor
     async def test_publishing_fires_even_when_calls_have_stopped(self, topic: Topic) -> None:
@@ -321,9 +321,9 @@ class TestHearingWhenCallsFail:
     async def test_what_was_heard_is_counted_and_timed(self, peers: tuple[Peer, Peer]) -> None:
         one, two = peers
         began = reactor.seconds()
-        news = [make_stored(1), make_stored(2), make_stored(1, room=2)]
-        await one.fanout.publish(news)
-        await two.has_heard(news)
+        messages = [make_stored(1), make_stored(2), make_stored(1, room=2)]
+        await one.fanout.publish(messages)
+        await two.has_heard(messages)
         assert two.fanout.counters.received == 3
         assert all(0 <= seconds <= reactor.seconds() - began + 1 for seconds in two.latencies)
         assert two.latencies
@@ -350,12 +350,12 @@ class TestBacklog:
         proxy.set_rules("ReceiveMessage:fail=1")
         before = proxy.injected("ReceiveMessage", "fail")
         await until(lambda: proxy.injected("ReceiveMessage", "fail") > before + 3, "nobody hears anything for now")
-        news = [make_stored(1, room) for room in range(1, 31)]
-        await one.fanout.publish(news)
-        assert topic.count(two.queue) == len(news)
+        messages = [make_stored(1, room) for room in range(1, 31)]
+        await one.fanout.publish(messages)
+        assert topic.count(two.queue) == len(messages)
         deletes.append(Deferred())  # from now on they are held
         proxy.set_rules()
-        await two.has_heard(news)
+        await two.has_heard(messages)
         assert len(deletes) - 1 == 3
         for held in deletes:
             held.callback(None)
@@ -372,11 +372,11 @@ class TestBacklog:
         one, two = peers
         assert two.fanout.gap_timeout_seconds() == 0.5
         proxy.set_rules("ReceiveMessage:fail=1")
-        news = [make_stored(1, room) for room in range(1, 31)]
-        await one.fanout.publish(news)
+        messages = [make_stored(1, room) for room in range(1, 31)]
+        await one.fanout.publish(messages)
         await deferLater(reactor, 1.0)
         proxy.set_rules()
-        await two.has_heard(news)
+        await two.has_heard(messages)
         assert 1.0 < two.fanout.gap_timeout_seconds() <= min(4.0, 2 * max(two.latencies))
 
 

@@ -1,4 +1,4 @@
-"""What each kind of failure means for news: an SNS that throttles is not one that does not answer."""
+"""What each kind of failure means for fan-out messages: an SNS that throttles is not one that does not answer."""
 
 from __future__ import annotations
 

@@ -155,6 +155,6 @@ async def peers(topic: Topic) -> tuple[Peer, Peer]:
 
 async def reaches(one: Peer, two: Peer) -> None:
     """What the one publishes, the other hears."""
-    news = make_stored(1)
-    await one.fanout.publish([news])
-    await until(lambda: news in two.heard, "it is heard")
+    message = make_stored(1)
+    await one.fanout.publish([message])
+    await until(lambda: message in two.heard, "it is heard")

@@ -59,7 +59,7 @@ class Instance(NamedTuple):
     :ivar leased: what it was told of its lease, if it asked already.
     :ivar stored: what it stored of that.
     :ivar seq: the last one that its hub delivered.
-    :ivar news: what was fanned out to it and may still come, in any order, more than once, or never.
+    :ivar fanned_out: what was fanned out to it and may still come, in any order, more than once, or never.
     """
 
     publishing: int = 0
@@ -69,7 +69,7 @@ class Instance(NamedTuple):
     leased: bool = True
     stored: tuple[Stored, ...] = ()
     seq: int = 0
-    news: frozenset[Stored] = frozenset()
+    fanned_out: frozenset[Stored] = frozenset()
 
 
 class Client(NamedTuple):
@@ -216,7 +216,7 @@ def _fan_out(state: State, index: int, fault: Fault | None) -> Iterator[Step]:
         if other != index:
             there = sent.instances[other]
             new = {entry for entry in one.stored if entry[0] > there.seq or fault is Fault.SEEN_NOT_DROPPED}
-            sent = sent.put(other, news=there.news | new)
+            sent = sent.put(other, fanned_out=there.fanned_out | new)
     yield f"{index} fans out {one.stored}", sent
     if one.stored and state.losses:
         yield f"{index} fans out {one.stored}, which is lost", lost._replace(losses=state.losses - 1)
@@ -229,12 +229,12 @@ def _give_back(state: State, index: int) -> State:
 
 def _hear(state: State, index: int, fault: Fault | None) -> Iterator[Step]:
     one = state.instances[index]
-    for seq, number in sorted(one.news):
+    for seq, number in sorted(one.fanned_out):
         if seq == one.seq + 1 or fault in (Fault.SEEN_NOT_DROPPED, Fault.GAP_NOT_READ):
-            after = state.put(index, news=one.news - {(seq, number)})
+            after = state.put(index, fanned_out=one.fanned_out - {(seq, number)})
             yield f"{index} hears {seq}", _deliver(after, index, (seq, number), fault)
     # What is ahead of a gap makes it read; and so does the comparison of heads at times.
-    ahead = any(seq > one.seq + 1 for seq, _ in one.news)
+    ahead = any(seq > one.seq + 1 for seq, _ in one.fanned_out)
     if one.seq < len(state.log) and (ahead or fault is not Fault.HEADS_NOT_COMPARED):
         after = state
         for seq in range(one.seq + 1, len(state.log) + 1):
@@ -250,7 +250,7 @@ def _deliver(state: State, index: int, entry: Stored, fault: Fault | None) -> St
         return state
     if seq > one.seq + 1 and fault is not Fault.GAP_NOT_READ:
         # The hub waits until it has read what is missing.
-        return state.put(index, news=one.news | {entry})
+        return state.put(index, fanned_out=one.fanned_out | {entry})
     clients = tuple(
         client._replace(got=(*client.got, entry))
         if client.at == index and (seq > _has(client) or fault is Fault.SEEN_NOT_DROPPED)
@@ -259,8 +259,12 @@ def _deliver(state: State, index: int, entry: Stored, fault: Fault | None) -> St
     )
     seq = max(seq, one.seq)
     # What it has seen it will drop, so that is no different from never coming.
-    news = one.news if fault is Fault.SEEN_NOT_DROPPED else frozenset(later for later in one.news if later[0] > seq)
-    return state._replace(clients=clients).put(index, seq=seq, news=news)
+    fanned_out = (
+        one.fanned_out
+        if fault is Fault.SEEN_NOT_DROPPED
+        else frozenset(later for later in one.fanned_out if later[0] > seq)
+    )
+    return state._replace(clients=clients).put(index, seq=seq, fanned_out=fanned_out)
 
 
 def _has(client: Client) -> int:

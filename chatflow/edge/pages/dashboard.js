@@ -17,7 +17,7 @@ const charts = {
     ["delivered", (s) => s.rates.delivered]] }),
   ack: new Chart({ title: "Latency of acks", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("ack") }),
   commit: new Chart({ title: "Latency of commits", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("commit") }),
-  fanout: new Chart({ title: "Latency of news between instances", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("fanout") }),
+  fanout: new Chart({ title: "Latency of fan-out", unit: "ms", seconds: SECONDS, least: 5, series: percentiles("fanout") }),
   waiting: new Chart({ title: "Waiting", unit: "messages", seconds: SECONDS, least: 5, series: [
     ["for their answer", (s) => s.pending], ["for a commit", (s) => s.waiting]] }),
   lag: new Chart({ title: "Lag of the room queues", unit: "s", seconds: SECONDS, series: [["oldest envelope", (s) => s.lag_seconds]] }),
@@ -25,7 +25,7 @@ const charts = {
     ["connections", (s) => s.connections], ["rooms with members", (s) => s.rooms]] }),
   errors: new Chart({ title: "Errors", unit: "per s", seconds: SECONDS, quiet: true, series: [
     "messages refused", "connections refused", "slow clients closed", "silent clients dropped", "database retries",
-    "dead letters", "news given up", "AWS calls failed"].map((name) => [name, (s) => s.errors[name] ?? null]) }),
+    "dead letters", "fan-out given up", "AWS calls failed"].map((name) => [name, (s) => s.errors[name] ?? null]) }),
   process: new Chart({ title: "Process", unit: "", seconds: SECONDS, least: 100, series: [
     ["CPU %", (s) => s.cpu * 100], ["memory MiB", (s) => s.memory_bytes / 2 ** 20]] }),
 };
