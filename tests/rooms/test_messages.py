@@ -244,6 +244,7 @@ class TestAnyBytes:
             st.recursive(
                 st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                 lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+                max_leaves=20,  # of each field; with more most of the time goes into drawing them
             ),
         )
     )
