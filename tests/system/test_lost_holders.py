@@ -21,7 +21,7 @@ from testbed.recounting import recount
 from testbed.waiting import eventually
 
 _RUN_SECONDS = 90.0
-_ROOMS = 2
+_ROOMS = 4
 _OPTIONS = ("--visibility-seconds", "2", "--long-poll-seconds", "1", "--reap-after-seconds", "5")
 
 
@@ -34,7 +34,7 @@ def cluster() -> Iterator[Cluster]:
 
 def load(cluster: Cluster) -> LoadClient:
     """In few rooms, so that each soon forgets an envelope; on the instances that nothing happens to."""
-    size = ("--messages", 4000, "--rate", 500, "--connections", 12, "--rooms", _ROOMS, "--warmup-messages", 0)
+    size = ("--messages", 8000, "--rate", 1000, "--connections", 24, "--rooms", _ROOMS, "--warmup-messages", 0)
     urls = cluster.urls_of(cluster.instances[:2])
     return LoadClient(*size, "--timeout-seconds", 60, urls=urls, database_url=cluster.database_url)
 
